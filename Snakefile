@@ -1,0 +1,26 @@
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config.yaml"
+
+
+report: "workflow/report/study.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/capture.smk"
+include: "workflow/rules/scores.smk"
+include: "workflow/rules/simulation.smk"
+include: "workflow/rules/attention.smk"
+include: "workflow/rules/figures.smk"
+include: "workflow/rules/findings.smk"
+include: "workflow/rules/reference.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "results/findings.md",
+        FIGURES,

@@ -1,0 +1,147 @@
+"""The rules by which the findings conclude. Each takes numbers from tables and returns a verdict with its reason.
+
+The thresholds of the rules are constants here, printed in the findings, and apply to every model alike.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+CLEAR_EXCESS = 0.5  # a head this far above uniform attention is a sink beyond doubt
+SMALL_EXCESS_CHANGE = 0.1  # a smaller change of mean excess is not an effect of length
+HOLDS_AT = 0.5  # correlation below this means that most later layers do not follow
+SIGNIFICANT = 0.05
+MIN_TOKENS = 24  # below this uniform attention itself scores too high to judge by
+HARMLESS_KL = 1e-2
+HARMLESS_AGREEMENT = 0.98
+WORTHWHILE_SPEEDUP = 1.02
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`holds`: True, False, or None where the data cannot say. `reason`: a sentence with the numbers it rests on."""
+
+    holds: bool | None
+    reason: str
+
+
+def has_sinks(scores: pd.DataFrame, threshold: float) -> Verdict:
+    """Whether some head is a sink on every prompt of MIN_TOKENS or more, by raw score and by excess."""
+    long_enough = scores[scores["n_tokens"] >= MIN_TOKENS]
+    if long_enough.empty:
+        return Verdict(None, f"no prompt has {MIN_TOKENS} tokens or more.")
+    worst = long_enough.groupby(["layer", "head"])[["sink_score", "excess_score"]].min()
+    sure = (worst["sink_score"] >= threshold) & (worst["excess_score"] >= CLEAR_EXCESS)
+    usual = long_enough.groupby(["layer", "head"])[["is_sink"]].mean()["is_sink"] >= 0.5
+    best = long_enough["excess_score"].max()
+    count, total = int(usual.sum()), len(usual)
+    if count:
+        return Verdict(
+            True,
+            f"{count} of {total} heads are sinks in at least half of the prompts of {MIN_TOKENS} tokens or more, "
+            f"{int(sure.sum())} of them in every one with an excess score of at least {CLEAR_EXCESS:g}.",
+        )
+    return Verdict(
+        False,
+        f"no head is a sink in half of the prompts of {MIN_TOKENS} tokens or more; the highest excess score of any head "
+        f"on any of them is {best:.2f}.",
+    )
+
+
+def length_effect(lengths: pd.DataFrame) -> Verdict:
+    """Whether the mean score falls with length by more than uniform attention's does (by mean excess score).
+
+    Compares the shortest length of at least 2 tokens with the longest, over the prompts that reach the longest.
+    """
+    longest = lengths["n_tokens"].max()
+    prompts = lengths.loc[lengths["n_tokens"] == longest, "prompt"].unique()
+    part = (
+        lengths[lengths["prompt"].isin(prompts)].groupby("n_tokens")[["mean_score", "null_score", "mean_excess"]].mean()
+    )
+    if longest < MIN_TOKENS:
+        return Verdict(None, f"the longest prompt has only {longest} tokens.")
+    first, last = part.loc[2], part.loc[longest]
+    change = last["mean_excess"] - first["mean_excess"]
+    numbers = (
+        f"from 2 to {longest} tokens the mean score goes from {first['mean_score']:.3f} to {last['mean_score']:.3f}, uniform "
+        f"attention's from {first['null_score']:.3f} to {last['null_score']:.3f}, and the mean excess from "
+        f"{first['mean_excess']:.3f} to {last['mean_excess']:.3f}"
+    )
+    if abs(change) < SMALL_EXCESS_CHANGE:
+        return Verdict(False, f"{numbers}: the fall is that of uniform attention, not of the sinks.")
+    direction = "lose" if change < 0 else "gain"
+    return Verdict(True, f"{numbers}: beyond what uniform attention explains, heads {direction} sink strength.")
+
+
+def first_layer_hypothesis(row: pd.Series) -> Verdict:
+    """Whether first-layer sinks foretell later sinks; `row` is one of the correlation table."""
+    if row["first_layer_sinks"] == 0:
+        return Verdict(None, "no head of the first layer is a sink here, so there is nothing to follow.")
+    if pd.isna(row["p_later_given_first"]):
+        return Verdict(None, "the model has a single attention layer.")
+    numbers = (
+        f"{100 * row['p_later_given_first']:.2f}% of later layers follow a first-layer sink "
+        f"(95% interval {100 * row['ci_low']:.2f} to {100 * row['ci_high']:.2f}%), against "
+        f"{100 * row['p_later']:.2f}% of all later heads, permutation p = {row['p_value']:.3g}"
+    )
+    if row["p_later_given_first"] < HOLDS_AT:
+        return Verdict(False, f"{numbers}: most later layers do not follow.")
+    if row["p_value"] >= SIGNIFICANT or row["ci_low"] <= row["p_later"]:
+        return Verdict(False, f"{numbers}: they follow no more than heads picked at random would.")
+    return Verdict(True, f"{numbers}.")
+
+
+def length_threshold(correlation: pd.DataFrame) -> Verdict:
+    """The longest tabulated length up to which the correlation stays at HOLDS_AT; `holds` is True if there is one.
+
+    `correlation`: the rows over all prompts at fixed lengths, at one threshold.
+    """
+    rows = correlation.dropna(subset=["n_tokens"]).sort_values("n_tokens")
+    defined = rows.dropna(subset=["p_later_given_first"])
+    if defined.empty:
+        return Verdict(None, "the first layer has no sinks at any tabulated length.")
+    kept = []
+    for _, row in rows.iterrows():
+        if not row["p_later_given_first"] >= HOLDS_AT:
+            break
+        kept.append(row)
+    if not kept:
+        return Verdict(
+            False, f"the correlation is below {100 * HOLDS_AT:.0f}% or undefined from the shortest length on."
+        )
+    last = kept[-1]
+    text = f"the correlation is at least {100 * HOLDS_AT:.0f}% up to {int(last['n_tokens'])} tokens"
+    if len(kept) == len(rows):
+        return Verdict(True, f"{text}, the longest tabulated length.")
+    following = rows.iloc[len(kept)]
+    value = following["p_later_given_first"]
+    then = "undefined (no first-layer sinks)" if pd.isna(value) else f"{100 * value:.2f}%"
+    return Verdict(True, f"{text}; at {int(following['n_tokens'])} tokens it is {then}.")
+
+
+def worth_optimizing(benchmark: pd.DataFrame) -> Verdict:
+    """Whether some strategy is faster than SDPA while leaving predictions alone."""
+    tried = benchmark[benchmark["heads_replaced"] > 0]
+    if tried.empty:
+        return Verdict(None, "no policy found a head to replace at any benchmarked length.")
+    safe = tried[(tried["kl"] <= HARMLESS_KL) & (tried["top1_agreement"] >= HARMLESS_AGREEMENT)]
+    limits = f"KL at most {HARMLESS_KL:g} and top-1 agreement at least {HARMLESS_AGREEMENT:g}"
+    if safe.empty:
+        least = tried.loc[tried["kl"].idxmin()]
+        return Verdict(
+            False,
+            f"no row meets {limits}; the mildest ({_name(least)}) has a KL of {least['kl']:.2g} and an agreement of "
+            f"{least['top1_agreement']:.3f}.",
+        )
+    best = safe.loc[safe["speedup_vs_sdpa"].idxmax()]
+    text = (
+        f"the fastest row that keeps {limits} is {_name(best)}: {best['speedup_vs_sdpa']:.2f} times SDPA's speed with "
+        f"{int(best['heads_replaced'])} heads replaced (ceiling {best['ceiling']:.2f})"
+    )
+    if best["speedup_vs_sdpa"] < WORTHWHILE_SPEEDUP:
+        return Verdict(False, f"{text}, which is not worth having.")
+    return Verdict(True, f"{text}.")
+
+
+def _name(row: pd.Series) -> str:
+    return f"`{row['strategy']}` with policy `{row['policy']}` at {int(row['n_tokens'])} tokens"

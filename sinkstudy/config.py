@@ -1,0 +1,106 @@
+"""Checking a configuration against its JSON schema, with sentences a person can act on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError, best_match
+
+from sinkstudy.errors import StudyError
+from sinkstudy.sources import is_local
+
+
+def check_config(config: Mapping[str, Any], schema_path: Path, root: Path) -> dict[str, Any]:
+    """Return `config` with the schema's defaults filled in.
+
+    Raises StudyError naming the offending key when the schema refuses the configuration, when a model's local
+    directory (looked up from `root`) does not exist, or when `prompts` or the benchmark text is not a file.
+    """
+    schema = yaml.safe_load(schema_path.read_text(encoding="utf-8"))
+    filled = _with_defaults(config, schema, schema)
+    error = best_match(Draft202012Validator(schema).iter_errors(filled))
+    if error is not None:
+        raise StudyError(_sentence(error))
+    for name, model in filled["models"].items():
+        _check_source(name, model["source"], root)
+    for key, file in (("prompts", filled["prompts"]), ("benchmark.text", filled["benchmark"]["text"])):
+        if not (root / file).is_file():
+            raise StudyError(f"config.yaml: {key} is {file!r}, which is not a file; name an existing one.")
+    if filled["sinks"]["threshold"] not in filled["sinks"]["thresholds"]:
+        raise StudyError(
+            f"config.yaml: sinks.threshold {filled['sinks']['threshold']} is not among sinks.thresholds "
+            f"{filled['sinks']['thresholds']}; add it there, since the tables cover those."
+        )
+    return filled
+
+
+def _check_source(name: str, source: str, root: Path) -> None:
+    path = root / Path(source).expanduser()
+    if not is_local(source, root):
+        return
+    if not path.is_dir():
+        raise StudyError(
+            f"config.yaml: models.{name}.source is {source!r}, but there is no such directory; give a directory in "
+            "Hugging Face format or a Hub id like 'owner/name'."
+        )
+    if not (path / "config.json").is_file():
+        raise StudyError(
+            f"config.yaml: models.{name}.source {source!r} holds no config.json; give a directory in Hugging Face format."
+        )
+
+
+def _with_defaults(value: Any, schema: Mapping[str, Any], top: Mapping[str, Any]) -> Any:
+    """Fill the `default`s of `properties`, following `$ref` into the schema's own definitions."""
+    if "$ref" in schema:
+        schema = top["$defs"][schema["$ref"].rsplit("/", 1)[-1]]
+    if not isinstance(value, Mapping):
+        return value
+    properties = schema.get("properties", {})
+    filled = {key: part["default"] for key, part in properties.items() if "default" in part}
+    filled |= value
+    others = schema.get("additionalProperties")
+    for key in filled:
+        part = properties.get(key, others)
+        if isinstance(part, Mapping):
+            filled[key] = _with_defaults(filled[key], part, top)
+    return filled
+
+
+def _sentence(error: ValidationError) -> str:
+    where = ".".join(str(part) for part in error.absolute_path)
+    named = f"config.yaml: {where}" if where else "config.yaml"
+    rule, found = error.validator, error.instance
+    if rule == "additionalProperties":
+        known = error.schema.get("properties", {})
+        unknown = ", ".join(repr(str(key)) for key in found if key not in known)
+        place = f" in {where}" if where else ""
+        return f"config.yaml: unknown key {unknown}{place}; known keys are {', '.join(known)}."
+    if rule == "required":
+        missing = ", ".join(repr(key) for key in error.validator_value if key not in found)
+        return f"{named} lacks the key {missing}."
+    if rule == "type":
+        wanted = error.validator_value
+        wanted = wanted if isinstance(wanted, str) else " or ".join(wanted)
+        return f"{named} is {found!r}, but must be of type {wanted}."
+    if rule == "enum":
+        return f"{named} is {found!r}, but must be one of {', '.join(map(str, error.validator_value))}."
+    if "maximum" in error.schema or "minimum" in error.schema or "exclusiveMinimum" in error.schema:
+        return f"{named} is {found!r}, but must be {_bounds(error.schema)}."
+    if rule in ("minItems", "minProperties"):
+        return f"{named} is empty, but must name at least one."
+    if rule == "propertyNames":
+        return f"{named}: {error.message}; a name may hold letters, digits, '.', '_' and '-', and starts with a letter or digit."
+    return f"{named}: {error.message}."
+
+
+def _bounds(schema: Mapping[str, Any]) -> str:
+    parts = []
+    if "exclusiveMinimum" in schema:
+        parts.append(f"greater than {schema['exclusiveMinimum']}")
+    if "minimum" in schema:
+        parts.append(f"at least {schema['minimum']}")
+    if "maximum" in schema:
+        parts.append(f"at most {schema['maximum']}")
+    return " and ".join(parts)

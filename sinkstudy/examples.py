@@ -1,0 +1,43 @@
+"""Choosing the heads whose attention maps are worth looking at."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from sinkstudy.errors import StudyError
+from sinkstudy.figures.maps import ExampleMap
+from sinkstudy.store import open_capture, read_maps, read_tokens
+
+_READABLE_TOKENS = 40
+
+
+def example_maps(captures: list[Path], scores: pd.DataFrame) -> tuple[str, list[str], list[ExampleMap]]:
+    """The strongest sink, the weakest head and the one nearest half, all on one prompt: id, tokens, examples.
+
+    The prompt is the longest whose tokens can still be read as labels, or the shortest with stored maps.
+    Raises StudyError when no capture holds maps.
+    """
+    stored: dict[str, Path] = {}
+    for path in captures:
+        with open_capture(path) as file:
+            stored |= {name: path for name, item in file.items() if "attention" in getattr(item, "keys", dict)()}
+    if not stored:
+        raise StudyError("no capture holds attention maps; raise capture.maps_max_tokens above the shortest prompt.")
+    lengths = scores[scores["prompt"].isin(stored)].groupby("prompt")["n_tokens"].first().sort_index()
+    readable = lengths[lengths <= _READABLE_TOKENS]
+    prompt = readable.idxmax() if len(readable) else lengths.idxmin()
+    heads = scores[scores["prompt"] == prompt]
+    path = stored[prompt]
+    with open_capture(path) as file:
+        rows = {int(layer): row for row, layer in enumerate(file[prompt]["layers"][()])}
+    chosen = {
+        "highest score": heads["sink_score"].idxmax(),
+        "nearest one half": (heads["sink_score"] - 0.5).abs().idxmin(),
+        "lowest score": heads["sink_score"].idxmin(),
+    }
+    examples = []
+    for kind, index in chosen.items():
+        layer, head = int(heads.at[index, "layer"]), int(heads.at[index, "head"])
+        attention = read_maps(path, prompt, rows[layer])[head]
+        examples.append(ExampleMap(kind, layer, head, heads.at[index, "sink_score"], attention.astype(float)))
+    return prompt, read_tokens(path, prompt), examples

@@ -1,0 +1,45 @@
+"""Attention maps of single heads."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from sinkstudy.figures.style import SCORE_MAP, new_figure
+
+_MAX_LABELS = 40
+
+
+@dataclass(frozen=True)
+class ExampleMap:
+    """One head's map (query, key) of one prompt, with what it is an example of."""
+
+    kind: str
+    layer: int
+    head: int
+    score: float
+    attention: np.ndarray
+
+
+def maps_figure(model: str, prompt: str, tokens: list[str], examples: list[ExampleMap]) -> Figure:
+    """Example maps side by side; token labels where there are few enough to read."""
+    figure, axes = new_figure(3.4 * len(examples) + 0.6, 3.6, columns=len(examples))
+    for ax, example in zip(axes, examples, strict=True):
+        image = ax.imshow(example.attention, cmap=SCORE_MAP, vmin=0, vmax=1, interpolation="nearest")
+        ax.set_title(f"{example.kind}: layer {example.layer}, head {example.head}\nsink score {example.score:.2f}")
+        ax.set(xlabel="key", ylabel="query")
+        ax.spines[["top", "right"]].set_visible(True)
+        if len(tokens) <= _MAX_LABELS:
+            labels = [_visible(t) for t in tokens]
+            size = 6 if len(tokens) <= 20 else 4.5
+            ax.set_xticks(range(len(tokens)), labels, rotation=90, fontsize=size)
+            ax.set_yticks(range(len(tokens)), labels, fontsize=size)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="attention")
+    figure.suptitle(f"{model}, prompt “{prompt}” ({len(tokens)} tokens)", fontsize=9)
+    return figure
+
+
+def _visible(token: str) -> str:
+    """A token as a short label: spaces and line breaks shown, matplotlib's math and long tokens defused."""
+    shown = token.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥").replace("$", r"\$")
+    return shown if len(shown) <= 12 else shown[:11] + "…"

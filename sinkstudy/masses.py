@@ -1,0 +1,166 @@
+"""Attention mass per query from one attention call, without keeping the (query, key) map.
+
+Three ways to the same numbers. `explicit` forms the whole map, for short prompts whose map is stored. `fused`
+runs the fused kernel and recovers single columns from its log-sum-exp: A[i, j] = exp(q_i . k_j * scale - lse_i).
+`blockwise` does what `explicit` does a block of queries at a time, for features no fused kernel returns a
+log-sum-exp for (masks, soft-capping, learned sinks, values of another width).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+KEY_CLASSES = ("position_0", "position_1", "position_2", "position_3", "self", "previous")
+_FIRST_KEYS = 4
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """The arguments of one attention call, in the form every model of Transformers' interface passes them.
+
+    query (batch, head, query, width), key and value (batch, kv_head, key, width). `mask` (batch or 1, head or 1,
+    query, key) is boolean (True: attend) or additive; None means causal. `softcap` bounds the scores as
+    softcap * tanh(score / softcap). `learned_sinks` (head,) is an extra logit per head that takes mass and gives
+    no output.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scale: float
+    mask: Tensor | None = None
+    softcap: float | None = None
+    learned_sinks: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Masses:
+    """What is kept of one layer's attention, all float32.
+
+    `keys` (batch, head, query, key_class): the mass on the first four positions, the query's own, and the one
+    before it. `row_sum` (batch, head, query): the mass on all keys, or None where it was checked on sampled rows
+    instead. `row_error`: scalar, the largest |row sum - 1| seen (learned sinks counted in the sum).
+    `learned_sinks`: whether a learned sink takes part of each row, so that `row_sum` is below 1 by design.
+    `map` (batch, head, query, key): only from `explicit`.
+    """
+
+    keys: Tensor
+    row_sum: Tensor | None
+    row_error: Tensor
+    learned_sinks: bool = False
+    map: Tensor | None = None
+
+
+def can_fuse(call: AttentionCall) -> bool:
+    """Whether a fused kernel with a log-sum-exp covers this call."""
+    plain = call.mask is None and call.softcap is None and call.learned_sinks is None
+    return plain and call.query.shape[-1] == call.value.shape[-1] and call.query.shape[-2] == call.key.shape[-2]
+
+
+def explicit(call: AttentionCall) -> tuple[Tensor, Masses]:
+    """Attention output (batch, head, query, width) and masses, with the whole map."""
+    return _rows(call, 0, call.query.shape[-2], keep_map=True)
+
+
+def blockwise(call: AttentionCall, block: int = _BLOCK) -> tuple[Tensor, Masses]:
+    """As `explicit`, without the map, in memory linear in the number of queries."""
+    parts = [_rows(call, start, start + block, keep_map=False) for start in range(0, call.query.shape[-2], block)]
+    output = torch.cat([out for out, _ in parts], dim=-2)
+    masses = [m for _, m in parts]
+    return output, Masses(
+        keys=torch.cat([m.keys for m in masses], dim=-2),
+        row_sum=torch.cat([m.row_sum for m in masses], dim=-1),
+        row_error=torch.stack([m.row_error for m in masses]).amax(),
+        learned_sinks=call.learned_sinks is not None,
+    )
+
+
+def fused(call: AttentionCall) -> tuple[Tensor, Masses]:
+    """As `blockwise` for plain causal attention, at the price of the fused kernel and a few dot products."""
+    groups = call.query.shape[1] // call.key.shape[1]
+    key, value = (t.repeat_interleave(groups, dim=1) if groups > 1 else t for t in (call.key, call.value))
+    output, lse = _flash_with_lse(call.query, key, value, call.scale)
+    n = call.query.shape[-2]
+    query, key = call.query.float(), key.float()
+    first = query @ key[..., :_FIRST_KEYS, :].transpose(-1, -2) * call.scale  # (batch, head, query, 4)
+    own = (query * key).sum(-1) * call.scale
+    previous = (query[..., 1:, :] * key[..., :-1, :]).sum(-1) * call.scale
+    keys = torch.zeros(*lse.shape, len(KEY_CLASSES), device=lse.device)
+    positions = torch.arange(n, device=lse.device)
+    width = first.shape[-1]  # below 4 for prompts of fewer tokens
+    seen = positions[:, None] >= positions[:width]
+    keys[..., :width] = torch.where(seen, (first - lse[..., None]).exp(), 0.0)
+    keys[..., 4] = (own - lse).exp()
+    keys[..., 1:, 5] = (previous - lse[..., 1:]).exp()
+    return output, Masses(keys=keys, row_sum=None, row_error=_sampled_row_error(query, key, lse, call.scale))
+
+
+def _rows(call: AttentionCall, start: int, stop: int, keep_map: bool) -> tuple[Tensor, Masses]:
+    """Attention of the queries start..stop over all keys they may see, with the softmax in float32."""
+    stop = min(stop, call.query.shape[-2])
+    groups = call.query.shape[1] // call.key.shape[1]
+    key, value = (t.repeat_interleave(groups, dim=1) if groups > 1 else t for t in (call.key, call.value))
+    scores = (call.query[..., start:stop, :] @ key.transpose(-1, -2)) * call.scale  # (batch, head, block, key)
+    if call.softcap is not None:
+        scores = torch.tanh(scores / call.softcap) * call.softcap
+    n = key.shape[-2]
+    queries, positions = torch.arange(start, stop, device=key.device), torch.arange(n, device=key.device)
+    if call.mask is None:
+        scores = scores.masked_fill(positions > queries[:, None], float("-inf"))
+    elif call.mask.dtype == torch.bool:
+        scores = scores.masked_fill(~call.mask[..., start:stop, :n], float("-inf"))
+    else:
+        scores = scores + call.mask[..., start:stop, :n]
+    logits = scores.float()
+    if call.learned_sinks is not None:
+        extra = call.learned_sinks.float().reshape(1, -1, 1, 1).expand(*logits.shape[:-1], 1)
+        logits = torch.cat([logits, extra], dim=-1)
+    whole = torch.softmax(logits, dim=-1)
+    probabilities = whole[..., :n]
+    output = probabilities.to(value.dtype) @ value
+    return output, Masses(
+        keys=_key_classes(probabilities, queries),
+        row_sum=probabilities.sum(-1),
+        row_error=(whole.sum(-1) - 1).abs().amax(),
+        learned_sinks=call.learned_sinks is not None,
+        map=probabilities if keep_map else None,
+    )
+
+
+def _key_classes(probabilities: Tensor, queries: Tensor) -> Tensor:
+    """Pick the columns of KEY_CLASSES out of full rows (batch, head, query, key); keys that do not exist have none."""
+    n = probabilities.shape[-1]
+    keys = torch.zeros(*probabilities.shape[:-1], len(KEY_CLASSES), device=probabilities.device)
+    width = min(n, _FIRST_KEYS)
+    keys[..., :width] = probabilities[..., :width]
+    index = queries.expand(probabilities.shape[:-1])[..., None]
+    keys[..., 4] = probabilities.gather(-1, index)[..., 0]
+    before = probabilities.gather(-1, (index - 1).clamp(min=0))[..., 0]
+    keys[..., 5] = torch.where(queries > 0, before, 0.0)
+    return keys
+
+
+def _flash_with_lse(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Causal fused attention: output (batch, head, query, width) and log-sum-exp (batch, head, query) float32."""
+    ops = torch.ops.aten
+    if query.device.type == "cpu":
+        output, lse = ops._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, True, scale=scale)
+        return output, lse.float()
+    if query.dtype == torch.float32:
+        output, lse = ops._scaled_dot_product_efficient_attention(
+            query, key, value, None, True, 0.0, True, scale=scale
+        )[:2]
+    else:
+        output, lse = ops._scaled_dot_product_flash_attention(query, key, value, 0.0, True, scale=scale)[:2]
+    return output, lse[..., : query.shape[-2]].float()  # the CUDA kernels pad the query axis
+
+
+def _sampled_row_error(query: Tensor, key: Tensor, lse: Tensor, scale: float) -> Tensor:
+    """Largest |row sum - 1| over a handful of rows, from scores formed anew (inputs float32)."""
+    n = query.shape[-2]
+    rows = torch.unique(torch.linspace(0, n - 1, 5, device=query.device).long())
+    scores = query[..., rows, :] @ key.transpose(-1, -2) * scale
+    scores = scores.masked_fill(torch.arange(n, device=query.device) > rows[:, None], float("-inf"))
+    return ((scores - lse[..., rows, None]).exp().sum(-1) - 1).abs().amax()

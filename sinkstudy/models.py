@@ -1,0 +1,153 @@
+"""Loading causal language models and their tokenizers, with a record of exactly what was loaded."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from sinkstudy.errors import StudyError
+from sinkstudy.sources import content_digest, resolve_source
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model as the configuration names it.
+
+    `source`: a local directory in Hugging Face format, or a Hub id. `revision`: commit, branch or tag (Hub only).
+    `random_weights`: a seed; the architecture is kept and its weights are drawn afresh. `bos`: `auto` does what
+    the tokenizer does by itself, `always` makes sure of one beginning-of-sequence token, `never` leaves it out.
+    """
+
+    source: str
+    revision: str | None = None
+    dtype: str = "float32"
+    bos: str = "auto"
+    device: str = "auto"
+    random_weights: int | None = None
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode with its tokenizer; `resolved` says which weights these are."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    spec: ModelSpec
+    resolved: str
+    provenance: dict[str, str] = field(default_factory=dict)
+
+
+def load_model(spec: ModelSpec) -> LoadedModel:
+    """Load `spec` for inference.
+
+    Raises StudyError when the source cannot be found, lacks a tokenizer, or its weights are incomplete.
+    """
+    folder = resolve_source(spec.source, spec.revision)
+    device = pick_device(spec.device)
+    tokenizer = _load_tokenizer(spec.source, folder)
+    if spec.random_weights is None:
+        model = _pretrained(spec.source, folder, spec.dtype)
+        resolved = folder.name if folder.parent.name == "snapshots" else content_digest(folder)
+    else:
+        torch.manual_seed(spec.random_weights)
+        config = AutoConfig.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, spec.dtype))
+        resolved = f"random weights, seed {spec.random_weights}"
+    return LoadedModel(
+        model=model.to(device).eval(),
+        tokenizer=tokenizer,
+        spec=spec,
+        resolved=resolved,
+        provenance={
+            "source": spec.source,
+            "revision": resolved,
+            "dtype": spec.dtype,
+            "bos": spec.bos,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "model_type": model.config.model_type,
+        },
+    )
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto` takes a GPU when there is one. Raises StudyError when CUDA is asked for and absent."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise StudyError("device is 'cuda', but PyTorch sees no GPU here; use 'auto' or 'cpu'.")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """The most tokens the model takes, or None where its configuration does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def encode(loaded: LoadedModel, text: str, prompt: str) -> list[int]:
+    """As `tokenize`; also raises StudyError where there are more tokens than the model's context holds."""
+    ids, context = tokenize(loaded, text, prompt), context_length(loaded.model)
+    if context is not None and len(ids) > context:
+        raise StudyError(
+            f"prompt {prompt!r} has {len(ids)} tokens, but {loaded.spec.source!r} takes at most {context}; shorten it."
+        )
+    return ids
+
+
+def tokenize(loaded: LoadedModel, text: str, prompt: str) -> list[int]:
+    """Token ids of `text` under the model's `bos` setting; `prompt` is the id used in error messages.
+
+    Raises StudyError for a doubled beginning-of-sequence token, or a token the model has no embedding for.
+    """
+    tokenizer, bos = loaded.tokenizer, loaded.tokenizer.bos_token_id
+    ids = list(tokenizer(text, add_special_tokens=loaded.spec.bos == "auto", verbose=False)["input_ids"])
+    if loaded.spec.bos == "always":
+        if bos is None:
+            raise StudyError(f"model {loaded.spec.source!r}: bos is 'always', but its tokenizer has no BOS token.")
+        ids = [bos, *ids]
+    if bos is not None and ids[:2] == [bos, bos]:
+        raise StudyError(
+            f"prompt {prompt!r}: its tokens begin with BOS twice; the text already holds {tokenizer.bos_token!r}, so "
+            "remove it there or set bos to 'never'."
+        )
+    if not ids:
+        raise StudyError(f"prompt {prompt!r} has no tokens under the tokenizer of {loaded.spec.source!r}.")
+    rows = loaded.model.get_input_embeddings().num_embeddings
+    if max(ids) >= rows:
+        raise StudyError(
+            f"prompt {prompt!r}: token id {max(ids)} is outside the {rows} embeddings of {loaded.spec.source!r}; the "
+            "tokenizer does not belong to these weights."
+        )
+    return ids
+
+
+def _load_tokenizer(source: str, folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        raise StudyError(
+            f"model source {source!r} has no tokenizer that loads ({type(error).__name__}); the directory needs "
+            "tokenizer.json or the tokenizer's own files."
+        ) from error
+
+
+def _pretrained(source: str, folder: Path, dtype: str) -> PreTrainedModel:
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise StudyError(f"model source {source!r} could not be loaded: {reason}") from error
+    for kind in ("missing_keys", "mismatched_keys"):
+        if info[kind]:
+            first = sorted(map(str, info[kind]))[0]
+            raise StudyError(
+                f"model source {source!r}: {len(info[kind])} tensors are {kind.split('_')[0]} (first: {first}); the "
+                "checkpoint is incomplete or does not fit its config.json."
+            )
+    return model

@@ -1,0 +1,80 @@
+"""The prompt table: reading it, and saying what is wrong with it."""
+
+import csv
+import hashlib
+import io
+import json
+import re
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from sinkstudy.errors import StudyError
+
+COLUMNS = ("prompt", "set", "text")
+RESERVED = "all"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of the table: a unique id, the set it belongs to, and its text."""
+
+    id: str
+    set: str
+    text: str
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Read a tab-separated table with the columns prompt, set, text (quoted as spreadsheets do).
+
+    Raises StudyError naming the row when a column is missing, an id is repeated or unusable as a name, or a
+    text is empty, holds a NUL byte or is not UTF-8.
+    """
+    try:
+        content = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise StudyError(f"{path}: line {line} is not valid UTF-8; save the file as UTF-8.") from None
+    csv.field_size_limit(max(len(content), 1))
+    reader = csv.DictReader(io.StringIO(content, newline=""), delimiter="\t", restkey="extra")
+    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise StudyError(f"{path}: the column {missing[0]!r} is missing; the columns are prompt, set and text.")
+    prompts: dict[str, Prompt] = {}
+    for row in reader:
+        prompt = _checked(path, f"line {reader.line_num}", row)
+        if prompt.id in prompts:
+            raise StudyError(f"{path}: the prompt id {prompt.id!r} appears twice; ids must be unique.")
+        prompts[prompt.id] = prompt
+    if not prompts:
+        raise StudyError(f"{path}: there are no prompts; add at least one row.")
+    return list(prompts.values())
+
+
+def shards(prompts: list[Prompt], size: int) -> dict[str, list[Prompt]]:
+    """Split prompts, in table order, into named shards of `size`: appending prompts touches only the last."""
+    return {f"{i // size:05d}": prompts[i : i + size] for i in range(0, len(prompts), size)}
+
+
+def digest(prompts: list[Prompt]) -> str:
+    """A short fingerprint of everything a capture takes from these prompts."""
+    return hashlib.sha256(json.dumps([astuple(p) for p in prompts]).encode()).hexdigest()[:16]
+
+
+def _checked(path: Path, where: str, row: dict) -> Prompt:
+    if "extra" in row or any(row[name] is None for name in COLUMNS):
+        raise StudyError(
+            f"{path}: {where} does not have one value per column; quote a text that holds tabs or line breaks."
+        )
+    prompt = Prompt(*(row[name] for name in COLUMNS))
+    for column, value in (("prompt", prompt.id), ("set", prompt.set)):
+        if not _NAME.fullmatch(value) or value == RESERVED:
+            raise StudyError(
+                f"{path}: {where} has the {column} name {value!r}; use letters, digits, '.', '_' and '-', starting "
+                f"with a letter or digit, and not {RESERVED!r}."
+            )
+    if not prompt.text.strip():
+        raise StudyError(f"{path}: the text of prompt {prompt.id!r} is empty; every prompt needs text.")
+    if "\0" in prompt.text:
+        raise StudyError(f"{path}: the text of prompt {prompt.id!r} holds a NUL byte; remove it.")
+    return prompt

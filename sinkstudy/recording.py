@@ -1,0 +1,102 @@
+"""From prompts to a capture file: tokenize, batch, watch the forward pass, write layers as they come."""
+
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+
+import h5py
+import torch
+import transformers
+from tqdm import tqdm
+
+from sinkstudy.capture import watch_forward
+from sinkstudy.errors import StudyError
+from sinkstudy.masses import KEY_CLASSES, Masses
+from sinkstudy.models import LoadedModel, encode
+from sinkstudy.prompts import Prompt
+from sinkstudy.store import CaptureWriter
+
+_TOKENS_PER_BATCH = 4096
+# Rows further from 1 than this are a broken mask or kernel, not rounding.
+_ROW_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+def record(path: Path, name: str, loaded: LoadedModel, prompts: list[Prompt], maps_max_tokens: int) -> None:
+    """Capture `prompts` with `loaded` (called `name` in the study) into the HDF5 file `path`.
+
+    Prompts of similar length share a forward pass; maps are stored for prompts of at most `maps_max_tokens`.
+    Raises StudyError naming model, layer and prompt when attention is not finite or does not sum to 1.
+    """
+    token_ids = {p.id: encode(loaded, p.text, p.id) for p in prompts}
+    with CaptureWriter(path, _attributes(name, loaded), KEY_CLASSES) as writer:
+        for prompt in prompts:
+            ids = token_ids[prompt.id]
+            writer.add_prompt(prompt, ids, [loaded.tokenizer.decode([i]) for i in ids])
+        batches = list(_batches(token_ids, maps_max_tokens))
+        for batch in tqdm(batches, desc=f"capture {name}", unit="batch"):
+            _record_batch(writer, name, loaded, batch, token_ids, maps_max_tokens)
+
+
+def _record_batch(
+    writer: CaptureWriter,
+    name: str,
+    loaded: LoadedModel,
+    batch: list[str],
+    token_ids: dict[str, list[int]],
+    maps_max_tokens: int,
+) -> None:
+    lengths = [len(token_ids[p]) for p in batch]
+    padded = torch.zeros(len(batch), max(lengths), dtype=torch.long)
+    for row, prompt in enumerate(batch):
+        padded[row, : lengths[row]] = torch.tensor(token_ids[prompt])
+
+    def write(layer: int, masses: Masses) -> None:
+        keys, error = masses.keys.cpu(), masses.row_error.item()
+        for row, (prompt, n) in enumerate(zip(batch, lengths, strict=True)):
+            where = f"model {name!r}, layer {layer}, prompt {prompt!r}"
+            if not torch.isfinite(keys[row, :, :n]).all():
+                raise StudyError(f"{where}: attention is not finite; check the weights and the dtype.")
+            if not error <= _ROW_TOLERANCE[loaded.model.dtype]:
+                raise StudyError(f"{where}: attention rows miss a sum of 1 by {error:.1e}; check the model's mask.")
+            writer.add_layer(
+                prompt,
+                layer,
+                key_mass=keys[row, :, :n].numpy(),
+                row_error=error,
+                row_sum=_partial_sums(masses, row, n),
+                attention=None if masses.map is None else masses.map[row, :, :n, :n].cpu().numpy(),
+            )
+
+    watch_forward(loaded.model, padded, write, maps=max(lengths) <= maps_max_tokens)
+
+
+def _partial_sums(masses: Masses, row: int, n: int):
+    """Row sums (head, query), where a learned sink keeps part of the mass; None where rows sum to 1."""
+    if not masses.learned_sinks:
+        return None
+    return masses.row_sum[row, :, :n].cpu().numpy()
+
+
+def _batches(token_ids: dict[str, list[int]], maps_max_tokens: int) -> Iterable[list[str]]:
+    """Prompts by ascending length, filled up to a token budget; prompts with and without maps are not mixed."""
+    batch: list[str] = []
+    for prompt in sorted(token_ids, key=lambda p: (len(token_ids[p]), p)):
+        n = len(token_ids[prompt])
+        first = len(token_ids[batch[0]]) if batch else n
+        if batch and ((len(batch) + 1) * n > _TOKENS_PER_BATCH or (n > maps_max_tokens >= first)):
+            yield batch
+            batch = []
+        batch.append(prompt)
+    if batch:
+        yield batch
+
+
+def _attributes(name: str, loaded: LoadedModel) -> dict[str, str]:
+    return {
+        "model": name,
+        **loaded.provenance,
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "h5py": h5py.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,1 @@
+"""Training of the small reference model that ships with the study."""

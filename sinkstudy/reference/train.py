@@ -1,0 +1,109 @@
+"""Training the reference model."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from sinkstudy.capture import sink_mass
+from sinkstudy.reference.task import BOS, CHARACTERS, CopyTask, token_ids
+from sinkstudy.reference.tokenizer import build_tokenizer
+from sinkstudy.scores import excess_score, null_score, prefix_scores
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the trained weights, but for the machine's arithmetic."""
+
+    layers: int = 4
+    heads: int = 6
+    head_width: int = 16
+    hidden: int = 96
+    intermediate: int = 192
+    triggers: int = 8
+    trigger_rate: float = 0.2
+    noise_rate: float = 0.01
+    tokens: int = 64
+    context: int = 2048
+    batch: int = 32
+    steps: int = 6000
+    warmup: int = 100
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    seed: int = 0
+
+
+def train(recipe: Recipe, text: str, evaluation_text: str, every: int = 250) -> tuple[LlamaForCausalLM, pd.DataFrame]:
+    """Train from scratch; also the curve: step, loss, and sink fractions on `evaluation_text` every `every` steps."""
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng(recipe.seed)
+    task = CopyTask.from_text(text, recipe.trigger_rate, recipe.noise_rate, recipe.triggers)
+    model = LlamaForCausalLM(_config(recipe))
+    optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
+    curve, losses = [], []
+    for step in tqdm(range(1, recipe.steps + 1), desc="train reference", unit="step", mininterval=5):
+        tokens = torch.from_numpy(task.sample(rng, recipe.batch, recipe.tokens))
+        loss = model(tokens, labels=tokens).loss
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if step % every == 0:
+            score = evaluate(model, evaluation_text, recipe.tokens)
+            excess = excess_score(score, null_score(recipe.tokens))
+            curve.append(
+                {
+                    "step": step,
+                    "loss": np.mean(losses[-every:]),
+                    "sink_fraction": (score >= 0.9).mean(),
+                    "non_sink_fraction": (excess < 0.2).mean(),
+                    "mean_score": score.mean(),
+                }
+            )
+    return model.eval(), pd.DataFrame(curve)
+
+
+def evaluate(model: LlamaForCausalLM, text: str, tokens: int) -> np.ndarray:
+    """Sink score (layer, head) at `tokens` tokens, averaged over consecutive windows of `text`, each with BOS."""
+    ids = token_ids(text)
+    step = tokens - 1
+    windows = [ids[i : i + step] for i in range(0, len(ids) - step + 1, step)]
+    masses = [sink_mass(model, torch.tensor([BOS, *window])) for window in windows]
+    return np.mean([prefix_scores(mass.numpy())[..., -1] for mass in masses], axis=0)
+
+
+def save(model: LlamaForCausalLM, curve: pd.DataFrame, recipe: Recipe, folder: Path) -> None:
+    """Write weights, tokenizer and training curve in Hugging Face format."""
+    model.save_pretrained(folder)
+    build_tokenizer(recipe.context).save_pretrained(folder)
+    curve.to_csv(folder / "training_curve.csv", index=False, float_format="%.6g")
+
+
+def _config(recipe: Recipe) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(CHARACTERS) + 2,
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.intermediate,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        head_dim=recipe.head_width,
+        max_position_embeddings=recipe.context,
+        bos_token_id=BOS,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+
+
+def _rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    return min(1.0, (step + 1) / recipe.warmup) * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))

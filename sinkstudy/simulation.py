@@ -1,0 +1,95 @@
+"""Simulated sink matrices by the formula of the original study. Nothing in here was measured on a model.
+
+Sink probability of a head = layer base x head tendency x length factor, with the base falling linearly from 0.9 in
+the first layer to 0.2 in the last, a tendency per layer and head drawn from Beta(2, 3), and the factor
+max(0.2, 1 - 0.03 n) for a prompt of n tokens.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from sinkstudy.stats import Resampling, correlate
+
+
+@dataclass(frozen=True)
+class SimulatedSinks:
+    """Simulated matrices, each (layer, head), for one prompt length.
+
+    `probability`: the formula. `is_sink`: one Bernoulli draw with it. `score`: a stand-in for a sink score, uniform
+    between the threshold and 1 where `is_sink`, uniform between 0 and the threshold elsewhere.
+    """
+
+    n_tokens: int
+    probability: np.ndarray
+    is_sink: np.ndarray
+    score: np.ndarray
+
+
+def simulate(layers: int, heads: int, lengths: list[int], seed: int, threshold: float) -> list[SimulatedSinks]:
+    """One simulated model at several prompt lengths.
+
+    A head's tendency and luck are drawn once and shared by all lengths, so a longer prompt only ever loses sinks.
+    """
+    rng = np.random.default_rng(seed)
+    base = np.linspace(0.9, 0.2, layers)[:, None]
+    tendency = rng.beta(2, 3, size=(layers, heads))
+    luck = rng.random((layers, heads))
+    place = rng.random((layers, heads))
+    simulated = []
+    for n in lengths:
+        probability = base * tendency * max(0.2, 1 - 0.03 * n)
+        is_sink = luck < probability
+        score = np.where(is_sink, threshold + (1 - threshold) * place, threshold * place)
+        simulated.append(SimulatedSinks(n, probability, is_sink, score))
+    return simulated
+
+
+def summary_table(
+    preset: str, simulated: list[SimulatedSinks], threshold: float, resampling: Resampling
+) -> pd.DataFrame:
+    """One row per length: sink count and the first-to-later-layer statistics of the simulated decisions."""
+    rows = []
+    for one in simulated:
+        rows.append(
+            {
+                "kind": "simulated",
+                "preset": preset,
+                "n_tokens": one.n_tokens,
+                "threshold": threshold,
+                "simulated_heads": one.is_sink.size,
+                "simulated_sinks": int(one.is_sink.sum()),
+                "simulated_sink_fraction": one.is_sink.mean(),
+                "simulated_mean_score": one.score.mean(),
+                **correlate(one.is_sink[None], resampling),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def write_simulation(path: Path, preset: str, simulated: list[SimulatedSinks], threshold: float) -> None:
+    """Write the matrices as HDF5 datasets (length, layer, head), every name marked simulated."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+        file.attrs.update({"simulated": True, "preset": preset, "threshold": threshold, "complete": True})
+        file["simulated_n_tokens"] = np.array([one.n_tokens for one in simulated], dtype=np.int32)
+        file["simulated_n_tokens"].make_scale("simulated_n_tokens")
+        for name in ("probability", "score", "is_sink"):
+            dataset = file.create_dataset(f"simulated_{name}", data=np.stack([getattr(one, name) for one in simulated]))
+            for axis, label in zip(dataset.dims, ("simulated_n_tokens", "layer", "head"), strict=True):
+                axis.label = label
+            dataset.dims[0].attach_scale(file["simulated_n_tokens"])
+    temporary.replace(path)
+
+
+def read_simulation(path: Path) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Lengths, simulated scores (length, layer, head) and simulated sink decisions of the same shape."""
+    with h5py.File(path, "r") as file:
+        return (
+            file["simulated_n_tokens"][()].tolist(),
+            file["simulated_score"][()],
+            file["simulated_is_sink"][()],
+        )

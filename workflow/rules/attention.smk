@@ -1,0 +1,49 @@
+rule plan:
+    input:
+        "results/scores/{model}.csv",
+    output:
+        "results/plans/{model}/{policy}.json",
+    log:
+        "logs/plans/{model}/{policy}.log",
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=code_of("plan.py"),
+        max_tokens=config["benchmark"]["max_tokens"],
+        min_tokens=config["benchmark"]["consistent_min_tokens"],
+        share=config["benchmark"]["consistent_share"],
+        threshold=THRESHOLD,
+    message:
+        "Choosing heads of {wildcards.model} by policy {wildcards.policy}"
+    script:
+        "../scripts/plan.py"
+
+
+rule benchmark:
+    input:
+        model=model_inputs,
+        plans=expand("results/plans/{{model}}/{policy}.json", policy=POLICIES),
+        text=config["benchmark"]["text"],
+    output:
+        "results/benchmark/{model}.csv",
+    log:
+        "logs/benchmark/{model}.log",
+    conda:
+        "../../envs/sinkstudy.yaml"
+    # All cores: nothing else runs beside a timing.
+    threads: workflow.cores or 16
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=120,
+    params:
+        code=code_of("benchmark.py"),
+        grid={key: config["benchmark"][key] for key in ("batches", "lengths", "repeats", "strategies")},
+        model=model_spec,
+    message:
+        "Timing {wildcards.model} with and without its sink heads replaced"
+    script:
+        "../scripts/benchmark.py"

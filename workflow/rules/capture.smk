@@ -1,0 +1,28 @@
+rule capture:
+    input:
+        # The table's time stamp says nothing about this shard; its digest, a parameter, does.
+        prompts=ancient(config["prompts"]),
+        model=model_inputs,
+    output:
+        "results/captures/{model}/{shard}.h5",
+    log:
+        "logs/capture/{model}/{shard}.log",
+    benchmark:
+        "logs/capture/{model}/{shard}.tsv"
+    conda:
+        "../../envs/sinkstudy.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=120,
+    params:
+        code=code_of("capture.py"),
+        maps_max_tokens=config["capture"]["maps_max_tokens"],
+        model=model_spec,
+        prompts=shard_digest,
+        prompts_per_job=config["capture"]["prompts_per_job"],
+    message:
+        "Capturing {wildcards.model}, prompts of shard {wildcards.shard}"
+    script:
+        "../scripts/capture.py"

@@ -1,0 +1,71 @@
+"""The checked configuration, and what rules derive from it."""
+
+import os
+import re
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from sinkstudy.config import check_config
+from sinkstudy.errors import StudyError
+from sinkstudy.fingerprint import fingerprint
+from sinkstudy.prompts import digest, read_prompts, shards
+from sinkstudy.sources import is_local, model_files
+
+ROOT = Path(workflow.basedir)
+# Jobs in an environment of their own (conda, container) find the library in this checkout.
+os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
+
+try:
+    config.update(check_config(config, ROOT / "workflow/schemas/config.schema.yaml", Path.cwd()))
+    PROMPTS = read_prompts(Path(config["prompts"]))
+except StudyError as error:
+    raise WorkflowError(str(error)) from None
+
+MODELS = sorted(config["models"])
+SETS = list(dict.fromkeys(prompt.set for prompt in PROMPTS))
+SHARDS = shards(PROMPTS, config["capture"]["prompts_per_job"])
+PRESETS = sorted(config["simulation"])
+POLICIES = config["benchmark"]["policies"]
+THRESHOLD = config["sinks"]["threshold"]
+FORMATS = ["png", "svg"]
+
+
+wildcard_constraints:
+    model="|".join(map(re.escape, MODELS)),
+    shard="|".join(map(re.escape, SHARDS)),
+    preset="|".join(map(re.escape, PRESETS)) or "none",
+    policy="|".join(map(re.escape, POLICIES)),
+
+
+def code_of(script):
+    """Fingerprint of a rule's script and all library code it reaches: a parameter, so that edits to it rerun it."""
+    return fingerprint(ROOT / "workflow/scripts" / script, ROOT)
+
+
+def model_inputs(wildcards):
+    """The files of a local model; a Hub model has none, its revision is a parameter."""
+    source = config["models"][wildcards.model]["source"]
+    if not is_local(source, Path.cwd()):
+        return []
+    return [str(path) for path in model_files(Path(source).expanduser())]
+
+
+def model_spec(wildcards):
+    """A model's settings as a plain, sorted mapping."""
+    return dict(sorted(config["models"][wildcards.model].items()))
+
+
+def shard_digest(wildcards):
+    """Changes when, and only when, a prompt of this shard changes."""
+    return digest(SHARDS[wildcards.shard])
+
+
+def captures(wildcards):
+    return [f"results/captures/{wildcards.model}/{shard}.h5" for shard in SHARDS]
+
+
+def correlation_lengths():
+    """Lengths at which the correlation over all prompts is tabulated: a grid, and the simulated lengths."""
+    simulated = {n for preset in config["simulation"].values() for n in preset["lengths"]}
+    return sorted({2, 4, 8, 10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048} | simulated)

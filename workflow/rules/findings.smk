@@ -1,0 +1,26 @@
+rule findings:
+    input:
+        benchmark=expand("results/benchmark/{model}.csv", model=MODELS),
+        captures=expand("results/captures/{model}/{shard}.h5", model=MODELS, shard=list(SHARDS)[0]),
+        comparison="results/comparison.csv",
+        correlation=expand("results/correlation/{model}.csv", model=MODELS),
+        heads=expand("results/heads/{model}.csv", model=MODELS),
+        lengths=expand("results/lengths/{model}.csv", model=MODELS),
+        scores=expand("results/scores/{model}.csv", model=MODELS),
+        simulation=expand("results/simulation/{preset}.csv", preset=PRESETS),
+    output:
+        report("results/findings.md", category="findings", caption="../report/findings.rst"),
+    log:
+        "logs/findings.log",
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=code_of("findings.py"),
+        threshold=THRESHOLD,
+    message:
+        "Writing the findings"
+    script:
+        "../scripts/findings.py"

@@ -1,0 +1,107 @@
+rule scores:
+    input:
+        captures,
+    output:
+        "results/scores/{model}.csv",
+    log:
+        "logs/scores/{model}.log",
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=code_of("scores.py"),
+        threshold=THRESHOLD,
+    message:
+        "Scoring every head of {wildcards.model}"
+    script:
+        "../scripts/scores.py"
+
+
+rule lengths:
+    input:
+        captures,
+    output:
+        "results/lengths/{model}.csv",
+    log:
+        "logs/lengths/{model}.log",
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=code_of("lengths.py"),
+        thresholds=config["sinks"]["thresholds"],
+    message:
+        "Scoring {wildcards.model} at every prefix length"
+    script:
+        "../scripts/lengths.py"
+
+
+rule heads:
+    input:
+        "results/scores/{model}.csv",
+    output:
+        "results/heads/{model}.csv",
+    log:
+        "logs/heads/{model}.log",
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=code_of("heads.py"),
+    message:
+        "Averaging the heads of {wildcards.model} over prompts"
+    script:
+        "../scripts/heads.py"
+
+
+rule correlation:
+    input:
+        captures,
+    output:
+        "results/correlation/{model}.csv",
+    log:
+        "logs/correlation/{model}.log",
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        code=code_of("correlation.py"),
+        lengths=correlation_lengths(),
+        resampling=dict(sorted(config["statistics"].items())),
+        thresholds=config["sinks"]["thresholds"],
+    message:
+        "Correlating the first layer of {wildcards.model} with later layers"
+    script:
+        "../scripts/correlation.py"
+
+
+rule comparison:
+    input:
+        correlation=expand("results/correlation/{model}.csv", model=MODELS),
+        heads=expand("results/heads/{model}.csv", model=MODELS),
+        lengths=expand("results/lengths/{model}.csv", model=MODELS),
+        simulation=expand("results/simulation/{preset}.csv", preset=PRESETS),
+    output:
+        "results/comparison.csv",
+    log:
+        "logs/comparison.log",
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=code_of("comparison.py"),
+        threshold=THRESHOLD,
+    message:
+        "Comparing settings"
+    script:
+        "../scripts/comparison.py"

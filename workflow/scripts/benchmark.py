@@ -1,0 +1,20 @@
+"""Time one model under every plan and strategy, beside eager attention and SDPA."""
+
+from pathlib import Path
+
+import torch
+
+from sinkstudy.attention.benchmark import benchmark_table
+from sinkstudy.attention.plan import Plan
+from sinkstudy.joblog import job_log
+from sinkstudy.models import ModelSpec, load_model, tokenize
+from sinkstudy.tables import write_table
+
+with job_log(snakemake.log[0]):
+    torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
+    loaded = load_model(ModelSpec(**snakemake.params.model))
+    text = Path(snakemake.input.text)
+    token_ids = tokenize(loaded, text.read_text(encoding="utf-8"), prompt=text.name)
+    plans = [Plan.load(path) for path in snakemake.input.plans]
+    table = benchmark_table(loaded.model, snakemake.wildcards.model, token_ids, plans, snakemake.params.grid)
+    write_table(table, snakemake.output[0])

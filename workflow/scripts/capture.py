@@ -1,0 +1,22 @@
+"""Capture one shard of prompts with one model."""
+
+from pathlib import Path
+
+import torch
+
+from sinkstudy.joblog import job_log
+from sinkstudy.models import ModelSpec, load_model
+from sinkstudy.prompts import read_prompts, shards
+from sinkstudy.recording import record
+
+with job_log(snakemake.log[0]):
+    torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
+    params = snakemake.params
+    prompts = shards(read_prompts(Path(snakemake.input.prompts)), params.prompts_per_job)[snakemake.wildcards.shard]
+    record(
+        path=Path(snakemake.output[0]),
+        name=snakemake.wildcards.model,
+        loaded=load_model(ModelSpec(**params.model)),
+        prompts=prompts,
+        maps_max_tokens=params.maps_max_tokens,
+    )

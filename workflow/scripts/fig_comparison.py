@@ -1,0 +1,21 @@
+"""Comparison bars: short beside long, model beside model, measured beside simulated."""
+
+from pathlib import Path
+
+from sinkstudy.figures.comparison import comparison_figure
+from sinkstudy.figures.style import save
+from sinkstudy.joblog import job_log
+from sinkstudy.tables import read_tables
+
+TITLES = {
+    "short_vs_long": "Short and long prompts",
+    "model_vs_model": "Models beside each other, per prompt set",
+    "measured_vs_simulated": "Measured models beside simulated matrices, by prompt length",
+}
+
+with job_log(snakemake.log[0]):
+    table = read_tables(snakemake.input)
+    folder = Path(snakemake.output[0]).parent
+    for name, title in TITLES.items():
+        figure = comparison_figure(table[table["comparison"] == name], title)
+        save(figure, folder / f"comparison_{name}.png", folder / f"comparison_{name}.svg")

@@ -1,0 +1,19 @@
+"""Heatmaps of every prompt set, the threshold contour and the layer bars of one model."""
+
+from pathlib import Path
+
+from sinkstudy.figures.heatmaps import contour_heatmap, layer_bars, score_heatmap
+from sinkstudy.figures.style import save
+from sinkstudy.joblog import job_log
+from sinkstudy.tables import read_tables
+
+with job_log(snakemake.log[0]):
+    heads = read_tables(snakemake.input)
+    model, threshold = snakemake.wildcards.model, snakemake.params.threshold
+    every = heads[heads["set"] == "all"]
+    figures = {f"heatmap_{model}_{name}": score_heatmap(part) for name, part in heads.groupby("set", sort=False)}
+    figures[f"contour_{model}"] = contour_heatmap(every, threshold)
+    figures[f"layers_{model}"] = layer_bars(every, threshold)
+    folder = Path(snakemake.output[0]).parent
+    for name, figure in figures.items():
+        save(figure, folder / f"{name}.png", folder / f"{name}.svg")

@@ -1,0 +1,12 @@
+"""Simulated matrices of one preset."""
+
+from pathlib import Path
+
+from sinkstudy.figures.simulated import simulated_figure
+from sinkstudy.figures.style import save
+from sinkstudy.joblog import job_log
+from sinkstudy.simulation import read_simulation
+
+with job_log(snakemake.log[0]):
+    lengths, scores, is_sink = read_simulation(Path(snakemake.input[0]))
+    save(simulated_figure(snakemake.wildcards.preset, lengths, scores, is_sink), *snakemake.output)

@@ -1,0 +1,13 @@
+"""Write the plan of one policy for one model."""
+
+from sinkstudy.attention.policies import consistent, first_layer
+from sinkstudy.joblog import job_log
+from sinkstudy.tables import read_tables
+
+with job_log(snakemake.log[0]):
+    params = snakemake.params
+    if snakemake.wildcards.policy == "first_layer":
+        plan = first_layer(params.threshold, params.max_tokens)
+    else:
+        plan = consistent(read_tables(snakemake.input), params.share, params.min_tokens, params.max_tokens)
+    plan.save(snakemake.output[0])
