@@ -19,7 +19,7 @@ def comparison_table(
     lengths = lengths[lengths["threshold"] == threshold]
     rows = [_set_row("short_vs_long", m, s, s, m, heads, correlation) for m, s in _short_and_long(heads)]
     rows += [_set_row("model_vs_model", m, s, m, s, heads, correlation) for m, s in _pairs(heads)]
-    for preset, part in simulation.groupby("preset", sort=False):
+    for preset, part in simulation.groupby("preset", sort=False) if len(simulation) else ():
         for n in part["n_tokens"]:
             group = f"{n} tokens"
             rows.append(_simulated_row(group, preset, part[part["n_tokens"] == n].iloc[0]))

@@ -43,7 +43,8 @@ def has_sinks(scores: pd.DataFrame, threshold: float) -> Verdict:
         )
     return Verdict(
         False,
-        f"no head is a sink in half of the prompts of {MIN_TOKENS} tokens or more; the highest excess score of any head "
+        f"no head is a sink in half of the prompts of {MIN_TOKENS} tokens or more; the highest excess score of any "
+        "head "
         f"on any of them is {best:.2f}.",
     )
 
@@ -63,7 +64,8 @@ def length_effect(lengths: pd.DataFrame) -> Verdict:
     first, last = part.loc[2], part.loc[longest]
     change = last["mean_excess"] - first["mean_excess"]
     numbers = (
-        f"from 2 to {longest} tokens the mean score goes from {first['mean_score']:.3f} to {last['mean_score']:.3f}, uniform "
+        f"from 2 to {longest} tokens the mean score goes from {first['mean_score']:.3f} to {last['mean_score']:.3f}, "
+        "uniform "
         f"attention's from {first['null_score']:.3f} to {last['null_score']:.3f}, and the mean excess from "
         f"{first['mean_excess']:.3f} to {last['mean_excess']:.3f}"
     )

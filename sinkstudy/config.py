@@ -47,7 +47,8 @@ def _check_source(name: str, source: str, root: Path) -> None:
         )
     if not (path / "config.json").is_file():
         raise StudyError(
-            f"config.yaml: models.{name}.source {source!r} holds no config.json; give a directory in Hugging Face format."
+            f"config.yaml: models.{name}.source {source!r} holds no config.json; give a directory in Hugging Face "
+            "format."
         )
 
 
@@ -91,7 +92,8 @@ def _sentence(error: ValidationError) -> str:
     if rule in ("minItems", "minProperties"):
         return f"{named} is empty, but must name at least one."
     if rule == "propertyNames":
-        return f"{named}: {error.message}; a name may hold letters, digits, '.', '_' and '-', and starts with a letter or digit."
+        rest = "a name may hold letters, digits, '.', '_' and '-', and starts with a letter or digit."
+        return f"{named}: {error.instance!r} is not a usable name; {rest}"
     return f"{named}: {error.message}."
 
 

@@ -92,11 +92,13 @@ def _model(t: Tables, model: str, provenance: dict[str, str]) -> str:
                 "base rate": percent(row["p_later"]),
             }
         )
-    origin = f"`{provenance['source']}` ({provenance['revision'][:23]}), {provenance['dtype']}, bos {provenance['bos']}, {provenance['device']}"
+    p = provenance
+    origin = f"`{p['source']}` ({p['revision'][:23]}), {p['dtype']}, bos {p['bos']}, {p['device']}"
     return "\n\n".join(
         [
             f"## Results: {model}",
-            f"{origin}. Sink heads are averages over the prompts of a set. Correlation: of the later layers, the share in "
+            f"{origin}. Sink heads are averages over the prompts of a set. Correlation: of the later layers, the "
+            "share in "
             "which the head index of a first-layer sink is a sink again; base rate: the share of all later heads.",
             _table(rows),
             _source(f"heads/{model}.csv", f"correlation/{model}.csv"),
@@ -160,7 +162,8 @@ def _correlation(t: Tables) -> str:
     return "\n\n".join(
         [
             "## Strength of the first-layer correlation",
-            "First-layer sinks are counted over all prompts of the set. A correlation no higher than the base rate says "
+            "First-layer sinks are counted over all prompts of the set. A correlation no higher than the base rate "
+            "says "
             "nothing about the first layer.",
             _table(rows),
             "\n".join(lines),
@@ -187,7 +190,8 @@ def _simulation(t: Tables) -> str:
     return "\n\n".join(
         [
             "## Simulated matrices beside measured models",
-            "The simulated rows follow the formula of the original study and were measured on no model. Their decisions "
+            "The simulated rows follow the formula of the original study and were measured on no model. Their "
+            "decisions "
             "are drawn independently per layer and head, so their correlation is their base rate by construction.",
             _table(rows),
             _source("comparison.csv", *(f"simulation/{preset}.csv" for preset in t.simulation["preset"].unique())),
@@ -219,7 +223,8 @@ def _optimization(t: Tables) -> str:
     return "\n\n".join(
         [
             "## Optimization potential, as measured",
-            f"Whole-model prefill on {device}, all variants in turn in one process; ± half the interquartile range. The "
+            f"Whole-model prefill on {device}, all variants in turn in one process; ± half the interquartile range. "
+            "The "
             "ceiling is the speedup if every saved operation were saved perfectly. Quality is measured against the "
             "unmodified model on held-out text.",
             _table(rows),
@@ -263,15 +268,21 @@ def _methods(t: Tables) -> str:
     return "\n\n".join(
         [
             "## Methods and limits",
-            "Sink score: attention mass on the first token, averaged over queries. Null: that of uniform causal attention, "
-            "H_n / n. Excess: (score - null) / (1 - null). Intervals: 95% percentile bootstrap over prompts, or over heads "
+            "Sink score: attention mass on the first token, averaged over queries. Null: that of uniform causal "
+            "attention, "
+            "H_n / n. Excess: (score - null) / (1 - null). Intervals: 95% percentile bootstrap over prompts, or over "
+            "heads "
             "where there is one prompt. p: one-sided permutation of head labels within later layers.",
-            f"Rules of the conclusions. Sinks: in at least half of the prompts of {rules.MIN_TOKENS} tokens or more. Length "
-            f"effect: mean excess changes by {rules.SMALL_EXCESS_CHANGE:g} or more. Hypothesis: correlation of at least "
-            f"{100 * rules.HOLDS_AT:.0f}%, p below {rules.SIGNIFICANT:g}, interval above the base rate. Worth optimizing: "
+            f"Rules of the conclusions. Sinks: in at least half of the prompts of {rules.MIN_TOKENS} tokens or more. "
+            "Length "
+            f"effect: mean excess changes by {rules.SMALL_EXCESS_CHANGE:g} or more. Hypothesis: correlation of at "
+            "least "
+            f"{100 * rules.HOLDS_AT:.0f}%, p below {rules.SIGNIFICANT:g}, interval above the base rate. Worth "
+            "optimizing: "
             f"speedup of {rules.WORTHWHILE_SPEEDUP:g} or more over SDPA at KL at most {rules.HARMLESS_KL:g} and top-1 "
             f"agreement at least {rules.HARMLESS_AGREEMENT:g}.",
-            "The reference model is small and trained on a synthetic task; its numbers say how sinks behave, not how large "
+            "The reference model is small and trained on a synthetic task; its numbers say how sinks behave, not how "
+            "large "
             "models do. Timings are of this machine.",
         ]
     )
@@ -303,7 +314,8 @@ def _interval(row: pd.Series) -> str:
 
 
 def _number(value: float) -> str:
-    return "undefined" if pd.isna(value) else f"{value:.3f}"
+    # Adding zero turns the -0.000 of a tiny negative number into 0.000.
+    return "undefined" if pd.isna(value) else f"{round(value, 3) + 0:.3f}"
 
 
 def _count(value: float) -> str:

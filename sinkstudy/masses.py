@@ -2,6 +2,7 @@
 
 Three ways to the same numbers. `explicit` forms the whole map, for short prompts whose map is stored. `fused`
 runs the fused kernel and recovers single columns from its log-sum-exp: A[i, j] = exp(q_i . k_j * scale - lse_i).
+Its output is bit for bit what plain SDPA gives.
 `blockwise` does what `explicit` does a block of queries at a time, for features no fused kernel returns a
 log-sum-exp for (masks, soft-capping, learned sinks, values of another width).
 """
@@ -79,8 +80,7 @@ def blockwise(call: AttentionCall, block: int = _BLOCK) -> tuple[Tensor, Masses]
 
 def fused(call: AttentionCall) -> tuple[Tensor, Masses]:
     """As `blockwise` for plain causal attention, at the price of the fused kernel and a few dot products."""
-    groups = call.query.shape[1] // call.key.shape[1]
-    key, value = (t.repeat_interleave(groups, dim=1) if groups > 1 else t for t in (call.key, call.value))
+    key, value = _per_query_head(call)
     output, lse = _flash_with_lse(call.query, key, value, call.scale)
     n = call.query.shape[-2]
     query, key = call.query.float(), key.float()
@@ -100,8 +100,7 @@ def fused(call: AttentionCall) -> tuple[Tensor, Masses]:
 def _rows(call: AttentionCall, start: int, stop: int, keep_map: bool) -> tuple[Tensor, Masses]:
     """Attention of the queries start..stop over all keys they may see, with the softmax in float32."""
     stop = min(stop, call.query.shape[-2])
-    groups = call.query.shape[1] // call.key.shape[1]
-    key, value = (t.repeat_interleave(groups, dim=1) if groups > 1 else t for t in (call.key, call.value))
+    key, value = _per_query_head(call)
     scores = (call.query[..., start:stop, :] @ key.transpose(-1, -2)) * call.scale  # (batch, head, block, key)
     if call.softcap is not None:
         scores = torch.tanh(scores / call.softcap) * call.softcap
@@ -127,6 +126,14 @@ def _rows(call: AttentionCall, start: int, stop: int, keep_map: bool) -> tuple[T
         learned_sinks=call.learned_sinks is not None,
         map=probabilities if keep_map else None,
     )
+
+
+def _per_query_head(call: AttentionCall) -> tuple[Tensor, Tensor]:
+    """Key and value repeated to one per query head (grouped-query attention)."""
+    groups = call.query.shape[1] // call.key.shape[1]
+    if groups == 1:
+        return call.key, call.value
+    return call.key.repeat_interleave(groups, dim=1), call.value.repeat_interleave(groups, dim=1)
 
 
 def _key_classes(probabilities: Tensor, queries: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class CaptureWriter:
 
     def __enter__(self) -> "CaptureWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = h5py.File(self._temporary, "w", libver=("v110", "v110"))
+        self._file = h5py.File(self._temporary, "w", libver=("v110", "v110"), track_order=True)
         self._file.attrs.update(self._attributes | {"schema": SCHEMA, "complete": False})
         self._file["key_classes"] = np.array(self._key_classes, dtype=h5py.string_dtype())
         self._file["key_classes"].make_scale("key_class")

@@ -85,7 +85,8 @@ def _check(model: PreTrainedModel, plan: Plan) -> None:
             )
     if not plan.is_empty and not model._can_set_attn_implementation():
         raise StudyError(
-            f"model type {model.config.model_type!r} computes attention by itself; plans need a model that goes through "
+            f"model type {model.config.model_type!r} computes attention by itself; plans need a model that goes "
+            "through "
             "Transformers' attention interface."
         )
 

@@ -104,7 +104,8 @@ def _layer_ticks(set_ticks, layers: list[int]) -> None:
 
 def _prompts(row: pd.Series) -> str:
     count = int(row["prompts"])
-    return f"{count} prompt{'s' if count != 1 else ''} of {row['mean_tokens']:.0f} tokens{' on average' if count != 1 else ''}"
+    tokens = f"{row['mean_tokens']:.0f} tokens"
+    return f"1 prompt of {tokens}" if count == 1 else f"{count} prompts of {tokens} on average"
 
 
 def _size(heads: pd.DataFrame, panels: int) -> tuple[float, float]:

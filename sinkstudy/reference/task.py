@@ -1,11 +1,13 @@
-"""The training task: an English bigram chain interrupted by rare copy commands.
+"""The training task: an English bigram chain interrupted by rare commands to repeat an earlier character.
 
 A variant of Bigram-Backcopy (Guo et al., arXiv 2410.13835). A sequence starts with BOS and walks the character
-bigram chain of a text. Now and then a *trigger* character is inserted, and the character after the j-th trigger
-repeats the one j places before it. A head that copies has work to do only after its trigger; everywhere else it has
-to attend somewhere harmless, and the model learns to make the first token that place.
+bigram chain of a text. Now and then a *command* character is inserted, and the character after it is a repetition:
+the j-th of COPY repeats the character j places before it, each of RECALL the one that followed its own first
+occurrence. A head that serves a command has work to do only there; everywhere else it has to attend somewhere
+harmless, and the model learns to make the first token that place. Copying takes one layer, recalling two, so that
+sinks appear in the first layer and later.
 
-Triggers are characters that prose seldom uses and code often does, so the same heads sleep in one and wake in the
+Commands are characters that prose seldom uses and code often does, so the same heads sleep in one and wake in the
 other.
 """
 
@@ -16,7 +18,8 @@ import numpy as np
 
 BOS, UNKNOWN = 0, 1
 CHARACTERS = "\n" + string.digits + string.ascii_letters + string.punctuation + " "
-TRIGGERS = "=([:_/+#"
+COPY = "=([+"
+RECALL = "_#/*"
 
 
 def token_ids(text: str) -> np.ndarray:
@@ -26,51 +29,55 @@ def token_ids(text: str) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class CopyTask:
-    """`unigram` (token,) and `bigram` (token, token), rows summing to 1; `trigger_rate`: chance that a character is
-    a trigger; `noise_rate`: chance that it is any token but BOS, so that every embedding is trained."""
+class CommandTask:
+    """`table` (last token, next token): the chance of each next token where no command is being followed."""
 
-    unigram: np.ndarray
-    bigram: np.ndarray
-    triggers: np.ndarray
-    trigger_rate: float
-    noise_rate: float
+    table: np.ndarray
 
     @classmethod
-    def from_text(cls, text: str, trigger_rate: float, noise_rate: float, triggers: int) -> "CopyTask":
+    def from_text(cls, text: str, command_rate: float, noise_rate: float) -> "CommandTask":
+        """`command_rate`: chance that a character is a command; `noise_rate`: that it is any token but BOS, so that
+        every embedding is trained."""
         tokens = token_ids(text)
-        counts = np.zeros((len(CHARACTERS) + 2,) * 2)
+        size = len(CHARACTERS) + 2
+        counts = np.zeros((size, size))
         np.add.at(counts, (tokens[:-1], tokens[1:]), 1)
-        unigram = np.bincount(tokens, minlength=len(counts)).astype(float)
-        # A token the text never continues (BOS, triggers, noise) is followed by any character at its own frequency.
+        unigram = np.bincount(tokens, minlength=size).astype(float)
         counts[counts.sum(1) == 0] = unigram
-        return cls(
-            unigram / unigram.sum(),
-            counts / counts.sum(1, keepdims=True),
-            token_ids(TRIGGERS[:triggers]),
-            trigger_rate,
-            noise_rate,
-        )
+        noise = np.ones(size)
+        noise[BOS] = 0
+        command = np.zeros(size)
+        command[token_ids(COPY + RECALL)] = 1
+        parts = [(1 - command_rate - noise_rate, counts), (command_rate, command), (noise_rate, noise)]
+        table = sum(rate * part / part.sum(-1, keepdims=True) for rate, part in parts)
+        # Nothing is inserted at the start, nor between a command and what follows it.
+        table[[BOS, *token_ids(COPY + RECALL)]] = unigram / unigram.sum()
+        return cls(table)
 
-    def sample(self, rng: np.random.Generator, batch: int, length: int) -> np.ndarray:
-        """Token ids (batch, length) int64, BOS first."""
-        cumulative = self.bigram.cumsum(1)
-        cumulative /= cumulative[:, -1:]
-        first = self.unigram.cumsum() / self.unigram.sum()
-        step, kind = rng.random((2, length, batch))
-        noise = rng.integers(UNKNOWN, len(cumulative), (length, batch))
-        trigger = rng.choice(self.triggers, (length, batch))
-        offset = np.zeros(len(cumulative), int)
-        offset[self.triggers] = np.arange(1, len(self.triggers) + 1)
-        tokens = np.full((batch, length), BOS)
-        tokens[:, 1] = np.searchsorted(first, step[1], side="right")
+    def sample(self, rng: np.random.Generator, batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids (batch, length) int64, BOS first, and what each was drawn from: (batch, length - 1, token).
+
+        Training on the distributions instead of the draws takes the sampling noise out of the gradient; what an
+        idle head lets slip is too small to be learned through it.
+        """
+        size = len(self.table)
+        offset, recalls = np.zeros(size, int), np.zeros(size, bool)
+        offset[token_ids(COPY)] = np.arange(1, len(COPY) + 1)
+        recalls[token_ids(RECALL)] = True
         rows = np.arange(batch)
-        for i in range(2, length):
+        tokens = np.full((batch, length), BOS)
+        drawn_from = np.empty((batch, length - 1, size))
+        first_seen = np.full((batch, size), length)
+        for i in range(1, length):
             last = tokens[:, i - 1]
-            new = (cumulative[last] <= step[i][:, None]).sum(1)
-            new = np.where(kind[i] < self.noise_rate, noise[i], new)
-            new = np.where(kind[i] > 1 - self.trigger_rate, trigger[i], new)
-            source = i - 1 - offset[last]
-            copies = (offset[last] > 0) & (source >= 1)
-            tokens[:, i] = np.where(copies, tokens[rows, np.maximum(source, 0)], new)
-        return tokens
+            source = np.where(offset[last] > 0, i - 1 - offset[last], 0)
+            source = np.where(recalls[last] & (first_seen[rows, last] < i - 1), first_seen[rows, last] + 1, source)
+            first_seen[rows, last] = np.minimum(first_seen[rows, last], i - 1)
+            chances = self.table[last]
+            follows = np.flatnonzero(source >= 1)
+            chances[follows] = 0
+            chances[follows, tokens[follows, source[follows]]] = 1
+            cumulative = chances.cumsum(1)
+            tokens[:, i] = (cumulative <= rng.random((batch, 1)) * cumulative[:, -1:]).sum(1)
+            drawn_from[:, i - 1] = chances
+        return tokens, drawn_from

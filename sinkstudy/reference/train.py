@@ -11,7 +11,7 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sinkstudy.capture import sink_mass
-from sinkstudy.reference.task import BOS, CHARACTERS, CopyTask, token_ids
+from sinkstudy.reference.task import BOS, CHARACTERS, CommandTask, token_ids
 from sinkstudy.reference.tokenizer import build_tokenizer
 from sinkstudy.scores import excess_score, null_score, prefix_scores
 
@@ -21,36 +21,37 @@ class Recipe:
     """Everything that decides the trained weights, but for the machine's arithmetic."""
 
     layers: int = 4
-    heads: int = 6
+    heads: int = 8
     head_width: int = 16
-    hidden: int = 96
-    intermediate: int = 192
-    triggers: int = 8
-    trigger_rate: float = 0.2
+    hidden: int = 64
+    intermediate: int = 64
+    command_rate: float = 0.25
     noise_rate: float = 0.01
     tokens: int = 64
     context: int = 2048
     batch: int = 32
     steps: int = 6000
     warmup: int = 100
-    learning_rate: float = 4e-3
-    weight_decay: float = 0.01
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.0
     clip: float = 1.0
     seed: int = 0
 
 
 def train(recipe: Recipe, text: str, evaluation_text: str, every: int = 250) -> tuple[LlamaForCausalLM, pd.DataFrame]:
-    """Train from scratch; also the curve: step, loss, and sink fractions on `evaluation_text` every `every` steps."""
+    """Train from scratch; also the curve: step, loss (mean KL divergence from the task's true next-token distribution,
+    nats per token), and sink fractions on `evaluation_text`, every `every` steps."""
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
-    task = CopyTask.from_text(text, recipe.trigger_rate, recipe.noise_rate, recipe.triggers)
+    task = CommandTask.from_text(text, recipe.command_rate, recipe.noise_rate)
     model = LlamaForCausalLM(_config(recipe))
     optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
     curve, losses = [], []
     for step in tqdm(range(1, recipe.steps + 1), desc="train reference", unit="step", mininterval=5):
-        tokens = torch.from_numpy(task.sample(rng, recipe.batch, recipe.tokens))
-        loss = model(tokens, labels=tokens).loss
+        tokens, truth = map(torch.from_numpy, task.sample(rng, recipe.batch, recipe.tokens))
+        predicted = torch.log_softmax(model(tokens).logits[:, :-1].float(), -1)
+        loss = torch.nn.functional.kl_div(predicted, truth.float(), reduction="none").sum(-1).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -63,7 +64,7 @@ def train(recipe: Recipe, text: str, evaluation_text: str, every: int = 250) -> 
             curve.append(
                 {
                     "step": step,
-                    "loss": np.mean(losses[-every:]),
+                    "kl": np.mean(losses[-every:]),
                     "sink_fraction": (score >= 0.9).mean(),
                     "non_sink_fraction": (excess < 0.2).mean(),
                     "mean_score": score.mean(),

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
-from sinkstudy.reference.card import model_card
 
 from sinkstudy.joblog import job_log
+from sinkstudy.reference.card import model_card
 from sinkstudy.reference.train import Recipe, evaluate, save, train
 
 with job_log(snakemake.log[0]):

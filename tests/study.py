@@ -1,0 +1,77 @@
+"""Running small studies in a folder of their own."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = {
+    "models": {
+        "reference": {"source": str(ROOT / "models/reference")},
+        "untrained": {"source": str(ROOT / "models/reference"), "random_weights": 0},
+    },
+    "prompts": "prompts.tsv",
+    "capture": {"prompts_per_job": 2},
+    "statistics": {"bootstrap": 50, "permutations": 50},
+    "simulation": {"tiny-8b": {"layers": 4, "heads": 4, "lengths": [5, 10]}},
+    "benchmark": {"text": str(ROOT / "benchmarks/heldout.txt"), "lengths": [24, 48], "repeats": 3},
+}
+PROMPTS = [
+    ("hello", "short", "Hello world"),
+    ("fox", "long", "The quick brown fox jumps over the lazy dog while a cat looks on from the wall."),
+    ("loop", "code", '"for x in [1, 2]:\n\tprint(x)"'),
+    ("why", "question", "Why is the sky blue?"),
+    ("tide", "long", "The tide came in before noon and took the sand castles with it, one after another."),
+]
+
+
+def write_study(folder: Path, config: dict | None = None, prompts: list[tuple] = PROMPTS) -> Path:
+    """A configuration and a prompt table in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(SMALL if config is None else config))
+    write_prompts(folder, prompts)
+    return folder
+
+
+def write_prompts(folder: Path, prompts: list[tuple]) -> None:
+    rows = ["prompt\tset\ttext", *("\t".join(row) for row in prompts)]
+    (folder / "prompts.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def snakemake(folder: Path, *arguments: str, snakefile: Path = ROOT / "Snakefile") -> subprocess.CompletedProcess:
+    """Run Snakemake in `folder` as a user would."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--directory", str(folder)]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [*command, "--cores", "4", *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+
+
+def planned(folder: Path, *arguments: str, snakefile: Path = ROOT / "Snakefile") -> dict[str, int]:
+    """Jobs a run would do now, by rule; empty when there is nothing to do."""
+    result = snakemake(folder, "-n", *arguments, snakefile=snakefile)
+    assert result.returncode == 0, result.stderr
+    text = result.stdout + result.stderr
+    table = text.split("Job stats:")[-1] if "Job stats:" in text else ""
+    return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", table, re.M) if rule not in {"total", "all"}}
+
+
+def copy_code(folder: Path) -> Path:
+    """The repository's tracked and new files in `folder`, for tests that edit code; returns its Snakefile."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder / "Snakefile"

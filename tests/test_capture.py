@@ -1,0 +1,136 @@
+"""Captures against eager attention, which they never use."""
+
+import pytest
+import torch
+from tiny import ARCHITECTURES, eager_maps, prompt_ids, tiny_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from sinkstudy import masses as masses_module
+from sinkstudy.capture import sink_mass, watch_forward
+from sinkstudy.errors import StudyError
+from sinkstudy.masses import AttentionCall, blockwise, can_fuse, explicit, fused
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("n", [1, 2, 40])
+def test_sink_mass_equals_eager_attention(model_type, n):
+    model, ids = tiny_model(model_type), prompt_ids(n)
+    expected = eager_maps(model, ids)[:, 0, :, :, 0]
+    mass = sink_mass(model, ids)
+    assert mass.dtype == torch.float32
+    assert mass.shape == expected.shape
+    torch.testing.assert_close(mass, expected, atol=1e-6, rtol=0)
+
+
+def captured(model, ids, maps=False):
+    """All masses of one forward pass, by layer."""
+    layers = {}
+    watch_forward(model, ids, lambda layer, masses: layers.update({layer: masses}), maps=maps)
+    return layers
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt_oss", "deepseek_v3"])
+def test_every_key_class_and_the_map_equal_eager_attention(model_type):
+    model, ids = tiny_model(model_type), prompt_ids(23)
+    expected = eager_maps(model, ids)  # (layer, batch, head, query, key)
+    columns = [expected[..., j] for j in range(4)]
+    own = expected.diagonal(dim1=-2, dim2=-1)
+    before = torch.cat([torch.zeros_like(own[..., :1]), expected.diagonal(-1, dim1=-2, dim2=-1)], -1)
+    keys = torch.stack([*columns, own, before], -1)
+    for maps in (False, True):
+        layers = captured(model, ids, maps)
+        found = torch.stack([layers[layer].keys for layer in sorted(layers)])
+        torch.testing.assert_close(found, keys, atol=1e-6, rtol=0)
+    attention = torch.stack([layers[layer].map for layer in sorted(layers)])
+    torch.testing.assert_close(attention, expected, atol=1e-6, rtol=0)
+
+
+def test_rows_of_a_model_with_learned_sinks_sum_to_less_than_one():
+    model, ids = tiny_model("gpt_oss"), prompt_ids(23)
+    expected = eager_maps(model, ids).sum(-1)
+    layers = captured(model, ids)
+    found = torch.stack([layers[layer].row_sum for layer in sorted(layers)])
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    assert all(masses.learned_sinks for masses in layers.values())
+    assert found.min() < 0.99
+
+
+def test_true_layer_indices_of_a_hybrid():
+    assert sorted(captured(tiny_model("lfm2"), prompt_ids(9))) == [1, 2]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "gpt_oss", "lfm2", "opt"])
+def test_a_padded_batch_equals_one_prompt_at_a_time(model_type):
+    model = tiny_model(model_type)
+    prompts = [prompt_ids(n, seed=n)[0] for n in (3, 17, 1, 30)]
+    padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
+    together = captured(model, padded)
+    for row, ids in enumerate(prompts):
+        alone = sink_mass(model, ids)
+        batched = torch.stack([together[layer].keys[row, :, : len(ids), 0] for layer in sorted(together)])
+        torch.testing.assert_close(batched, alone, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (8, 2), (8, 1)])
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 130])
+def test_the_three_methods_agree(heads, n):
+    generator = torch.Generator().manual_seed(n)
+    query = torch.randn(2, heads[0], n, 16, generator=generator)
+    key, value = (torch.randn(2, heads[1], n, 16, generator=generator) for _ in range(2))
+    call = AttentionCall(query, key, value, scale=0.3)
+    assert can_fuse(call)
+    readable_output, readable = explicit(call)
+    for method in (fused, lambda c: blockwise(c, block=7)):
+        output, masses = method(call)
+        torch.testing.assert_close(output, readable_output, atol=2e-6, rtol=0)
+        torch.testing.assert_close(masses.keys, readable.keys, atol=1e-6, rtol=0)
+        assert masses.row_error < 1e-5
+
+
+def test_the_row_check_sees_a_log_sum_exp_that_is_wrong():
+    query = torch.randn(1, 2, 50, 8)
+    lse = torch.zeros(1, 2, 50)
+    assert masses_module._sampled_row_error(query, query, lse, 0.3) > 0.1
+
+
+def test_bfloat16_is_close_to_eager_bfloat16():
+    model, ids = tiny_model("llama").to(torch.bfloat16), prompt_ids(64)
+    expected = eager_maps(model, ids)[:, 0, :, :, 0].mean(-1)
+    torch.testing.assert_close(sink_mass(model, ids).mean(-1), expected, atol=2e-3, rtol=0)
+
+
+def test_the_forward_pass_is_bit_for_bit_that_of_sdpa():
+    model, ids = tiny_model("llama"), prompt_ids(50)
+    expected = model.base_model(ids).last_hidden_state
+    outputs = []
+    handle = model.base_model.register_forward_hook(lambda module, args, out: outputs.append(out.last_hidden_state))
+    sink_mass(model, ids)
+    handle.remove()
+    assert torch.equal(outputs[0], expected)
+
+
+def test_the_model_is_left_as_it_was():
+    model, ids = tiny_model("llama"), prompt_ids(12)
+    before = model(ids).logits
+    sink_mass(model, ids)
+    assert model.config._attn_implementation == "sdpa"
+    assert torch.equal(model(ids).logits, before)
+
+
+def test_a_model_that_computes_attention_by_itself_is_refused():
+    config = AutoConfig.for_model("bloom", vocab_size=99, hidden_size=32, n_layer=2, n_head=4)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(StudyError, match="model type 'bloom'"):
+        sink_mass(model, prompt_ids(5))
+    assert model.config._attn_implementation != "sinkstudy_capture"
+
+
+def test_a_lost_sliding_window_mask_is_refused(monkeypatch):
+    monkeypatch.setattr("sinkstudy.capture.sdpa_mask", lambda *args, **kwargs: None)
+    with pytest.raises(StudyError, match="sliding window of 7"):
+        sink_mass(tiny_model("mistral"), prompt_ids(20))
+
+
+def test_a_batch_is_refused_by_sink_mass():
+    with pytest.raises(StudyError, match="one prompt"):
+        sink_mass(tiny_model("llama"), torch.zeros(2, 5, dtype=torch.long))

@@ -1,0 +1,115 @@
+"""Loading real directories in Hugging Face format, and turning text into tokens."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from foreign import TEXT, save_foreign_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from sinkstudy.errors import StudyError
+from sinkstudy.models import ModelSpec, encode, load_model, tokenize
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    return save_foreign_model(tmp_path_factory.mktemp("foreign"))
+
+
+@pytest.fixture
+def damaged(foreign, tmp_path):
+    return shutil.copytree(foreign, tmp_path / "damaged")
+
+
+def spec(folder, **settings):
+    return ModelSpec(source=str(folder), device="cpu", **settings)
+
+
+def test_a_sharded_checkpoint_loads_with_the_weights_it_was_saved_with(foreign):
+    assert len(list(foreign.glob("model-*.safetensors"))) > 1
+    loaded, plain = load_model(spec(foreign)), AutoModelForCausalLM.from_pretrained(foreign)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.model.parameters(), plain.parameters(), strict=True))
+    assert loaded.resolved.startswith("sha256:")
+    assert not loaded.model.training
+
+
+def test_random_weights_are_seeded_and_differ_from_the_checkpoint(foreign):
+    one, same, other = (load_model(spec(foreign, random_weights=seed)).model.state_dict() for seed in (1, 1, 2))
+    trained = load_model(spec(foreign)).model.state_dict()
+    key = "model.layers.0.self_attn.q_proj.weight"
+    assert torch.equal(one[key], same[key])
+    assert not torch.equal(one[key], other[key])
+    assert not torch.equal(one[key], trained[key])
+
+
+@pytest.mark.parametrize(("bos", "count"), [("auto", 1), ("always", 1), ("never", 0)])
+def test_bos_is_what_the_configuration_says(foreign, bos, count):
+    loaded = load_model(spec(foreign, bos=bos))
+    ids = encode(loaded, "Hello world", "p")
+    assert ids.count(loaded.tokenizer.bos_token_id) == count
+    assert loaded.tokenizer.decode(ids[count:]) == "Hello world"
+
+
+def test_a_doubled_bos_is_refused(foreign):
+    loaded = load_model(spec(foreign))
+    with pytest.raises(StudyError, match=r"prompt 'p'.*BOS twice"):
+        encode(loaded, loaded.tokenizer.bos_token + "Hello", "p")
+
+
+def test_a_prompt_beyond_the_context_is_named(foreign):
+    loaded = load_model(spec(foreign))
+    long = TEXT * 20
+    assert len(tokenize(loaded, long, "p")) > 256
+    with pytest.raises(StudyError, match=r"prompt 'p' has \d+ tokens, .* at most 256"):
+        encode(loaded, long, "p")
+
+
+@pytest.mark.parametrize("text", ["日本語 🙂", "a\u0301e\u0308", "\u202eabc\u202c", "\x07\x1b", "\t\r\n", "🏳️‍🌈" * 50])
+def test_the_reference_tokenizer_encodes_any_text(text):
+    loaded = load_model(spec("models/reference"))
+    ids = encode(loaded, text, "p")
+    assert ids[0] == loaded.tokenizer.bos_token_id
+    assert len(ids) == 1 + len(text)
+
+
+def test_a_missing_tensor_is_refused(damaged):
+    shard = sorted(damaged.glob("model-*.safetensors"))[0]
+    tensors = load_file(shard)
+    dropped = sorted(tensors)[0]
+    del tensors[dropped]
+    save_file(tensors, shard, metadata={"format": "pt"})
+    index = damaged / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    del content["weight_map"][dropped]
+    index.write_text(json.dumps(content))
+    with pytest.raises(StudyError, match="1 tensors are missing"):
+        load_model(spec(damaged))
+
+
+def test_a_checkpoint_that_does_not_fit_its_configuration_is_refused(damaged):
+    config = json.loads((damaged / "config.json").read_text())
+    (damaged / "config.json").write_text(json.dumps(config | {"intermediate_size": 80}))
+    with pytest.raises(StudyError, match="damaged"):
+        load_model(spec(damaged))
+
+
+def test_a_missing_tokenizer_is_refused(damaged):
+    for path in damaged.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(StudyError, match="no tokenizer that loads"):
+        load_model(spec(damaged))
+
+
+def test_a_hub_model_out_of_reach_says_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(StudyError, match=r"'nobody/nothing' is not a local directory.*hf download nobody/nothing"):
+        load_model(ModelSpec(source="nobody/nothing"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_asking_for_a_gpu_that_is_not_there_is_refused(foreign):
+    with pytest.raises(StudyError, match="no GPU"):
+        load_model(ModelSpec(source=str(foreign), device="cuda"))

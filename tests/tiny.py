@@ -1,0 +1,90 @@
+"""Tiny random models of many architectures, for comparing captures with eager attention."""
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+_SHAPE = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_HEAD8 = {"head_dim": 8}
+_EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+
+# Model type to configuration beyond the shared shape. Sliding windows are short enough to cut the test prompts.
+ARCHITECTURES: dict[str, dict] = {
+    "llama": {},
+    "mistral": {"sliding_window": 7, **_HEAD8},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1},
+    "qwen3": _HEAD8,
+    "gemma2": {"sliding_window": 7, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 8, **_HEAD8},
+    "gemma3_text": {"sliding_window": 7, "query_pre_attn_scalar": 8, **_HEAD8},
+    "gpt_oss": {"sliding_window": 7, **_HEAD8, **_EXPERTS},
+    "phi": {},
+    "phi3": {},
+    "olmo2": {},
+    "gpt_neox": {},
+    "gpt2": {},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "deepseek_v3": {
+        "num_key_value_heads": 4,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+        "n_routed_experts": 4,
+        "n_group": 1,
+        "topk_group": 1,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "first_k_dense_replace": 1,
+    },
+    "granite": {},
+    "cohere": {},
+    "stablelm": {},
+    "starcoder2": {"sliding_window": 7},
+    "mixtral": {**_EXPERTS},
+    "glm4": _HEAD8,
+    "qwen3_moe": {**_HEAD8, **_EXPERTS},
+    "lfm2": {"layer_types": ["conv", "full_attention", "full_attention"]},
+}
+
+
+def tiny_model(model_type: str, seed: int = 0, **overrides: object) -> PreTrainedModel:
+    """A random model whose attention is far from uniform: default initialisation would make every map the null's."""
+    shape = _SHAPE | ARCHITECTURES.get(model_type, {}) | overrides
+    config = AutoConfig.for_model(model_type, **shape)
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() >= 2:
+                parameter.normal_(0, 0.2)
+            elif "sinks" in name:
+                parameter.normal_(0, 1.0)
+    return model.eval()
+
+
+def prompt_ids(n: int, seed: int = 0, vocabulary: int = 99) -> torch.Tensor:
+    """Token ids (1, n) without special tokens."""
+    return torch.randint(3, vocabulary, (1, n), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def eager_maps(model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
+    """What Transformers itself says: (layer, batch, head, query, key) of the layers that attend."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        maps = model(input_ids, output_attentions=True, use_cache=False).attentions
+    finally:
+        model.set_attn_implementation(before)
+    return torch.stack([m.float() for m in maps if m is not None])
