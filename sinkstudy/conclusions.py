@@ -81,9 +81,10 @@ def first_layer_hypothesis(row: pd.Series) -> Verdict:
         return Verdict(None, "no head of the first layer is a sink here, so there is nothing to follow.")
     if pd.isna(row["p_later_given_first"]):
         return Verdict(None, "the model has a single attention layer.")
+    interval = f"{100 * row['ci_low']:.2f} to {100 * row['ci_high']:.2f}%"
     numbers = (
         f"{100 * row['p_later_given_first']:.2f}% of later layers follow a first-layer sink "
-        f"(95% interval {100 * row['ci_low']:.2f} to {100 * row['ci_high']:.2f}%), against "
+        f"(95% interval {'undefined' if pd.isna(row['ci_low']) else interval}), against "
         f"{100 * row['p_later']:.2f}% of all later heads, permutation p = {row['p_value']:.3g}"
     )
     if row["p_later_given_first"] < HOLDS_AT:

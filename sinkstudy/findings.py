@@ -270,9 +270,8 @@ def _methods(t: Tables) -> str:
             "## Methods and limits",
             "Sink score: attention mass on the first token, averaged over queries. Null: that of uniform causal "
             "attention, "
-            "H_n / n. Excess: (score - null) / (1 - null). Intervals: 95% percentile bootstrap over prompts, or over "
-            "heads "
-            "where there is one prompt. p: one-sided permutation of head labels within later layers.",
+            "H_n / n. Excess: (score - null) / (1 - null). Intervals: 95% percentile bootstrap over "
+            "prompts. p: one-sided permutation of head labels within later layers.",
             f"Rules of the conclusions. Sinks: in at least half of the prompts of {rules.MIN_TOKENS} tokens or more. "
             "Length "
             f"effect: mean excess changes by {rules.SMALL_EXCESS_CHANGE:g} or more. Hypothesis: correlation of at "

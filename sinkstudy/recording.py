@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import h5py
@@ -10,11 +11,11 @@ import transformers
 from tqdm import tqdm
 
 from sinkstudy.capture import watch_forward
+from sinkstudy.capture.masses import KEY_CLASSES, Masses
 from sinkstudy.errors import StudyError
-from sinkstudy.masses import KEY_CLASSES, Masses
 from sinkstudy.models import LoadedModel, encode
 from sinkstudy.prompts import Prompt
-from sinkstudy.store import CaptureWriter
+from sinkstudy.store import CaptureWriter, LayerRecord
 
 _TOKENS_PER_BATCH = 4096
 # Rows further from 1 than this are a broken mask or kernel, not rounding.
@@ -28,10 +29,11 @@ def record(path: Path, name: str, loaded: LoadedModel, prompts: list[Prompt], ma
     Raises StudyError naming model, layer and prompt when attention is not finite or does not sum to 1.
     """
     token_ids = {p.id: encode(loaded, p.text, p.id) for p in prompts}
+    decoded = cache(lambda token: loaded.tokenizer.decode([token]))
     with CaptureWriter(path, _attributes(name, loaded), KEY_CLASSES) as writer:
         for prompt in prompts:
             ids = token_ids[prompt.id]
-            writer.add_prompt(prompt, ids, [loaded.tokenizer.decode([i]) for i in ids])
+            writer.begin(prompt, ids, [decoded(i) for i in ids])
         batches = list(_batches(token_ids, maps_max_tokens))
         for batch in tqdm(batches, desc=f"capture {name}", unit="batch"):
             _record_batch(writer, name, loaded, batch, token_ids, maps_max_tokens)
@@ -58,23 +60,24 @@ def _record_batch(
                 raise StudyError(f"{where}: attention is not finite; check the weights and the dtype.")
             if not error <= _ROW_TOLERANCE[loaded.model.dtype]:
                 raise StudyError(f"{where}: attention rows miss a sum of 1 by {error:.1e}; check the model's mask.")
-            writer.add_layer(
-                prompt,
-                layer,
-                key_mass=keys[row, :, :n].numpy(),
-                row_error=error,
-                row_sum=_partial_sums(masses, row, n),
-                attention=None if masses.map is None else masses.map[row, :, :n, :n].cpu().numpy(),
-            )
+            writer.add_layer(prompt, layer, _layer_record(masses, keys, error, row, n))
 
-    watch_forward(loaded.model, padded, write, maps=max(lengths) <= maps_max_tokens)
+    watch_forward(loaded.model, padded, write, maps=max(lengths) <= maps_max_tokens, norms=True)
+    for prompt in batch:
+        writer.finish(prompt)
 
 
-def _partial_sums(masses: Masses, row: int, n: int):
-    """Row sums (head, query), where a learned sink keeps part of the mass; None where rows sum to 1."""
-    if not masses.learned_sinks:
-        return None
-    return masses.row_sum[row, :, :n].cpu().numpy()
+def _layer_record(masses: Masses, keys: torch.Tensor, error: float, row: int, n: int) -> LayerRecord:
+    """One prompt's part of a batch's masses: its row, without the padding."""
+    heads = keys.shape[1]
+    norm = torch.full((heads,), torch.nan) if masses.output_norm is None else masses.output_norm[row, :, :n].mean(-1)
+    return LayerRecord(
+        key_mass=keys[row, :, :n].numpy(),
+        output_norm=norm.cpu().numpy(),
+        row_error=error,
+        row_sum=masses.row_sum[row, :, :n].cpu().numpy() if masses.learned_sinks else None,
+        attention=None if masses.map is None else masses.map[row, :, :n, :n].cpu().numpy(),
+    )
 
 
 def _batches(token_ids: dict[str, list[int]], maps_max_tokens: int) -> Iterable[list[str]]:

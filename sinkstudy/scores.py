@@ -9,7 +9,7 @@ import pandas as pd
 
 from sinkstudy.store import Capture
 
-SCORE_COLUMNS = ("sink_score", "null_score", "excess_score", "tail_score", "is_sink")
+POSITIONS = 4  # the first key classes of a capture are the mass on positions 0 to 3
 
 
 def null_score(n: int | np.ndarray) -> np.ndarray:
@@ -42,11 +42,29 @@ def tail_score(sink_mass: np.ndarray) -> np.ndarray:
     return sink_mass[..., 1:].mean(-1, dtype=float)
 
 
+def strongest_position(key_mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the first four positions draws most mass, and how much, (layer, head) each.
+
+    Averaged over the queries that come after all four, so that no position has a head start; NaN where there is no
+    such query. `key_mass` (layer, head, query, key_class).
+    """
+    if key_mass.shape[2] <= POSITIONS:
+        undefined = np.full(key_mass.shape[:2], np.nan)
+        return undefined, undefined
+    mean = key_mass[:, :, POSITIONS:, :POSITIONS].mean(2, dtype=float)  # (layer, head, position)
+    return mean.argmax(-1), mean.max(-1)
+
+
 def score_table(capture: Capture, model: str, threshold: float) -> pd.DataFrame:
-    """One row per layer and head, at the prompt's whole length."""
+    """One row per layer and head, at the prompt's whole length.
+
+    Beyond the scores: the strongest of the first four positions with its score, and the norm of the head's output
+    relative to the residual stream, near zero for a head that does nothing.
+    """
     score = prefix_scores(capture.sink_mass, capture.row_sum)[..., -1]  # (layer, head)
     null = null_score(capture.n_tokens)
     layers, heads = score.shape
+    position, position_score = strongest_position(capture.key_mass)
     return pd.DataFrame(
         {
             "model": model,
@@ -60,6 +78,9 @@ def score_table(capture: Capture, model: str, threshold: float) -> pd.DataFrame:
             "excess_score": excess_score(score, null).ravel(),
             "tail_score": tail_score(capture.sink_mass).ravel(),
             "is_sink": (score >= threshold).ravel(),
+            "strongest_position": pd.array(position.ravel(), dtype="Int64"),
+            "position_score": position_score.ravel(),
+            "output_norm": capture.output_norm.ravel(),
         }
     )
 
@@ -100,4 +121,5 @@ def head_table(scores: pd.DataFrame) -> pd.DataFrame:
         mean_excess_score=("excess_score", "mean"),
         mean_tail_score=("tail_score", "mean"),
         sink_share=("is_sink", "mean"),
+        mean_output_norm=("output_norm", "mean"),
     ).reset_index()

@@ -7,6 +7,7 @@ carries the base rate, the lift over it, phi, an interval and a permutation p-va
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -29,19 +30,17 @@ def follow_fraction(is_sink: np.ndarray) -> np.ndarray:
     return is_sink[..., 1:, :].mean(axis=-2)
 
 
-def correlate(is_sink: np.ndarray, resampling: Resampling) -> dict[str, float | int | str]:
+def correlate(is_sink: np.ndarray, resampling: Resampling) -> dict[str, float | int]:
     """First-layer-to-later-layer statistics of sink decisions (prompt, layer, head) bool.
 
     Values that are undefined (no first-layer sinks, no later sinks, fewer than two layers) are NaN. The interval
-    is a 95% percentile bootstrap over prompts, or over first-layer sink heads where there is a single prompt. The
-    p-value is the share of permutations of head labels within every later layer (the same ones for all prompts)
-    that reach the observed statistic.
+    is a 95% percentile bootstrap over prompts, undefined for a single one. The p-value is the share of permutations
+    of head labels within every later layer (the same ones for all prompts) that reach the observed statistic.
     """
     first, later = is_sink[:, 0], is_sink[:, 1:]  # (prompt, head), (prompt, layer - 1, head)
     sinks = int(first.sum())
-    row: dict[str, float | int | str] = {"first_layer_sinks": sinks}
+    row: dict[str, float | int] = {"first_layer_sinks": sinks}
     row |= dict.fromkeys(("p_later_given_first", "p_later", "lift", "phi", "ci_low", "ci_high", "p_value"), np.nan)
-    row["interval_over"] = "prompts" if len(is_sink) > 1 else "heads"
     if later.shape[1] == 0:
         return row
     row["p_later"] = float(later.mean())
@@ -52,7 +51,8 @@ def correlate(is_sink: np.ndarray, resampling: Resampling) -> dict[str, float | 
     row["p_later_given_first"] = float(follow[first].mean())
     if row["p_later"] > 0:
         row["lift"] = row["p_later_given_first"] / row["p_later"]
-    row["ci_low"], row["ci_high"] = _bootstrap(first, follow, resampling)
+    if len(is_sink) > 1:
+        row["ci_low"], row["ci_high"] = _bootstrap(first.sum(1), (first * follow).sum(1), resampling)
     row["p_value"] = _permutation_p(first, later, resampling)
     return row
 
@@ -103,15 +103,11 @@ def _phi(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.corrcoef(x.ravel(), y.ravel())[0, 1])
 
 
-def _bootstrap(first: np.ndarray, follow: np.ndarray, resampling: Resampling) -> tuple[float, float]:
-    if len(first) > 1:
-        weight, total = first.sum(1), (first * follow).sum(1)
-    else:
-        total = follow[0][first[0]]
-        weight = np.ones_like(total)
+def _bootstrap(weight: np.ndarray, total: np.ndarray, resampling: Resampling) -> tuple[float, float]:
+    """Percentile interval of sum(total) / sum(weight) over resampled prompts; draws without any weight do not count."""
+    prompts = len(weight)
     rng = np.random.default_rng(resampling.seed)
-    units = len(weight)
-    counts = rng.multinomial(units, np.full(units, 1 / units), size=resampling.bootstrap)
+    counts = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resampling.bootstrap)
     drawn = counts @ weight
     ratios = (counts @ total)[drawn > 0] / drawn[drawn > 0]
     low, high = np.quantile(ratios, [0.025, 0.975])
@@ -122,12 +118,19 @@ def _permutation_p(first: np.ndarray, later: np.ndarray, resampling: Resampling)
     """One-sided permutation p-value, (1 + hits) / (1 + permutations)."""
     # pairs[l, g, h]: prompts in which head g is a sink in the first layer and head h in later layer l. Relabelling
     # the heads of layer l picks one entry per g, so no permutation has to touch the prompts again.
-    pairs = np.einsum("pg,plh->lgh", first.astype(np.int64), later.astype(np.int64))
+    pairs = np.einsum("pg,plh->lgh", first.astype(np.int32), later.astype(np.int32), optimize=True)
     layers, heads = pairs.shape[:2]
     observed = np.trace(pairs, axis1=1, axis2=2).sum()
+    labels = _relabellings(layers, heads, resampling)
+    reached = np.zeros(len(labels), dtype=np.int64)
+    for layer in range(layers):
+        reached += pairs[layer, np.arange(heads), labels[:, layer]].sum(1)
+    return (1 + int((reached >= observed).sum())) / (1 + resampling.permutations)
+
+
+@lru_cache(maxsize=1)
+def _relabellings(layers: int, heads: int, resampling: Resampling) -> np.ndarray:
+    """Random orders of the heads of every layer, (permutation, layer, head); the same for every row of a table."""
     rng = np.random.default_rng(resampling.seed)
-    hits = 0
-    for _ in range(resampling.permutations):
-        labels = rng.permuted(np.broadcast_to(np.arange(heads), (layers, heads)), axis=1)
-        hits += pairs[np.arange(layers)[:, None], np.arange(heads), labels].sum() >= observed
-    return (1 + hits) / (1 + resampling.permutations)
+    order = np.broadcast_to(np.arange(heads, dtype=np.int16), (resampling.permutations, layers, heads))
+    return rng.permuted(order, axis=2)

@@ -2,21 +2,22 @@
 
 Layout (attributes of the file hold the schema version, provenance and `complete`)::
 
-    /{prompt}/token_ids   (query,) int32
-    /{prompt}/tokens      (query,) UTF-8 strings, each token decoded by itself
-    /{prompt}/sink_mass   (layer, head, query) float32
-    /{prompt}/key_mass    (layer, head, query, key_class) float32
-    /{prompt}/row_sum     (layer, head, query) float32, only where rows sum to less than 1 (learned sinks)
-    /{prompt}/attention   (layer, head, query, key) float16, only for prompts up to maps_max_tokens
+    /{prompt}/token_ids    (query,) int32
+    /{prompt}/tokens       (query,) UTF-8 strings, each token decoded by itself
+    /{prompt}/layers       (layer,) int32, true layer indices: in some models only some layers attend
+    /{prompt}/sink_mass    (layer, head, query) float32
+    /{prompt}/key_mass     (layer, head, query, key_class) float32; the classes are its attribute `key_classes`
+    /{prompt}/output_norm  (layer, head) float32, mean over queries; NaN where it could not be measured
+    /{prompt}/row_sum      (layer, head, query) float32, only where rows sum to less than 1 (learned sinks)
+    /{prompt}/attention    (layer, head, query, key) float16, only for prompts up to maps_max_tokens
 
-Group attributes: `set`, `n_tokens`, `row_sum_error`. The dimension scale `layers` gives the true layer index of
-each row, for models in which only some layers attend.
+Group attributes: `set`, `n_tokens`, `row_sum_error`.
 """
 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
@@ -26,30 +27,50 @@ from sinkstudy.errors import StudyError
 from sinkstudy.prompts import Prompt
 
 SCHEMA = 1
-_AXES = {
-    "sink_mass": ("layer", "head", "query"),
-    "row_sum": ("layer", "head", "query"),
-    "key_mass": ("layer", "head", "query", "key_class"),
-    "attention": ("layer", "head", "query", "key"),
-}
+_AXES = ("layer", "head", "query", "key")
 # Fletcher-32 makes a flipped bit an error at reading instead of a wrong number.
 _FILTERS = {"compression": "gzip", "compression_opts": 4, "shuffle": True, "fletcher32": True}
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """What is stored of one layer of one prompt, see the layout above; the first key class is the first token."""
+
+    key_mass: np.ndarray
+    output_norm: np.ndarray
+    row_error: float
+    row_sum: np.ndarray | None = None
+    attention: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Capture:
-    """One prompt's capture without its maps. `layers` (layer,) are true layer indices; `row_sum` None means 1."""
+    """One prompt's capture without its maps. `layers` are true layer indices; `row_sum` None means 1."""
 
     prompt: str
     set: str
     token_ids: np.ndarray
     layers: np.ndarray
     sink_mass: np.ndarray
+    key_mass: np.ndarray
+    output_norm: np.ndarray
     row_sum: np.ndarray | None
 
     @property
     def n_tokens(self) -> int:
         return len(self.token_ids)
+
+
+@dataclass
+class _Pending:
+    """One prompt's layers so far. Maps go to disk as they come; the rest is linear in length and waits."""
+
+    prompt: Prompt
+    token_ids: list[int]
+    tokens: list[str]
+    layers: list[int] = field(default_factory=list)
+    records: list[LayerRecord] = field(default_factory=list)
 
 
 class CaptureWriter:
@@ -62,63 +83,71 @@ class CaptureWriter:
         self.path = path
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._attributes = dict(attributes)
-        self._key_classes = key_classes
+        self._key_classes = list(key_classes)
+        self._pending: dict[str, _Pending] = {}
 
     def __enter__(self) -> "CaptureWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = h5py.File(self._temporary, "w", libver=("v110", "v110"), track_order=True)
         self._file.attrs.update(self._attributes | {"schema": SCHEMA, "complete": False})
-        self._file["key_classes"] = np.array(self._key_classes, dtype=h5py.string_dtype())
-        self._file["key_classes"].make_scale("key_class")
         return self
 
-    def add_prompt(self, prompt: Prompt, token_ids: list[int], tokens: list[str]) -> None:
-        group = self._file.create_group(prompt.id)
-        group.attrs.update({"set": prompt.set, "n_tokens": len(token_ids), "row_sum_error": 0.0})
-        group["token_ids"] = np.array(token_ids, dtype=np.int32)
-        group["token_ids"].dims[0].label = "query"
-        group["tokens"] = np.array(tokens, dtype=h5py.string_dtype())
-        group["tokens"].dims[0].label = "query"
-        layers = group.create_dataset("layers", (0,), np.int32, maxshape=(None,))
-        layers.make_scale("layer")
+    def begin(self, prompt: Prompt, token_ids: list[int], tokens: list[str]) -> None:
+        """Open a prompt's group; its layers follow, in any order, then `finish`."""
+        self._file.create_group(prompt.id)
+        self._pending[prompt.id] = _Pending(prompt, token_ids, tokens)
 
-    def add_layer(
-        self,
-        prompt: str,
-        layer: int,
-        key_mass: np.ndarray,
-        row_error: float,
-        row_sum: np.ndarray | None = None,
-        attention: np.ndarray | None = None,
-    ) -> None:
-        """Append one layer: `key_mass` (head, query, key_class) with the first key as class 0, and the like."""
-        group = self._file[prompt]
-        layers = group["layers"]
-        layers.resize(len(layers) + 1, axis=0)
-        layers[-1] = layer
-        _append(group, "sink_mass", key_mass[..., 0], np.float32)
-        _append(group, "key_mass", key_mass, np.float32)
-        if row_sum is not None:
-            _append(group, "row_sum", row_sum, np.float32)
-        if attention is not None:
-            _append(group, "attention", attention, np.float16)
-        group.attrs["row_sum_error"] = max(group.attrs["row_sum_error"], row_error)
+    def add_layer(self, prompt: str, layer: int, record: LayerRecord) -> None:
+        pending = self._pending[prompt]
+        if record.attention is not None:
+            self._append_map(self._file[prompt], record.attention)
+        pending.layers.append(layer)
+        pending.records.append(LayerRecord(record.key_mass, record.output_norm, record.row_error, record.row_sum))
+
+    def finish(self, prompt: str) -> None:
+        """Write what waited and let go of it."""
+        pending, group = self._pending.pop(prompt), self._file[prompt]
+        records = pending.records
+        group.attrs["set"] = pending.prompt.set
+        group.attrs["n_tokens"] = len(pending.token_ids)
+        group.attrs["row_sum_error"] = max(record.row_error for record in records)
+        group["token_ids"] = np.array(pending.token_ids, np.int32)
+        group["tokens"] = np.array(pending.tokens, h5py.string_dtype())
+        group["layers"] = np.array(pending.layers, np.int32)
+        group["output_norm"] = np.stack([record.output_norm for record in records]).astype(np.float32)
+        key_mass = np.stack([record.key_mass for record in records])  # (layer, head, query, key_class)
+        _create(group, "sink_mass", key_mass[..., 0], _AXES[:3])
+        _create(group, "key_mass", key_mass, (*_AXES[:3], "key_class"))
+        group["key_mass"].attrs["key_classes"] = self._key_classes
+        if records[0].row_sum is not None:
+            _create(group, "row_sum", np.stack([record.row_sum for record in records]), _AXES[:3])
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         try:
             if kind is None:
-                self._finish()
+                self._complete()
         finally:
             # Closing a file whose disk is full raises again; the first error is the one worth reading.
             with suppress(Exception):
                 self._file.close()
             self._temporary.unlink(missing_ok=True)
 
-    def _finish(self) -> None:
-        for group in _groups(self._file):
-            group["key_mass"].dims[3].attach_scale(self._file["key_classes"])
-            for name in _AXES.keys() & group.keys():
-                group[name].dims[0].attach_scale(group["layers"])
+    def _append_map(self, group: h5py.Group, attention: np.ndarray) -> None:
+        if "attention" not in group:
+            heads, n = attention.shape[:2]
+            together = max(1, min(heads, _CHUNK_BYTES // (2 * n * n)))
+            shape, chunks = (None, *attention.shape), (1, together, n, n)
+            dataset = group.create_dataset(
+                "attention", (0, *shape[1:]), np.float16, maxshape=shape, chunks=chunks, **_FILTERS
+            )
+            _label(dataset, _AXES)
+        dataset = group["attention"]
+        dataset.resize(len(dataset) + 1, axis=0)
+        dataset[-1] = attention
+
+    def _complete(self) -> None:
+        if self._pending:
+            raise RuntimeError(f"prompts begun but not finished: {', '.join(self._pending)}")
         self._file.attrs["complete"] = True
         self._file.close()
         with self._temporary.open("rb+") as stream:
@@ -129,13 +158,13 @@ class CaptureWriter:
 
 
 def read_captures(paths: list[Path]) -> Iterator[Capture]:
-    """The captures of several files, one at a time, in file order and then in prompt order.
+    """The captures of several files, one at a time, in the order in which they were written.
 
     Raises StudyError naming the file when it is not a complete capture of this schema or cannot be read.
     """
     for path in paths:
         with open_capture(path) as file:
-            for group in _groups(file):
+            for group in file.values():
                 yield _read_group(path, group)
 
 
@@ -169,41 +198,34 @@ def open_capture(path: Path) -> h5py.File:
     return file
 
 
-def _groups(file: h5py.File) -> list[h5py.Group]:
-    return [item for item in file.values() if isinstance(item, h5py.Group)]
+def _create(group: h5py.Group, name: str, values: np.ndarray, axes: tuple[str, ...]) -> None:
+    chunks = values.shape if values.nbytes <= _CHUNK_BYTES else (1, *values.shape[1:])
+    _label(group.create_dataset(name, data=values.astype(np.float32), chunks=chunks, **_FILTERS), axes)
 
 
-def _append(group: h5py.Group, name: str, values: np.ndarray, dtype: type) -> None:
-    if name not in group:
-        group.create_dataset(
-            name,
-            (0, *values.shape),
-            dtype,
-            maxshape=(None, *values.shape),
-            chunks=(1, *values.shape) if name != "attention" else (1, 1, *values.shape[1:]),
-            **_FILTERS,
-        )
-        for axis, label in zip(group[name].dims, _AXES[name], strict=True):
-            axis.label = label
-    dataset = group[name]
-    dataset.resize(len(dataset) + 1, axis=0)
-    dataset[-1] = values
+def _label(dataset: h5py.Dataset, axes: tuple[str, ...]) -> None:
+    for dimension, label in zip(dataset.dims, axes, strict=True):
+        dimension.label = label
 
 
 def _read_group(path: Path, group: h5py.Group) -> Capture:
+    name = group.name.lstrip("/")
+    again = "delete the file and rerun to capture again"
     try:
         capture = Capture(
-            prompt=group.name.lstrip("/"),
+            prompt=name,
             set=group.attrs["set"],
             token_ids=group["token_ids"][()],
             layers=group["layers"][()],
             sink_mass=group["sink_mass"][()],
+            key_mass=group["key_mass"][()],
+            output_norm=group["output_norm"][()],
             row_sum=group["row_sum"][()] if "row_sum" in group else None,
         )
     except (OSError, KeyError) as error:
-        raise StudyError(f"{path}: prompt {group.name!r} is damaged ({error}); delete the file and rerun.") from None
+        raise StudyError(f"{path}: prompt {name!r} is damaged ({error}); {again}.") from None
     if capture.sink_mass.shape[::2] != (len(capture.layers), capture.n_tokens):
-        raise StudyError(f"{path}: prompt {group.name!r} has axes that do not fit; delete the file and rerun.")
+        raise StudyError(f"{path}: prompt {name!r} has axes that do not fit each other; {again}.")
     if not np.isfinite(capture.sink_mass).all():
-        raise StudyError(f"{path}: prompt {group.name!r} holds values that are not finite; delete the file and rerun.")
+        raise StudyError(f"{path}: prompt {name!r} holds values that are not finite; {again}.")
     return capture

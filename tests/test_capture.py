@@ -2,16 +2,18 @@
 
 import pytest
 import torch
-from tiny import ARCHITECTURES, eager_maps, prompt_ids, tiny_model
+from tiny import ALL, SELF_ATTENDING, eager_maps, prompt_ids, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
-from sinkstudy import masses as masses_module
+from sinkstudy.capture import masses as masses_module
 from sinkstudy.capture import sink_mass, watch_forward
+from sinkstudy.capture.eager import watch_eagerly
+from sinkstudy.capture.masses import AttentionCall, blockwise, can_fuse, explicit, from_map, fused
 from sinkstudy.errors import StudyError
-from sinkstudy.masses import AttentionCall, blockwise, can_fuse, explicit, fused
 
 
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("model_type", ALL)
 @pytest.mark.parametrize("n", [1, 2, 40])
 def test_sink_mass_equals_eager_attention(model_type, n):
     model, ids = tiny_model(model_type), prompt_ids(n)
@@ -117,16 +119,65 @@ def test_the_model_is_left_as_it_was():
     assert torch.equal(model(ids).logits, before)
 
 
-def test_a_model_that_computes_attention_by_itself_is_refused():
-    config = AutoConfig.for_model("bloom", vocab_size=99, hidden_size=32, n_layer=2, n_head=4)
+@pytest.mark.parametrize("model_type", SELF_ATTENDING)
+def test_self_attending_models_give_up_their_maps_a_layer_at_a_time(model_type):
+    model, ids = tiny_model(model_type), prompt_ids(12)
+    expected = eager_maps(model, ids)
+    layers = captured(model, ids, maps=True)
+    torch.testing.assert_close(torch.stack([layers[i].map for i in range(3)]), expected, atol=1e-6, rtol=0)
+    with watch_eagerly(model, lambda layer, masses: None, maps=False):
+        assert set(model.base_model(ids, output_attentions=True).attentions) == {None}
+
+
+def test_a_model_without_attention_is_refused_in_one_sentence():
+    config = AutoConfig.for_model("mamba", vocab_size=99, hidden_size=32, state_size=4, num_hidden_layers=2)
     model = AutoModelForCausalLM.from_config(config).eval()
-    with pytest.raises(StudyError, match="model type 'bloom'"):
+    with pytest.raises(StudyError, match="model type 'mamba' cannot be captured"):
         sink_mass(model, prompt_ids(5))
-    assert model.config._attn_implementation != "sinkstudy_capture"
+
+
+def test_weights_that_look_ahead_are_an_error_of_the_row():
+    attention = torch.full((1, 2, 6, 6), 1 / 6)
+    assert from_map(attention, keep_map=False).row_error > 0.5
+    call = AttentionCall(*torch.randn(3, 1, 2, 6, 8), scale=1.0, mask=torch.ones(1, 1, 6, 6, dtype=torch.bool))
+    assert blockwise(call)[1].row_error > 0.1
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "opt", "gpt_neox", "phi", "deepseek_v3", "gpt_oss", "lfm2"])
+def test_output_norms_equal_each_heads_own_contribution(model_type):
+    model, ids = tiny_model(model_type), prompt_ids(11)
+    found = {}
+    watch_forward(model, ids, lambda layer, masses: found.update({layer: masses.output_norm}), norms=True)
+    for layer, norms in found.items():
+        heads = norms.shape[1]
+        decoder = next(m for m in model.modules() if has_attention(m, layer))
+        attention = next(c for c in decoder.children() if getattr(c, "layer_idx", None) == layer)
+        projection = [c for c in attention.children() if isinstance(c, torch.nn.Linear | Conv1D)][-1]
+        inputs, streams = [], []
+        handles = [
+            projection.register_forward_pre_hook(lambda _, args, keep=inputs: keep.append(args[0])),
+            decoder.register_forward_pre_hook(lambda _, args, keep=streams: keep.append(args[0])),
+        ]
+        with torch.no_grad():
+            model(ids)
+            for handle in handles:
+                handle.remove()
+            bias = projection(torch.zeros_like(inputs[0]))
+            for head in range(heads):
+                alone = torch.zeros_like(inputs[0])
+                width = alone.shape[-1] // heads
+                alone[..., head * width : (head + 1) * width] = inputs[0][..., head * width : (head + 1) * width]
+                expected = (projection(alone) - bias).norm(dim=-1) / streams[0].norm(dim=-1)
+                torch.testing.assert_close(norms[:, head], expected, atol=1e-5, rtol=1e-4)
+
+
+def has_attention(module, layer):
+    children = list(module.children())
+    return not isinstance(module, torch.nn.ModuleList) and any(getattr(c, "layer_idx", None) == layer for c in children)
 
 
 def test_a_lost_sliding_window_mask_is_refused(monkeypatch):
-    monkeypatch.setattr("sinkstudy.capture.sdpa_mask", lambda *args, **kwargs: None)
+    monkeypatch.setattr("sinkstudy.capture.interface.sdpa_mask", lambda *args, **kwargs: None)
     with pytest.raises(StudyError, match="sliding window of 7"):
         sink_mass(tiny_model("mistral"), prompt_ids(20))
 

@@ -13,6 +13,7 @@ from sinkstudy.scores import (
     null_score,
     prefix_scores,
     score_table,
+    strongest_position,
     tail_score,
 )
 from sinkstudy.store import Capture
@@ -29,6 +30,9 @@ SCORE_COLUMNS = [
     "excess_score",
     "tail_score",
     "is_sink",
+    "strongest_position",
+    "position_score",
+    "output_norm",
 ]
 LENGTH_COLUMNS = [
     "model",
@@ -59,12 +63,15 @@ def score_of(attention: np.ndarray) -> float:
 def capture_of(maps: np.ndarray, prompt: str = "p", set_name: str = "s", layers: list[int] | None = None) -> Capture:
     n = maps.shape[-1]
     row_sum = maps.sum(-1)
+    position = [maps[..., i] if i < n else np.zeros_like(row_sum) for i in range(4)]
     return Capture(
         prompt=prompt,
         set=set_name,
         token_ids=np.arange(n, dtype=np.int32),
         layers=np.arange(len(maps)) if layers is None else np.array(layers),
         sink_mass=maps[..., 0],
+        key_mass=np.stack([*position, np.diagonal(maps, axis1=2, axis2=3)], axis=-1),
+        output_norm=np.arange(maps.shape[0] * maps.shape[1]).reshape(maps.shape[:2]) / 8,
         row_sum=None if np.allclose(row_sum, 1) else row_sum,
     )
 
@@ -155,11 +162,39 @@ def test_score_table_equals_a_loop_over_layers_and_heads(maps, threshold):
         assert row["sink_score"] == pytest.approx(score)
         assert row["null_score"] == pytest.approx(null)
         assert row["is_sink"] == (row["sink_score"] >= threshold)
+        assert row["output_norm"] == (i * maps.shape[1] + head) / 8
         if n == 1:
             assert np.isnan([row["excess_score"], row["tail_score"]]).all()
         else:
             assert row["excess_score"] == pytest.approx((score - null) / (1 - null))
             assert row["tail_score"] == pytest.approx(sum(maps[i, head, 1:, 0]) / (n - 1))
+        if n <= 4:
+            assert pd.isna(row["strongest_position"])
+            assert np.isnan(row["position_score"])
+        else:
+            means = [sum(maps[i, head, 4:, key]) / (n - 4) for key in range(4)]
+            assert row["position_score"] == pytest.approx(max(means))
+            assert row["strongest_position"] == means.index(max(means))
+
+
+def test_the_strongest_position_is_averaged_over_queries_that_see_all_four():
+    """The first four queries, which must attend to early positions, would make it position 0."""
+    mass = np.zeros((1, 1, 6, 6))
+    mass[0, 0, :4, 0] = 1
+    mass[0, 0, 4:, 2] = [0.5, 0.7]
+    mass[0, 0, 4:, 4] = 0.9  # the query's own position is no candidate
+    position, score = strongest_position(mass)
+    assert position.tolist() == [[2]]
+    np.testing.assert_allclose(score, [[0.6]])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n", [1, 4])
+def test_no_position_is_the_strongest_where_no_query_comes_after_them(n):
+    position, score = strongest_position(np.ones((2, 3, n, 6)))
+    assert position.shape == score.shape == (2, 3)
+    assert np.isnan(position).all()
+    assert np.isnan(score).all()
 
 
 def test_a_score_equal_to_the_threshold_is_a_sink():
@@ -205,17 +240,18 @@ def test_last_rows_of_the_length_table_agree_with_the_score_table():
 
 
 def score_rows(*rows: tuple) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=SCORE_COLUMNS)
+    """Rows of a score table without the columns on positions."""
+    return pd.DataFrame(rows, columns=[c for c in SCORE_COLUMNS if "position" not in c])
 
 
 def test_head_table_averages_each_head_over_the_prompts_of_a_set_and_over_all():
     scores = score_rows(
-        ("m", "short", "a", 2, 0, 0, 0.9, 0.75, 0.6, 0.8, True),
-        ("m", "short", "a", 2, 0, 1, 0.7, 0.75, -0.2, 0.4, False),
-        ("m", "short", "b", 4, 0, 0, 0.5, 0.52, 0.1, 0.2, False),
-        ("m", "short", "b", 4, 0, 1, 0.6, 0.52, 0.3, 0.6, False),
-        ("m", "long", "c", 9, 0, 0, 1.0, 0.31, 1.0, 1.0, True),
-        ("m", "long", "c", 9, 0, 1, 0.2, 0.31, 0.0, 0.2, False),
+        ("m", "short", "a", 2, 0, 0, 0.9, 0.75, 0.6, 0.8, True, 0.1),
+        ("m", "short", "a", 2, 0, 1, 0.7, 0.75, -0.2, 0.4, False, 0.2),
+        ("m", "short", "b", 4, 0, 0, 0.5, 0.52, 0.1, 0.2, False, 0.3),
+        ("m", "short", "b", 4, 0, 1, 0.6, 0.52, 0.3, 0.6, False, 0.4),
+        ("m", "long", "c", 9, 0, 0, 1.0, 0.31, 1.0, 1.0, True, 0.8),
+        ("m", "long", "c", 9, 0, 1, 0.2, 0.31, 0.0, 0.2, False, 0.0),
     )
     heads = head_table(scores)
     assert heads.columns.tolist() == [
@@ -230,23 +266,24 @@ def test_head_table_averages_each_head_over_the_prompts_of_a_set_and_over_all():
         "mean_excess_score",
         "mean_tail_score",
         "sink_share",
+        "mean_output_norm",
     ]
     rows = heads.set_index(["set", "head"])
     assert sorted(rows.index) == [("all", 0), ("all", 1), ("long", 0), ("long", 1), ("short", 0), ("short", 1)]
     expected = {
-        ("short", 0): (2, 3.0, 0.7, 0.635, 0.35, 0.5, 0.5),
-        ("short", 1): (2, 3.0, 0.65, 0.635, 0.05, 0.5, 0.0),
-        ("long", 0): (1, 9.0, 1.0, 0.31, 1.0, 1.0, 1.0),
-        ("all", 0): (3, 5.0, 0.8, 1.58 / 3, 1.7 / 3, 2 / 3, 2 / 3),
-        ("all", 1): (3, 5.0, 0.5, 1.58 / 3, 0.1 / 3, 0.4, 0.0),
+        ("short", 0): (2, 3.0, 0.7, 0.635, 0.35, 0.5, 0.5, 0.2),
+        ("short", 1): (2, 3.0, 0.65, 0.635, 0.05, 0.5, 0.0, 0.3),
+        ("long", 0): (1, 9.0, 1.0, 0.31, 1.0, 1.0, 1.0, 0.8),
+        ("all", 0): (3, 5.0, 0.8, 1.58 / 3, 1.7 / 3, 2 / 3, 2 / 3, 0.4),
+        ("all", 1): (3, 5.0, 0.5, 1.58 / 3, 0.1 / 3, 0.4, 0.0, 0.2),
     }
     for index, values in expected.items():
         np.testing.assert_allclose(rows.loc[index].iloc[2:].astype(float), values, atol=1e-12)
 
 
 def test_head_table_keeps_models_apart():
-    one = ("s", "p", 2, 0, 0, 0.5, 0.75, -1.0, 0.0, False)
-    other = ("s", "p", 2, 0, 0, 1.0, 0.75, 1.0, 1.0, True)
+    one = ("s", "p", 2, 0, 0, 0.5, 0.75, -1.0, 0.0, False, 0.1)
+    other = ("s", "p", 2, 0, 0, 1.0, 0.75, 1.0, 1.0, True, 0.1)
     heads = head_table(score_rows(("x", *one), ("y", *other)))
     every = heads[heads["set"] == "all"].set_index("model")
     assert every["mean_sink_score"].to_dict() == {"x": 0.5, "y": 1.0}
@@ -256,8 +293,8 @@ def test_head_table_keeps_models_apart():
 def test_head_table_leaves_one_token_prompts_out_of_scores_that_are_undefined_for_them():
     nan = float("nan")
     scores = score_rows(
-        ("m", "one", "a", 1, 0, 0, 1.0, 1.0, nan, nan, True),
-        ("m", "two", "b", 2, 0, 0, 0.875, 0.75, 0.5, 0.75, False),
+        ("m", "one", "a", 1, 0, 0, 1.0, 1.0, nan, nan, True, 0.1),
+        ("m", "two", "b", 2, 0, 0, 0.875, 0.75, 0.5, 0.75, False, 0.1),
     )
     heads = head_table(scores).set_index("set")
     assert heads.loc["all", ["mean_excess_score", "mean_tail_score"]].tolist() == [0.5, 0.75]

@@ -174,7 +174,7 @@ def test_edited_library_code_reruns_the_stages_that_use_it(tmp_path):
         "simulated_figure",
         "comparison_figures",
     }
-    assert "capture" in edit("masses.py", r"_BLOCK = \d+", "_BLOCK = 64")
+    assert "capture" in edit("capture/masses.py", r"_BLOCK = \d+", "_BLOCK = 64")
     assert not edit("stats.py", r"0\.025", "0.05").keys() & {"capture", "scores", "lengths", "benchmark"}
-    assert edit("masses.py", r'"""Attention mass', '"""The attention mass') == {}
+    assert edit("capture/masses.py", r'"""Attention mass', '"""The attention mass') == {}
     assert edit("stats.py", r"\nfrom collections", "\n# a comment\nfrom collections") == {}

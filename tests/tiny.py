@@ -57,10 +57,19 @@ ARCHITECTURES: dict[str, dict] = {
     "lfm2": {"layer_types": ["conv", "full_attention", "full_attention"]},
 }
 
+# Architectures that compute attention by themselves and are watched through their eager weights.
+SELF_ATTENDING: dict[str, dict] = {
+    "falcon": {"new_decoder_architecture": False, "multi_query": True, "alibi": False},
+    "bloom": {},
+    "gptj": {"rotary_dim": 4},
+    "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 3, "max_seq_len": 512},
+}
+ALL = ARCHITECTURES | SELF_ATTENDING
+
 
 def tiny_model(model_type: str, seed: int = 0, **overrides: object) -> PreTrainedModel:
     """A random model whose attention is far from uniform: default initialisation would make every map the null's."""
-    shape = _SHAPE | ARCHITECTURES.get(model_type, {}) | overrides
+    shape = _SHAPE | ALL.get(model_type, {}) | overrides
     config = AutoConfig.for_model(model_type, **shape)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -82,9 +91,11 @@ def prompt_ids(n: int, seed: int = 0, vocabulary: int = 99) -> torch.Tensor:
 def eager_maps(model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
     """What Transformers itself says: (layer, batch, head, query, key) of the layers that attend."""
     before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
+    if model._can_set_attn_implementation():
+        model.set_attn_implementation("eager")
     try:
         maps = model(input_ids, output_attentions=True, use_cache=False).attentions
     finally:
-        model.set_attn_implementation(before)
+        if model._can_set_attn_implementation():
+            model.set_attn_implementation(before)
     return torch.stack([m.float() for m in maps if m is not None])

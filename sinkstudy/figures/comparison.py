@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sinkstudy.figures.style import COLOURS, new_figure
+from sinkstudy.figures.style import COLOURS, new_figure, styled
 
 _HATCHES = ("", "///", "...", "xx", "++")
 
 
+@styled
 def comparison_figure(comparison: pd.DataFrame, title: str) -> Figure:
     """Sink percentage, null-corrected score and first-to-later-layer correlation, a bar per side.
 
@@ -55,5 +56,5 @@ def comparison_figure(comparison: pd.DataFrame, title: str) -> Figure:
         )
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(sides))
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(title)
     return figure

@@ -6,24 +6,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sinkstudy.figures.style import COLOURS, SCORE_MAP, THRESHOLD_STYLE, new_figure
+from sinkstudy.figures.style import COLOURS, SCORE_MAP, THRESHOLD_STYLE, new_figure, styled
 
 _MAX_WRITTEN_CELLS = 160
 
 
+@styled
 def score_heatmap(heads: pd.DataFrame) -> Figure:
     """Mean sink score and mean excess score side by side; `heads` holds one model and set of the head table."""
     figure, axes = new_figure(*_size(heads, panels=2), columns=2)
     first = heads.iloc[0]
-    panels = (("mean_sink_score", "sink score"), ("mean_excess_score", "excess over uniform attention"))
+    panels = (("mean_sink_score", "sink score"), ("mean_excess_score", "excess score"))
     for ax, (column, label) in zip(axes, panels, strict=True):
         image = _matrix(ax, _pivot(heads, column))
         figure.colorbar(image, ax=ax, shrink=0.85, label=f"mean {label}")
         ax.set_title(label)
-    figure.suptitle(f"{first['model']}, set “{first['set']}”: {_prompts(first)}", fontsize=9)
+    figure.suptitle(f"{first['model']}, set “{first['set']}”: {_prompts(first)}")
     return figure
 
 
+@styled
 def contour_heatmap(heads: pd.DataFrame, threshold: float) -> Figure:
     """Mean sink score with the border of the region at or above `threshold` drawn in."""
     figure, (ax,) = new_figure(*_size(heads, panels=1))
@@ -31,14 +33,13 @@ def contour_heatmap(heads: pd.DataFrame, threshold: float) -> Figure:
     image = _matrix(ax, score)
     outline(ax, score.to_numpy() >= threshold)
     figure.colorbar(image, ax=ax, shrink=0.85, label="mean sink score")
-    first = heads.iloc[0]
     inside = int((score.to_numpy() >= threshold).sum())
-    ax.set_title(
-        f"{first['model']}, {_prompts(first)}\n{inside} of {score.size} heads at {threshold:g} or more (outlined)"
-    )
+    ax.set_title(f"{inside} of {score.size} heads at {threshold:g} or more (outlined)", fontsize=7.5)
+    figure.suptitle(f"{heads.iloc[0]['model']}, {_prompts(heads.iloc[0])}", fontsize=8)
     return figure
 
 
+@styled
 def layer_bars(heads: pd.DataFrame, threshold: float) -> Figure:
     """Mean score per layer with every head as a dot, the null score as a tick, and the threshold line."""
     figure, (ax,) = new_figure(3.5, 2.6)

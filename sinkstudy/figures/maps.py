@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from sinkstudy.figures.style import SCORE_MAP, new_figure
+from sinkstudy.figures.style import SCORE_MAP, new_figure, styled
 
 _MAX_LABELS = 40
 
@@ -21,6 +21,7 @@ class ExampleMap:
     attention: np.ndarray
 
 
+@styled
 def maps_figure(model: str, prompt: str, tokens: list[str], examples: list[ExampleMap]) -> Figure:
     """Example maps side by side; token labels where there are few enough to read."""
     figure, axes = new_figure(3.4 * len(examples) + 0.6, 3.6, columns=len(examples))
@@ -35,7 +36,7 @@ def maps_figure(model: str, prompt: str, tokens: list[str], examples: list[Examp
             ax.set_xticks(range(len(tokens)), labels, rotation=90, fontsize=size)
             ax.set_yticks(range(len(tokens)), labels, fontsize=size)
     figure.colorbar(image, ax=axes, shrink=0.8, label="attention")
-    figure.suptitle(f"{model}, prompt “{prompt}” ({len(tokens)} tokens)", fontsize=9)
+    figure.suptitle(f"{model}, prompt “{prompt}” ({len(tokens)} tokens)")
     return figure
 
 

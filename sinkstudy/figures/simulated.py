@@ -3,9 +3,10 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from sinkstudy.figures.style import SCORE_MAP, new_figure, watermark
+from sinkstudy.figures.style import SCORE_MAP, new_figure, styled, watermark
 
 
+@styled
 def simulated_figure(preset: str, lengths: list[int], scores: np.ndarray, is_sink: np.ndarray) -> Figure:
     """`scores` and `is_sink` (length, layer, head): scores above, sink decisions below, a column per length."""
     columns = len(lengths)
@@ -21,5 +22,5 @@ def simulated_figure(preset: str, lengths: list[int], scores: np.ndarray, is_sin
     for ax in (axes[0], axes[columns]):
         ax.set_ylabel("simulated layer")
     figure.colorbar(image, ax=axes[:columns], shrink=0.9, label="simulated score")
-    figure.suptitle(f"SIMULATED {preset}: scores (above) and sink decisions (below, dark: sink)", fontsize=9)
+    figure.suptitle(f"SIMULATED {preset}: scores (above) and sink decisions (below, dark: sink)")
     return figure

@@ -1,5 +1,7 @@
 """One look for every figure, and one way to save it."""
 
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 
 import matplotlib as mpl
@@ -19,6 +21,7 @@ _RC = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 8.5,
+    "figure.titlesize": 9,
     "axes.labelsize": 8,
     "legend.fontsize": 7,
     "legend.frameon": False,
@@ -30,15 +33,34 @@ _RC = {
 }
 
 
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Decorator: draw under the study's settings, which artists read when they are made."""
+
+    @wraps(draw)
+    def wrapper(*args: object, **kwargs: object) -> Figure:
+        with mpl.rc_context(_RC):
+            return draw(*args, **kwargs)
+
+    return wrapper
+
+
 def new_figure(
     width: float, height: float, columns: int = 1, rows: int = 1, **grid: object
 ) -> tuple[Figure, list[Axes]]:
     """A figure of `width` x `height` inches with its axes in reading order."""
-    with mpl.rc_context(_RC):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(rows, columns, squeeze=False, **grid).ravel().tolist()
-    return figure, axes
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False, **grid).ravel().tolist()
+
+
+def length_axis(axes: Axes, longest: int) -> None:
+    """A logarithmic axis of prompt lengths with plain numbers at it."""
+    axes.set_xscale("log")
+    ticks = [n for n in (1, 2, 5, 10, 24, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768) if n <= longest]
+    ticks = ticks[:: 1 + len(ticks) // 10]
+    axes.set_xticks(ticks, [str(n) for n in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("prompt length (tokens)")
 
 
 def save(figure: Figure, png: Path, svg: Path) -> None:

@@ -3,9 +3,10 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sinkstudy.figures.style import COLOURS, DASHES, MARKERS, new_figure
+from sinkstudy.figures.style import COLOURS, DASHES, MARKERS, new_figure, styled
 
 
+@styled
 def timing_figure(benchmark: pd.DataFrame) -> Figure:
     """Median time with interquartile range, and speedup over SDPA, against prompt length (smallest batch)."""
     rows = benchmark[(benchmark["phase"] == "prefill") & (benchmark["batch"] == benchmark["batch"].min())]
@@ -31,5 +32,5 @@ def timing_figure(benchmark: pd.DataFrame) -> Figure:
         ax.grid(alpha=0.25, linewidth=0.5)
     figure.legend(loc="outside lower center", ncols=3)
     device = rows["device"].iloc[0]
-    figure.suptitle(f"{rows['model'].iloc[0]} on {device}, batch {rows['batch'].iloc[0]}", fontsize=9)
+    figure.suptitle(f"{rows['model'].iloc[0]} on {device}, batch {rows['batch'].iloc[0]}")
     return figure

@@ -30,7 +30,7 @@ class Recipe:
     tokens: int = 64
     context: int = 2048
     batch: int = 32
-    steps: int = 6000
+    steps: int = 4000
     warmup: int = 100
     learning_rate: float = 3e-3
     weight_decay: float = 0.0

@@ -44,7 +44,7 @@ class Masses:
     before it. `row_sum` (batch, head, query): the mass on all keys, or None where it was checked on sampled rows
     instead. `row_error`: scalar, the largest |row sum - 1| seen (learned sinks counted in the sum).
     `learned_sinks`: whether a learned sink takes part of each row, so that `row_sum` is below 1 by design.
-    `map` (batch, head, query, key): only from `explicit`.
+    `map` (batch, head, query, key): only from `explicit`. `output_norm` (batch, head, query): see `norms`.
     """
 
     keys: Tensor
@@ -52,6 +52,7 @@ class Masses:
     row_error: Tensor
     learned_sinks: bool = False
     map: Tensor | None = None
+    output_norm: Tensor | None = None
 
 
 def can_fuse(call: AttentionCall) -> bool:
@@ -97,6 +98,21 @@ def fused(call: AttentionCall) -> tuple[Tensor, Masses]:
     return output, Masses(keys=keys, row_sum=None, row_error=_sampled_row_error(query, key, lse, call.scale))
 
 
+def from_map(attention: Tensor, keep_map: bool) -> Masses:
+    """Masses of attention weights (batch, head, query, key) that a model returned."""
+    weights = attention.float()
+    queries = torch.arange(weights.shape[-2], device=weights.device)
+    future = torch.arange(weights.shape[-1], device=weights.device) > queries[:, None]
+    row_sum = weights.sum(-1)
+    return Masses(
+        keys=_key_classes(weights, queries),
+        row_sum=row_sum,
+        # Mass on keys that come later counts as an error of the row, as a missing mask shows itself by it.
+        row_error=torch.maximum((row_sum - 1).abs().amax(), (weights * future).sum(-1).amax()),
+        map=weights if keep_map else None,
+    )
+
+
 def _rows(call: AttentionCall, start: int, stop: int, keep_map: bool) -> tuple[Tensor, Masses]:
     """Attention of the queries start..stop over all keys they may see, with the softmax in float32."""
     stop = min(stop, call.query.shape[-2])
@@ -119,10 +135,12 @@ def _rows(call: AttentionCall, start: int, stop: int, keep_map: bool) -> tuple[T
     whole = torch.softmax(logits, dim=-1)
     probabilities = whole[..., :n]
     output = probabilities.to(value.dtype) @ value
+    later = (probabilities * (positions > queries[:, None])).sum(-1)
     return output, Masses(
         keys=_key_classes(probabilities, queries),
         row_sum=probabilities.sum(-1),
-        row_error=(whole.sum(-1) - 1).abs().amax(),
+        # Mass on keys that come later counts as an error of the row, as a mask that is not causal shows itself by it.
+        row_error=torch.maximum((whole.sum(-1) - 1).abs().amax(), later.amax()),
         learned_sinks=call.learned_sinks is not None,
         map=probabilities if keep_map else None,
     )

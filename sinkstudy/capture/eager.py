@@ -1,0 +1,37 @@
+"""Watching models that compute attention by themselves: their eager weights, taken a layer at a time.
+
+A hook on every attention module takes the weights out of its output, so the model never collects the maps of all
+layers.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from sinkstudy.capture.masses import Masses, from_map
+
+
+@contextmanager
+def watch_eagerly(model: PreTrainedModel, on_layer: Callable[[int, Masses], None], *, maps: bool) -> Iterator[None]:
+    """Report the masses of every attention module that returns its weights inside the block."""
+
+    def take(module: torch.nn.Module, _: tuple, output: Any) -> Any:
+        if not _holds_weights(output):
+            return output
+        on_layer(module.layer_idx, from_map(output[1], keep_map=maps))
+        return (output[0], None, *output[2:])
+
+    handles = [m.register_forward_hook(take) for m in model.modules() if isinstance(getattr(m, "layer_idx", None), int)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _holds_weights(output: Any) -> bool:
+    """Whether a module returned (hidden states, attention weights (batch, head, query, key), ...)."""
+    return isinstance(output, tuple) and len(output) > 1 and torch.is_tensor(output[1]) and output[1].dim() == 4

@@ -1,0 +1,87 @@
+"""Watching through Transformers' attention interface: the model's attention function is replaced for a while.
+
+The replacement computes the same output and reports each layer's masses. The mask function is registered beside it,
+since an attention name without one gets no mask at all.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
+
+from sinkstudy.capture.masses import AttentionCall, Masses, blockwise, can_fuse, explicit, fused
+from sinkstudy.capture.norms import ResidualStreams, relative_norms
+from sinkstudy.errors import StudyError
+
+_NAME = "sinkstudy_capture"
+
+
+@dataclass(frozen=True)
+class _Watch:
+    on_layer: Callable[[int, Masses], None]
+    maps: bool
+    residuals: ResidualStreams | None
+
+
+_watch: ContextVar[_Watch] = ContextVar("sinkstudy_capture")
+
+
+@contextmanager
+def watch_interface(
+    model: PreTrainedModel, on_layer: Callable[[int, Masses], None], *, maps: bool, norms: bool
+) -> Iterator[None]:
+    """Report the masses of every attention call made inside the block; restore the model exactly after it."""
+    AttentionInterface.register(_NAME, _watched_attention)
+    AttentionMaskInterface.register(_NAME, sdpa_mask)
+    before = model.config._attn_implementation
+    residuals = ResidualStreams(model) if norms else None
+    token = _watch.set(_Watch(on_layer, maps, residuals))
+    try:
+        model.set_attn_implementation(_NAME)
+        yield
+    finally:
+        _watch.reset(token)
+        model.set_attn_implementation(before)
+        if residuals is not None:
+            residuals.remove()
+
+
+def _watched_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **features: object,
+) -> tuple[Tensor, None]:
+    """The registered attention function: output (batch, query, head, width), and no weights."""
+    watch = _watch.get()
+    if features.get("position_bias") is not None:
+        raise StudyError(f"{type(module).__name__} adds a position bias per layer, which captures do not cover yet.")
+    window = features.get("sliding_window")
+    if attention_mask is None and window is not None and query.shape[-2] > window:
+        raise StudyError(
+            f"layer {module.layer_idx} has a sliding window of {window} tokens but was given no mask; its attention "
+            "would be computed over keys it cannot see."
+        )
+    call = AttentionCall(
+        query=query,
+        key=key,
+        value=value,
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        mask=attention_mask,
+        softcap=features.get("softcap"),
+        learned_sinks=features.get("s_aux"),
+    )
+    method = explicit if watch.maps else fused if can_fuse(call) else blockwise
+    output, masses = method(call)
+    if watch.residuals is not None:
+        masses = replace(masses, output_norm=relative_norms(module, output, watch.residuals.before(module)))
+    watch.on_layer(module.layer_idx, masses)
+    return output.transpose(1, 2).contiguous(), None

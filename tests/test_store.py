@@ -1,0 +1,342 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from sinkstudy.prompts import Prompt
+from sinkstudy.store import (
+    CaptureWriter,
+    LayerRecord,
+    open_capture,
+    read_captures,
+    read_maps,
+    read_provenance,
+    read_tokens,
+)
+
+CLASSES = ("first", "second", "self")
+ATTRIBUTES = {"model": "tiny", "source": "models/tiny", "dtype": "float32"}
+LAYERS = (1, 3)
+HEADS = 2
+
+
+def record_of(rng: np.random.Generator, n: int, maps: bool = True, full_rows: bool = True) -> LayerRecord:
+    attention = np.tril(rng.random((HEADS, n, n)) + 0.01)
+    attention /= attention.sum(-1, keepdims=True)
+    if not full_rows:
+        attention *= 0.5
+    second = attention[..., 1] if n > 1 else np.zeros((HEADS, n))
+    return LayerRecord(
+        key_mass=np.stack([attention[..., 0], second, np.diagonal(attention, axis1=1, axis2=2)], -1),
+        output_norm=rng.random(HEADS),
+        row_error=1e-7,
+        row_sum=None if full_rows else attention.sum(-1),
+        attention=attention if maps else None,
+    )
+
+
+def write(
+    path: Path, prompts: dict[str, int], maps: bool = True, full_rows: bool = True
+) -> dict[str, dict[int, LayerRecord]]:
+    """Write prompts of so many tokens, and give back what was written: records by prompt and layer."""
+    rng = np.random.default_rng(0)
+    written: dict[str, dict[int, LayerRecord]] = {}
+    with CaptureWriter(path, ATTRIBUTES, CLASSES) as writer:
+        for name, n in prompts.items():
+            writer.begin(Prompt(name, "short", "text"), list(range(100, 100 + n)), [f"t{i}" for i in range(n)])
+            written[name] = {layer: record_of(rng, n, maps, full_rows) for layer in LAYERS}
+            for layer, record in written[name].items():
+                writer.add_layer(name, layer, record)
+            writer.finish(name)
+    return written
+
+
+def read_everything(path: Path) -> None:
+    """Every reader of a capture file, on every prompt."""
+    read_provenance(path)
+    for capture in read_captures([path]):
+        read_tokens(path, capture.prompt)
+        for row in range(len(capture.layers)):
+            read_maps(path, capture.prompt, row)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "captures" / "00000.h5"
+
+
+@pytest.mark.parametrize("full_rows", [True, False])
+def test_readers_give_back_what_was_written(path, full_rows):
+    written = write(path, {"one": 1, "hello": 6}, full_rows=full_rows)
+    captures = {capture.prompt: capture for capture in read_captures([path])}
+    assert captures.keys() == {"one", "hello"}
+    for name, layers in written.items():
+        capture, records = captures[name], list(layers.values())
+        assert capture.set == "short"
+        assert capture.n_tokens == len(capture.token_ids)
+        assert capture.token_ids.tolist() == list(range(100, 100 + capture.n_tokens))
+        assert capture.layers.tolist() == list(LAYERS)
+        key_mass = np.stack([record.key_mass for record in records]).astype(np.float32)
+        np.testing.assert_array_equal(capture.key_mass, key_mass)
+        np.testing.assert_array_equal(capture.sink_mass, key_mass[..., 0])
+        np.testing.assert_array_equal(
+            capture.output_norm, np.stack([record.output_norm for record in records]).astype(np.float32)
+        )
+        if full_rows:
+            assert capture.row_sum is None
+        else:
+            np.testing.assert_allclose(capture.row_sum, 0.5, rtol=1e-6)
+        assert read_tokens(path, name) == [f"t{i}" for i in range(capture.n_tokens)]
+        for row, record in enumerate(records):
+            np.testing.assert_array_equal(read_maps(path, name, row), record.attention.astype(np.float16))
+
+
+def test_provenance_comes_back_as_text(path):
+    write(path, {"p": 2})
+    provenance = read_provenance(path)
+    assert provenance.items() >= ATTRIBUTES.items()
+    assert provenance["complete"] == "True"
+
+
+def test_prompts_come_back_in_the_order_written_and_files_in_the_order_given(tmp_path):
+    first, second = tmp_path / "b.h5", tmp_path / "a.h5"
+    write(first, {"z": 2, "a": 2, "m": 2})
+    write(second, {"k": 2, "b": 2})
+    assert [capture.prompt for capture in read_captures([first, second])] == ["z", "a", "m", "k", "b"]
+
+
+@pytest.mark.parametrize("name", ["key_classes", "layers", "attention", "0", "a.b", "a-b_c", "all."])
+def test_any_prompt_id_makes_a_group_of_its_own(path, name):
+    write(path, {name: 2, "other": 2})
+    assert [capture.prompt for capture in read_captures([path])] == [name, "other"]
+
+
+@pytest.mark.parametrize("token", ["", "é", "🙂", "\n", "\t", "\ufffd", "\u05e9\u05dc\u05d5\u05dd", "\u200f"])
+def test_tokens_of_any_script_come_back(path, token):
+    with CaptureWriter(path, ATTRIBUTES, CLASSES) as writer:
+        writer.begin(Prompt("p", "s", "x"), [1, 2], [token, "end"])
+        writer.add_layer("p", 0, record_of(np.random.default_rng(0), 2))
+        writer.finish("p")
+    assert read_tokens(path, "p") == [token, "end"]
+
+
+def test_layers_of_several_prompts_may_come_in_turn(path):
+    rng = np.random.default_rng(1)
+    records = {(name, layer): record_of(rng, n) for layer in LAYERS for name, n in (("a", 3), ("b", 5))}
+    with CaptureWriter(path, ATTRIBUTES, CLASSES) as writer:
+        for name, n in (("a", 3), ("b", 5)):
+            writer.begin(Prompt(name, "s", "x"), [0] * n, ["t"] * n)
+        for (name, layer), record in records.items():
+            writer.add_layer(name, layer, record)
+        for name in ("b", "a"):
+            writer.finish(name)
+    for capture in read_captures([path]):
+        for row, layer in enumerate(LAYERS):
+            record = records[capture.prompt, layer]
+            np.testing.assert_array_equal(capture.key_mass[row], record.key_mass.astype(np.float32))
+            np.testing.assert_array_equal(read_maps(path, capture.prompt, row), record.attention.astype(np.float16))
+
+
+def test_maps_and_masses_of_more_than_one_chunk_come_back(path):
+    heads, n = 3, 520
+    attention = np.zeros((heads, n, n))
+    attention[:, np.arange(n), np.arange(n)] = np.linspace(0.1, 1, heads * n).reshape(heads, n)
+    key_mass = np.linspace(0, 1, heads * n * 200).reshape(heads, n, 200)
+    with CaptureWriter(path, ATTRIBUTES, tuple(map(str, range(200)))) as writer:
+        writer.begin(Prompt("long", "s", "x"), [0] * n, ["t"] * n)
+        for layer in range(2):
+            writer.add_layer("long", layer, LayerRecord(key_mass * (layer + 1), np.ones(heads), 0.0, None, attention))
+        writer.finish("long")
+    (capture,) = read_captures([path])
+    np.testing.assert_array_equal(capture.key_mass, np.stack([key_mass, 2 * key_mass]).astype(np.float32))
+    np.testing.assert_array_equal(read_maps(path, "long", 1), attention.astype(np.float16))
+    with h5py.File(path) as file:
+        assert file["long/attention"].chunks[1] < heads
+        assert file["long/key_mass"].chunks[0] < 2
+
+
+def test_a_prompt_without_maps_has_none(path):
+    write(path, {"p": 3}, maps=False)
+    assert read_maps(path, "p", 0) is None
+    assert [capture.prompt for capture in read_captures([path])] == ["p"]
+
+
+def test_datasets_have_the_documented_types_axes_and_filters(path):
+    write(path, {"p": 4}, full_rows=False)
+    axes = {
+        "sink_mass": ("layer", "head", "query"),
+        "row_sum": ("layer", "head", "query"),
+        "key_mass": ("layer", "head", "query", "key_class"),
+        "attention": ("layer", "head", "query", "key"),
+    }
+    types = {"token_ids": "int32", "layers": "int32", "output_norm": "float32", "attention": "float16"}
+    types |= dict.fromkeys(("sink_mass", "row_sum", "key_mass"), "float32")
+    with h5py.File(path) as file:
+        group = file["p"]
+        assert group.keys() == {*types, "tokens"}
+        assert h5py.check_string_dtype(group["tokens"].dtype).encoding == "utf-8"
+        for name, expected in types.items():
+            assert group[name].dtype == expected, name
+        for name, labels in axes.items():
+            dataset = group[name]
+            assert tuple(axis.label for axis in dataset.dims) == labels, name
+            assert (dataset.compression, dataset.shuffle, dataset.fletcher32) == ("gzip", True, True), name
+        assert list(group["key_mass"].attrs["key_classes"]) == list(CLASSES)
+        assert group["sink_mass"].shape == (len(LAYERS), HEADS, 4)
+        assert group["attention"].shape == (len(LAYERS), HEADS, 4, 4)
+        assert group.attrs["n_tokens"] == 4
+        assert group.attrs["row_sum_error"] == 1e-7
+        assert file.attrs["complete"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_exception_leaves_nothing_behind_and_an_earlier_file_as_it_was(path, error):
+    def interrupted() -> None:
+        with CaptureWriter(path, ATTRIBUTES, CLASSES) as writer:
+            writer.begin(Prompt("p", "s", "x"), [1, 2], ["a", "b"])
+            writer.add_layer("p", 0, record_of(np.random.default_rng(0), 2))
+            raise error("stop")
+
+    with pytest.raises(error, match="stop"):
+        interrupted()
+    assert list(path.parent.iterdir()) == []
+    write(path, {"earlier": 2})
+    before = path.read_bytes()
+    with pytest.raises(error, match="stop"):
+        interrupted()
+    assert list(path.parent.iterdir()) == [path]
+    assert path.read_bytes() == before
+
+
+def test_the_final_name_appears_only_when_the_file_is_complete(path):
+    with CaptureWriter(path, ATTRIBUTES, CLASSES) as writer:
+        writer.begin(Prompt("p", "s", "x"), [1], ["a"])
+        writer.add_layer("p", 0, record_of(np.random.default_rng(0), 1))
+        writer.finish("p")
+        assert not path.exists()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_prompt_that_was_never_finished_is_an_error_and_leaves_nothing_behind(path):
+    with pytest.raises(RuntimeError, match="unfinished_one"), CaptureWriter(path, ATTRIBUTES, CLASSES) as writer:
+        writer.begin(Prompt("unfinished_one", "s", "x"), [1], ["a"])
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_masses_that_are_not_finite_are_refused_before_the_file_appears(path, refuses, value):
+    with refuses(path.name, "broken"), CaptureWriter(path, ATTRIBUTES, CLASSES) as writer:
+        writer.begin(Prompt("broken", "s", "x"), [1, 2], ["a", "b"])
+        record = record_of(np.random.default_rng(0), 2)
+        record.key_mass[1, 1, 0] = value
+        writer.add_layer("broken", 0, record)
+        writer.finish("broken")
+    assert list(path.parent.iterdir()) == []
+
+
+def test_masses_that_do_not_fit_the_tokens_are_refused_before_the_file_appears(path, refuses):
+    with refuses(path.name, "odd"), CaptureWriter(path, ATTRIBUTES, CLASSES) as writer:
+        writer.begin(Prompt("odd", "s", "x"), [1, 2, 3], ["a", "b", "c"])
+        writer.add_layer("odd", 0, record_of(np.random.default_rng(0), 2))
+        writer.finish("odd")
+    assert list(path.parent.iterdir()) == []
+
+
+def text_file(path: Path) -> None:
+    path.write_text("not HDF5", encoding="utf-8")
+
+
+def foreign_file(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["weights"] = np.ones(3)
+
+
+def incomplete_file(path: Path) -> None:
+    write(path, {"p": 3})
+    with h5py.File(path, "a") as file:
+        file.attrs["complete"] = False
+
+
+def later_schema(path: Path) -> None:
+    write(path, {"p": 3})
+    with h5py.File(path, "a") as file:
+        file.attrs["schema"] = 99
+
+
+def without_masses(path: Path) -> None:
+    write(path, {"p": 3})
+    with h5py.File(path, "a") as file:
+        del file["p/sink_mass"]
+
+
+def nan_inside(path: Path) -> None:
+    write(path, {"p": 3})
+    with h5py.File(path, "a") as file:
+        file["p/sink_mass"][0, 0, 0] = np.nan
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: None,
+        lambda path: path.touch(),
+        lambda path: path.mkdir(),
+        text_file,
+        foreign_file,
+        incomplete_file,
+        later_schema,
+        without_masses,
+        nan_inside,
+    ],
+    ids=["missing", "empty", "folder", "text", "foreign", "incomplete", "schema", "no masses", "nan"],
+)
+def test_a_file_that_is_no_complete_capture_is_refused_by_name(path, refuses, make: Callable[[Path], None]):
+    path.parent.mkdir()
+    make(path)
+    with refuses(str(path)):
+        list(read_captures([path]))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9, 1.0])
+def test_a_truncated_file_is_refused_by_name(path, refuses, share):
+    write(path, {"p": 5, "q": 3})
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content)) - 1])
+    for read in (lambda: list(read_captures([path])), lambda: open_capture(path), lambda: read_provenance(path)):
+        with refuses(str(path)):
+            read()
+
+
+def flip(path: Path, offset: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 0x10
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "dataset", ["sink_mass", "key_mass", "row_sum", "attention", "token_ids", "layers", "output_norm"]
+)
+def test_a_flipped_bit_in_a_dataset_is_refused_by_name_and_never_a_wrong_number(path, refuses, dataset):
+    write(path, {"p": 5}, full_rows=False)
+    with h5py.File(path) as file:
+        stored = file["p"][dataset].id
+        if stored.get_offset() is not None:
+            offset = stored.get_offset() + 1
+        else:
+            chunk = stored.get_chunk_info(0)
+            offset = chunk.byte_offset + chunk.size // 2
+    flip(path, offset)
+    with refuses(str(path)):
+        read_everything(path)
+
+
+@pytest.mark.parametrize("name", ["/", "p", "p/sink_mass", "p/attention", "p/tokens"])
+def test_a_flipped_bit_in_a_header_is_refused_by_name_and_never_a_lost_prompt(path, refuses, name):
+    write(path, {"first": 2, "p": 5})
+    with h5py.File(path) as file:
+        header = h5py.h5o.get_info(file[name].id).addr
+    flip(path, header + 12)
+    with refuses(str(path)):
+        read_everything(path)
