@@ -20,6 +20,7 @@ class Tables:
     comparison: pd.DataFrame
     simulation: pd.DataFrame
     benchmark: pd.DataFrame
+    verification: pd.DataFrame
     threshold: float
 
     def of(self, name: str, model: str) -> pd.DataFrame:
@@ -42,11 +43,13 @@ def markdown(tables: Tables, provenance: dict[str, dict[str, str]]) -> str:
         _overview(tables),
         *(_model(tables, model, provenance[model]) for model in tables.models),
         _length_impact(tables),
+        _sink_positions(tables),
         _correlation(tables),
         _simulation(tables),
         _optimization(tables),
         _length_threshold(tables),
         _conclusion(tables),
+        _exactness(tables),
         _methods(tables),
     ]
     return "\n\n".join(sections) + "\n"
@@ -262,6 +265,38 @@ def _conclusion(t: Tables) -> str:
             f"Strategy: {strategy}"
         )
     return "\n\n".join(["## Conclusion and strategy", "\n".join(lines)])
+
+
+def _exactness(t: Tables) -> str:
+    lines = []
+    for model in t.models:
+        part = t.of("verification", model)
+        worst = part.loc[part["max_mass_difference"].idxmax()]
+        lines.append(
+            f"- **{model}**: largest difference from eager attention {worst['max_mass_difference']:.1e} (prompt "
+            f"`{worst['prompt']}`, {int(worst['n_tokens'])} tokens), over {len(part)} recomputed prompts."
+        )
+    sources = _source(*(f"verification/{model}.csv" for model in t.models))
+    return "\n\n".join(["## Exactness of the captures", "\n".join(lines), sources])
+
+
+def _sink_positions(t: Tables) -> str:
+    """Which of the first positions is the sink, where one is: the first token in most models, not in all."""
+    lines = []
+    for model in t.models:
+        scores = t.of("scores", model)
+        strong = scores[scores["position_score"] >= t.threshold]
+        if strong.empty:
+            lines.append(
+                f"- **{model}**: no head puts {t.threshold:g} of its attention on one of the first four tokens."
+            )
+            continue
+        shares = strong["strongest_position"].astype(int).value_counts(normalize=True).sort_index()
+        text = ", ".join(f"{percent(share)} on position {position}" for position, share in shares.items())
+        lines.append(f"- **{model}**: of {len(strong)} cases (head and prompt) of {t.threshold:g} or more, {text}.")
+    note = "Attention of the queries after the fourth token on each of the first four positions."
+    sources = _source(*(f"scores/{model}.csv" for model in t.models))
+    return "\n\n".join(["## Where the sink is", note, "\n".join(lines), sources])
 
 
 def _methods(t: Tables) -> str:

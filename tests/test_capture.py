@@ -14,7 +14,7 @@ from sinkstudy.errors import StudyError
 
 
 @pytest.mark.parametrize("model_type", ALL)
-@pytest.mark.parametrize("n", [1, 2, 40])
+@pytest.mark.parametrize("n", [1, 2, 40, 800])
 def test_sink_mass_equals_eager_attention(model_type, n):
     model, ids = tiny_model(model_type), prompt_ids(n)
     expected = eager_maps(model, ids)[:, 0, :, :, 0]
@@ -101,8 +101,10 @@ def test_bfloat16_is_close_to_eager_bfloat16():
     torch.testing.assert_close(sink_mass(model, ids).mean(-1), expected, atol=2e-3, rtol=0)
 
 
-def test_the_forward_pass_is_bit_for_bit_that_of_sdpa():
-    model, ids = tiny_model("llama"), prompt_ids(50)
+@pytest.mark.parametrize(("n", "implementation"), [(50, "eager"), (800, "sdpa")])
+def test_the_forward_pass_is_bit_for_bit_that_of(n, implementation):
+    model, ids = tiny_model("llama", max_position_embeddings=1024), prompt_ids(n)
+    model.set_attn_implementation(implementation)
     expected = model.base_model(ids).last_hidden_state
     outputs = []
     handle = model.base_model.register_forward_hook(lambda module, args, out: outputs.append(out.last_hidden_state))

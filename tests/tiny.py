@@ -10,7 +10,7 @@ _SHAPE = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
+    "max_position_embeddings": 1024,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -62,7 +62,7 @@ SELF_ATTENDING: dict[str, dict] = {
     "falcon": {"new_decoder_architecture": False, "multi_query": True, "alibi": False},
     "bloom": {},
     "gptj": {"rotary_dim": 4},
-    "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 3, "max_seq_len": 512},
+    "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 3, "max_seq_len": 1024},
 }
 ALL = ARCHITECTURES | SELF_ATTENDING
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
-from sinkstudy.capture.masses import AttentionCall, Masses, blockwise, can_fuse, explicit, fused
+from sinkstudy.capture.masses import AttentionCall, Masses, blockwise, explicit, fused, worth_fusing
 from sinkstudy.capture.norms import ResidualStreams, relative_norms
 from sinkstudy.errors import StudyError
 
@@ -79,7 +79,7 @@ def _watched_attention(
         softcap=features.get("softcap"),
         learned_sinks=features.get("s_aux"),
     )
-    method = explicit if watch.maps else fused if can_fuse(call) else blockwise
+    method = explicit if watch.maps else fused if worth_fusing(call) else blockwise
     output, masses = method(call)
     if watch.residuals is not None:
         masses = replace(masses, output_norm=relative_norms(module, output, watch.residuals.before(module)))

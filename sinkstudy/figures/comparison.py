@@ -36,7 +36,13 @@ def comparison_figure(comparison: pd.DataFrame, title: str) -> Figure:
             }
             ax.bar(x, np.nan_to_num(values), width, label=side, **style)
             for place, value in zip(x, values, strict=True):
-                text = "undefined" if np.isnan(value) else f"{value:.2f}" if column == "mean_excess" else f"{value:.1f}"
+                text = (
+                    "undefined"
+                    if np.isnan(value)
+                    else f"{round(value, 2) + 0:.2f}"
+                    if column == "mean_excess"
+                    else f"{value:.1f}"
+                )
                 size, turn = (5.5, 90) if np.isnan(value) or len(groups) > 3 else (6, 0)
                 ax.text(
                     place,
@@ -46,7 +52,8 @@ def comparison_figure(comparison: pd.DataFrame, title: str) -> Figure:
                     fontsize=size,
                     rotation=turn,
                 )
-        ax.set_xticks(range(len(groups)), groups, rotation=0 if len(groups) <= 3 else 45)
+        slant = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if len(groups) > 3 else {}
+        ax.set_xticks(range(len(groups)), groups, **slant)
         ax.set(
             ylabel=label,
             ylim=(

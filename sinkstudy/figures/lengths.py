@@ -33,6 +33,7 @@ def length_figure(lengths: pd.DataFrame) -> Figure:
         ax.grid(alpha=0.25, linewidth=0.5)
     prompts = lengths["prompt"].nunique()
     figure.suptitle(
-        f"{lengths['model'].iloc[0]}, {prompts} prompts, every prefix length from one pass each", fontsize=9
+        f"{lengths['model'].iloc[0]}, {prompts} prompts, every prefix length, averaged over the prompts that reach it",
+        fontsize=9,
     )
     return figure

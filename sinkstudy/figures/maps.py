@@ -24,7 +24,7 @@ class ExampleMap:
 @styled
 def maps_figure(model: str, prompt: str, tokens: list[str], examples: list[ExampleMap]) -> Figure:
     """Example maps side by side; token labels where there are few enough to read."""
-    figure, axes = new_figure(3.4 * len(examples) + 0.6, 3.6, columns=len(examples))
+    figure, axes = new_figure(2.6 * len(examples) + 0.6, 3.5, columns=len(examples))
     for ax, example in zip(axes, examples, strict=True):
         image = ax.imshow(example.attention, cmap=SCORE_MAP, vmin=0, vmax=1, interpolation="nearest")
         ax.set_title(f"{example.kind}: layer {example.layer}, head {example.head}\nsink score {example.score:.2f}")
@@ -35,7 +35,7 @@ def maps_figure(model: str, prompt: str, tokens: list[str], examples: list[Examp
             size = 6 if len(tokens) <= 20 else 4.5
             ax.set_xticks(range(len(tokens)), labels, rotation=90, fontsize=size)
             ax.set_yticks(range(len(tokens)), labels, fontsize=size)
-    figure.colorbar(image, ax=axes, shrink=0.8, label="attention")
+    figure.colorbar(image, ax=axes, shrink=0.7, label="attention")
     figure.suptitle(f"{model}, prompt “{prompt}” ({len(tokens)} tokens)")
     return figure
 

@@ -2,6 +2,7 @@
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 from sinkstudy.figures.style import COLOURS, DASHES, MARKERS, new_figure, styled
 
@@ -30,6 +31,8 @@ def timing_figure(benchmark: pd.DataFrame) -> Figure:
         ax.set_xticks(sorted(rows["n_tokens"].unique()), [str(n) for n in sorted(rows["n_tokens"].unique())])
         ax.minorticks_off()
         ax.grid(alpha=0.25, linewidth=0.5)
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     figure.legend(loc="outside lower center", ncols=3)
     device = rows["device"].iloc[0]
     figure.suptitle(f"{rows['model'].iloc[0]} on {device}, batch {rows['batch'].iloc[0]}")

@@ -26,3 +26,33 @@ rule capture:
         "Capturing {wildcards.model}, prompts of shard {wildcards.shard}"
     script:
         "../scripts/capture.py"
+
+
+rule verification:
+    input:
+        captures=captures,
+        model=model_inputs,
+    output:
+        "results/verification/{model}.csv",
+    log:
+        "logs/verification/{model}.log",
+    conda:
+        "../../envs/sinkstudy.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=32000,
+        runtime=60,
+    params:
+        code=code_of("verification.py"),
+        sample=config["capture"]["verify_prompts"],
+        model=model_spec,
+    message:
+        "Recomputing captures of {wildcards.model} by eager attention"
+    script:
+        "../scripts/verification.py"
+
+
+rule verify_capture:
+    input:
+        expand("results/verification/{model}.csv", model=MODELS),

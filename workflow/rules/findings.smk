@@ -7,6 +7,7 @@ rule findings:
         heads=expand("results/heads/{model}.csv", model=MODELS),
         lengths=expand("results/lengths/{model}.csv", model=MODELS),
         scores=expand("results/scores/{model}.csv", model=MODELS),
+        verification=expand("results/verification/{model}.csv", model=MODELS),
         simulation=expand("results/simulation/{preset}.csv", preset=PRESETS),
     output:
         report("results/findings.md", category="findings", caption="../report/findings.rst"),

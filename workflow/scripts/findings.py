@@ -8,7 +8,7 @@ from sinkstudy.store import read_provenance
 from sinkstudy.tables import read_tables
 
 with job_log(snakemake.log[0]):
-    names = ("scores", "heads", "lengths", "correlation", "simulation", "benchmark")
+    names = ("scores", "heads", "lengths", "correlation", "simulation", "benchmark", "verification")
     tables = Tables(
         **{name: read_tables(getattr(snakemake.input, name)) for name in names},
         comparison=read_tables([snakemake.input.comparison]),

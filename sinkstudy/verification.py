@@ -1,0 +1,52 @@
+"""Recomputing captures by the model's own eager attention, which captures never use."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from sinkstudy.models import LoadedModel
+from sinkstudy.store import Capture
+
+
+def verify(name: str, loaded: LoadedModel, captures: Iterable[Capture], count: int) -> pd.DataFrame:
+    """Largest differences between stored masses and eager attention, for `count` prompts spread over the lengths.
+
+    `max_mass_difference` is over layers, heads and queries; `max_score_difference` over layers and heads, of the
+    mean over queries (in half precision single rows differ by rounding, their mean should not).
+    """
+    prompts = sorted(captures, key=lambda capture: (capture.n_tokens, capture.prompt))
+    sample = [prompts[i] for i in sorted(set(np.linspace(0, len(prompts) - 1, count).round().astype(int)))]
+    rows = []
+    for capture in tqdm(sample, desc=f"verify {name}", unit="prompt"):
+        eager = eager_sink_mass(loaded, capture.token_ids)
+        rows.append(
+            {
+                "model": name,
+                "set": capture.set,
+                "prompt": capture.prompt,
+                "n_tokens": capture.n_tokens,
+                "max_mass_difference": np.abs(eager - capture.sink_mass).max(),
+                "max_score_difference": np.abs((eager - capture.sink_mass).mean(-1)).max(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+@torch.inference_mode()
+def eager_sink_mass(loaded: LoadedModel, token_ids: np.ndarray) -> np.ndarray:
+    """First column of the maps Transformers returns, (layer, head, query) float64."""
+    model = loaded.model
+    before = model.config._attn_implementation
+    exchangeable = model._can_set_attn_implementation()
+    if exchangeable:
+        model.set_attn_implementation("eager")
+    try:
+        ids = torch.as_tensor(token_ids, dtype=torch.long, device=model.device)[None]
+        maps = model.base_model(ids, use_cache=False, output_attentions=True).attentions
+    finally:
+        if exchangeable:
+            model.set_attn_implementation(before)
+    return torch.stack([m[0, ..., 0].double().cpu() for m in maps if m is not None]).numpy()
