@@ -1,15 +1,31 @@
 """Checking a configuration against its JSON schema, with sentences a person can act on."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError, best_match
 
 from sinkstudy.errors import StudyError
-from sinkstudy.sources import is_local
+from sinkstudy.sources import as_path, is_local
+
+
+def _is_number(_: Any, value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_integer(_: Any, value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+# JSON Schema counts 100.0 as an integer and lets NaN through; code that counts and compares cannot.
+_Validator = validators.extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many({"number": _is_number, "integer": _is_integer}),
+)
 
 
 def check_config(config: Mapping[str, Any], schema_path: Path, root: Path) -> dict[str, Any]:
@@ -20,7 +36,7 @@ def check_config(config: Mapping[str, Any], schema_path: Path, root: Path) -> di
     """
     schema = yaml.safe_load(schema_path.read_text(encoding="utf-8"))
     filled = _with_defaults(config, schema, schema)
-    error = best_match(Draft202012Validator(schema).iter_errors(filled))
+    error = best_match(_Validator(schema).iter_errors(filled))
     if error is not None:
         raise StudyError(_sentence(error))
     for name, model in filled["models"].items():
@@ -37,7 +53,7 @@ def check_config(config: Mapping[str, Any], schema_path: Path, root: Path) -> di
 
 
 def _check_source(name: str, source: str, root: Path) -> None:
-    path = root / Path(source).expanduser()
+    path = root / as_path(source)
     if not is_local(source, root):
         return
     if not path.is_dir():
@@ -73,6 +89,9 @@ def _sentence(error: ValidationError) -> str:
     where = ".".join(str(part) for part in error.absolute_path)
     named = f"config.yaml: {where}" if where else "config.yaml"
     rule, found = error.validator, error.instance
+    if "propertyNames" in error.absolute_schema_path:
+        rest = "a name may hold letters, digits, '.', '_' and '-', and starts with a letter or digit."
+        return f"{named}: {found!r} is not a usable name; {rest}"
     if rule == "additionalProperties":
         known = error.schema.get("properties", {})
         unknown = ", ".join(repr(str(key)) for key in found if key not in known)
@@ -91,9 +110,6 @@ def _sentence(error: ValidationError) -> str:
         return f"{named} is {found!r}, but must be {_bounds(error.schema)}."
     if rule in ("minItems", "minProperties"):
         return f"{named} is empty, but must name at least one."
-    if rule == "propertyNames":
-        rest = "a name may hold letters, digits, '.', '_' and '-', and starts with a letter or digit."
-        return f"{named}: {error.instance!r} is not a usable name; {rest}"
     return f"{named}: {error.message}."
 
 

@@ -258,8 +258,10 @@ def _conclusion(t: Tables) -> str:
             strategy = "choose heads by calibration over prompts (policy `consistent`), not by the first layer."
         elif sinks.holds:
             strategy = "leave attention as it is: the sinks are real, but replacing them did not pay here."
-        else:
+        elif sinks.holds is False:
             strategy = "leave attention as it is: there are no sinks to use."
+        else:
+            strategy = "measure on longer prompts first: these say nothing about sinks."
         lines.append(
             f"- **{model}**: {_has(sinks)} The first-layer hypothesis {_holds(hypothesis)}: {hypothesis.reason} "
             f"Strategy: {strategy}"
@@ -357,6 +359,8 @@ def _count(value: float) -> str:
 
 
 def _table(rows: list[dict[str, object]]) -> str:
+    if not rows:
+        return "Nothing to tabulate."
     head = list(rows[0])
     lines = [head, ["---"] * len(head), *([str(row[key]) for key in head] for row in rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

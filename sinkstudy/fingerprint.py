@@ -33,8 +33,11 @@ def _imported(path: Path, root: Path) -> frozenset[Path]:
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            # A relative import counts its dots from the module's own folder.
+            above = path.relative_to(root).parts[: -node.level] if node.level else ()
+            module = ".".join([*above, *filter(None, [node.module])])
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
     files = set()
     for name in names:
         parts = name.split(".")

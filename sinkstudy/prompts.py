@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -36,12 +37,12 @@ def read_prompts(path: Path) -> list[Prompt]:
         line = error.object[: error.start].count(b"\n") + 1
         raise StudyError(f"{path}: line {line} is not valid UTF-8; save the file as UTF-8.") from None
     csv.field_size_limit(max(len(content), 1))
-    reader = csv.DictReader(io.StringIO(content, newline=""), delimiter="\t", restkey="extra")
+    reader = csv.DictReader(io.StringIO(content, newline=""), delimiter="\t", restkey="extra", strict=True)
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise StudyError(f"{path}: the column {missing[0]!r} is missing; the columns are prompt, set and text.")
     prompts: dict[str, Prompt] = {}
-    for row in reader:
+    for row in _rows(path, reader):
         prompt = _checked(path, f"line {reader.line_num}", row)
         if prompt.id in prompts:
             raise StudyError(f"{path}: the prompt id {prompt.id!r} appears twice; ids must be unique.")
@@ -59,6 +60,16 @@ def shards(prompts: list[Prompt], size: int) -> dict[str, list[Prompt]]:
 def digest(prompts: list[Prompt]) -> str:
     """A short fingerprint of everything a capture takes from these prompts."""
     return hashlib.sha256(json.dumps([astuple(p) for p in prompts]).encode()).hexdigest()[:16]
+
+
+def _rows(path: Path, reader: csv.DictReader) -> Iterator[dict]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise StudyError(
+            f"{path}: the quotes up to line {reader.line_num} do not fit ({error}); begin and end a quoted text with "
+            'one ", and write " inside it as "".'
+        ) from None
 
 
 def _checked(path: Path, where: str, row: dict) -> Prompt:

@@ -1,6 +1,7 @@
 """Where a model comes from: a local directory, the offline cache, or the Hub."""
 
 import hashlib
+import os
 from pathlib import Path
 
 from sinkstudy.errors import StudyError
@@ -9,25 +10,30 @@ _SUFFIXES = {".json", ".safetensors", ".model"}
 _NAMES = {"merges.txt", "vocab.txt"}
 
 
+def as_path(source: str) -> Path:
+    """A model source read as a path; a `~user` nobody has stays as it is."""
+    return Path(os.path.expanduser(source))  # noqa: PTH111 - Path.expanduser raises for an unknown user
+
+
 def is_local(source: str, root: Path) -> bool:
     """Whether a model source means a directory of this machine rather than a Hub id.
 
     A Hub id has the form `name` or `owner/name`. Anything that starts like a path, or whose first part is a
     folder beside the configuration, is meant as a path.
     """
-    path = Path(source).expanduser()
+    path = as_path(source)
     return (
-        (root / path).is_dir()
+        (root / path).exists()
         or path.is_absolute()
         or source.startswith(("~", "."))
-        or len(path.parts) != 2
+        or len(path.parts) > 2
         or (root / path.parts[0]).is_dir()
     )
 
 
 def resolve_source(source: str, revision: str | None) -> Path:
     """The directory that holds a model: a local path, else the offline cache, else a download from the Hub."""
-    local = Path(source).expanduser()
+    local = as_path(source)
     if local.is_dir():
         return local
     # Imported here: importing the Hub client costs half a second that local models need not pay.

@@ -16,7 +16,7 @@ Group attributes: `set`, `n_tokens`, `row_sum_error`.
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,16 +111,20 @@ class CaptureWriter:
         group.attrs["set"] = pending.prompt.set
         group.attrs["n_tokens"] = len(pending.token_ids)
         group.attrs["row_sum_error"] = max(record.row_error for record in records)
-        group["token_ids"] = np.array(pending.token_ids, np.int32)
-        group["tokens"] = np.array(pending.tokens, h5py.string_dtype())
-        group["layers"] = np.array(pending.layers, np.int32)
-        group["output_norm"] = np.stack([record.output_norm for record in records]).astype(np.float32)
-        key_mass = np.stack([record.key_mass for record in records])  # (layer, head, query, key_class)
+        tokens = [token.encode("utf-8") for token in pending.tokens]
+        strings = h5py.string_dtype("utf-8", max(1, *map(len, tokens)))
+        key_mass = np.stack([record.key_mass for record in records]).astype(np.float32)
+        norms = np.stack([record.output_norm for record in records]).astype(np.float32)
+        _create(group, "token_ids", np.array(pending.token_ids, np.int32), _AXES[2:3])
+        _create(group, "tokens", np.array(tokens, strings), _AXES[2:3])
+        _create(group, "layers", np.array(pending.layers, np.int32), _AXES[:1])
+        _create(group, "output_norm", norms, _AXES[:2])
         _create(group, "sink_mass", key_mass[..., 0], _AXES[:3])
         _create(group, "key_mass", key_mass, (*_AXES[:3], "key_class"))
         group["key_mass"].attrs["key_classes"] = self._key_classes
         if records[0].row_sum is not None:
-            _create(group, "row_sum", np.stack([record.row_sum for record in records]), _AXES[:3])
+            row_sum = np.stack([record.row_sum for record in records]).astype(np.float32)
+            _create(group, "row_sum", row_sum, _AXES[:3])
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         try:
@@ -148,6 +152,7 @@ class CaptureWriter:
     def _complete(self) -> None:
         if self._pending:
             raise RuntimeError(f"prompts begun but not finished: {', '.join(self._pending)}")
+        self._file.attrs["prompts"] = len(self._file)
         self._file.attrs["complete"] = True
         self._file.close()
         with self._temporary.open("rb+") as stream:
@@ -160,18 +165,18 @@ class CaptureWriter:
 def read_captures(paths: list[Path]) -> Iterator[Capture]:
     """The captures of several files, one at a time, in the order in which they were written.
 
-    Raises StudyError naming the file when it is not a complete capture of this schema or cannot be read.
+    Raises StudyError naming the file when it is not a complete capture of this schema or is damaged.
     """
     for path in paths:
         with open_capture(path) as file:
-            for group in file.values():
-                yield _read_group(path, group)
+            for name in list(file):
+                yield _read_group(path, name, file[name])
 
 
 def read_tokens(path: Path, prompt: str) -> list[str]:
     """The decoded tokens of one prompt."""
     with open_capture(path) as file:
-        return [t.decode("utf-8", "replace") for t in file[prompt]["tokens"][()]]
+        return [token.decode("utf-8", "replace") for token in file[prompt]["tokens"][()]]
 
 
 def read_maps(path: Path, prompt: str, layer_row: int) -> np.ndarray | None:
@@ -186,21 +191,25 @@ def read_provenance(path: Path | str) -> dict[str, str]:
         return {name: str(value) for name, value in file.attrs.items()}
 
 
-def open_capture(path: Path) -> h5py.File:
-    """Open a capture for reading after checking that it is one."""
+@contextmanager
+def open_capture(path: Path) -> Iterator[h5py.File]:
+    """A capture open for reading. Raises StudyError, here or at a later read, when it is none or is damaged."""
+    again = "delete it and rerun to capture again"
     try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be read as HDF5 ({error}); delete it and rerun to capture again.") from None
-    if not file.attrs.get("complete", False) or file.attrs.get("schema") != SCHEMA:
-        file.close()
-        raise StudyError(f"{path}: is not a complete capture of schema {SCHEMA}; delete it and rerun to capture again.")
-    return file
+        with h5py.File(path, "r") as file:
+            if not file.attrs.get("complete", False) or file.attrs.get("schema") != SCHEMA:
+                raise StudyError(f"{path}: is not a complete capture of schema {SCHEMA}; {again}.")
+            if len(file) != file.attrs["prompts"]:
+                raise StudyError(f"{path}: holds {len(file)} of {file.attrs['prompts']} prompts; {again}.")
+            yield file
+    except (OSError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).strip("'\"").split())
+        raise StudyError(f"{path}: cannot be read as a capture ({reason}); {again}.") from None
 
 
 def _create(group: h5py.Group, name: str, values: np.ndarray, axes: tuple[str, ...]) -> None:
     chunks = values.shape if values.nbytes <= _CHUNK_BYTES else (1, *values.shape[1:])
-    _label(group.create_dataset(name, data=values.astype(np.float32), chunks=chunks, **_FILTERS), axes)
+    _label(group.create_dataset(name, data=values, chunks=chunks, **_FILTERS), axes)
 
 
 def _label(dataset: h5py.Dataset, axes: tuple[str, ...]) -> None:
@@ -208,22 +217,18 @@ def _label(dataset: h5py.Dataset, axes: tuple[str, ...]) -> None:
         dimension.label = label
 
 
-def _read_group(path: Path, group: h5py.Group) -> Capture:
-    name = group.name.lstrip("/")
+def _read_group(path: Path, name: str, group: h5py.Group) -> Capture:
+    capture = Capture(
+        prompt=name,
+        set=group.attrs["set"],
+        token_ids=group["token_ids"][()],
+        layers=group["layers"][()],
+        sink_mass=group["sink_mass"][()],
+        key_mass=group["key_mass"][()],
+        output_norm=group["output_norm"][()],
+        row_sum=group["row_sum"][()] if "row_sum" in group else None,
+    )
     again = "delete the file and rerun to capture again"
-    try:
-        capture = Capture(
-            prompt=name,
-            set=group.attrs["set"],
-            token_ids=group["token_ids"][()],
-            layers=group["layers"][()],
-            sink_mass=group["sink_mass"][()],
-            key_mass=group["key_mass"][()],
-            output_norm=group["output_norm"][()],
-            row_sum=group["row_sum"][()] if "row_sum" in group else None,
-        )
-    except (OSError, KeyError) as error:
-        raise StudyError(f"{path}: prompt {name!r} is damaged ({error}); {again}.") from None
     if capture.sink_mass.shape[::2] != (len(capture.layers), capture.n_tokens):
         raise StudyError(f"{path}: prompt {name!r} has axes that do not fit each other; {again}.")
     if not np.isfinite(capture.sink_mass).all():

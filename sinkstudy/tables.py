@@ -19,5 +19,7 @@ def write_table(table: pd.DataFrame | Iterable[pd.DataFrame], path: Path | str) 
 
 def read_tables(paths: Iterable[Path | str]) -> pd.DataFrame:
     """Several tables of the same columns as one; an empty frame where there are none."""
-    frames = [pd.read_csv(path, dtype={"model": str, "set": str, "prompt": str}) for path in paths]
+    # Only empty cells are undefined: a prompt may be called NA.
+    empty = {"keep_default_na": False, "na_values": [""]}
+    frames = [pd.read_csv(path, dtype={"model": str, "set": str, "prompt": str}, **empty) for path in paths]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

@@ -304,7 +304,11 @@ def test_a_truncated_file_is_refused_by_name(path, refuses, share):
     write(path, {"p": 5, "q": 3})
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content)) - 1])
-    for read in (lambda: list(read_captures([path])), lambda: open_capture(path), lambda: read_provenance(path)):
+    for read in (
+        lambda: list(read_captures([path])),
+        lambda: open_capture(path).__enter__(),
+        lambda: read_provenance(path),
+    ):
         with refuses(str(path)):
             read()
 

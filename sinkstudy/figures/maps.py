@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 
 from sinkstudy.figures.style import SCORE_MAP, new_figure, styled
 
 _MAX_LABELS = 40
+_MARKS = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥"})
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ def maps_figure(model: str, prompt: str, tokens: list[str], examples: list[Examp
 
 
 def _visible(token: str) -> str:
-    """A token as a short label: spaces and line breaks shown, matplotlib's math and long tokens defused."""
-    shown = token.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥").replace("$", r"\$")
-    return shown if len(shown) <= 12 else shown[:11] + "…"
+    """A token as a short label: white space shown, what the font cannot draw as a box, matplotlib's math defused."""
+    glyphs = get_font(findfont("DejaVu Sans"))
+    marked = token.translate(_MARKS)
+    shown = "".join(c if c.isprintable() and glyphs.get_char_index(ord(c)) else "□" for c in marked)
+    return (shown if len(shown) <= 12 else shown[:11] + "…").replace("$", r"\$")

@@ -10,7 +10,7 @@ from sinkstudy.config import check_config
 from sinkstudy.errors import StudyError
 from sinkstudy.fingerprint import fingerprint
 from sinkstudy.prompts import digest, read_prompts, shards
-from sinkstudy.sources import is_local, model_files
+from sinkstudy.sources import as_path, is_local, model_files
 
 ROOT = Path(workflow.basedir)
 # Jobs in an environment of their own (conda, container) find the library in this checkout.
@@ -48,7 +48,7 @@ def model_inputs(wildcards):
     source = config["models"][wildcards.model]["source"]
     if not is_local(source, Path.cwd()):
         return []
-    return [str(path) for path in model_files(Path(source).expanduser())]
+    return [str(path) for path in model_files(as_path(source))]
 
 
 def model_spec(wildcards):

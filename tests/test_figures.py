@@ -1,0 +1,316 @@
+import warnings
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from sinkstudy.figures.comparison import comparison_figure
+from sinkstudy.figures.heatmaps import contour_heatmap, layer_bars, outline, score_heatmap
+from sinkstudy.figures.lengths import length_figure
+from sinkstudy.figures.maps import ExampleMap, maps_figure
+from sinkstudy.figures.simulated import simulated_figure
+from sinkstudy.figures.style import COLOURS, new_figure, save
+from sinkstudy.figures.timing import timing_figure
+from sinkstudy.scores import null_score
+
+pytestmark = pytest.mark.filterwarnings("error")
+NAN = float("nan")
+
+
+def heads_table(layers: tuple[int, ...] = (0, 1, 4), heads: int = 4, **columns: object) -> pd.DataFrame:
+    score = np.linspace(0.05, 1, len(layers) * heads)
+    table = pd.DataFrame(
+        {
+            "model": "tiny",
+            "set": "short",
+            "layer": np.repeat(layers, heads),
+            "head": np.tile(np.arange(heads), len(layers)),
+            "prompts": 3,
+            "mean_tokens": 7.3,
+            "mean_sink_score": score,
+            "mean_null_score": 0.4,
+            "mean_excess_score": (score - 0.4) / 0.6,
+        }
+    )
+    return table.assign(**columns)
+
+
+def lengths_table(*tokens: int) -> pd.DataFrame:
+    parts = []
+    for i, n in enumerate(tokens):
+        k = np.arange(1, n + 1)
+        null = null_score(k)
+        for threshold in (0.3, 0.9):
+            part = {"model": "tiny", "prompt": f"p{i}", "n_tokens": k, "threshold": threshold}
+            part |= {"sink_fraction": 1 / k, "mean_score": null + 0.01 * i, "null_score": null}
+            parts.append(pd.DataFrame(part | {"mean_excess": np.where(k == 1, NAN, -0.02)}))
+    return pd.concat(parts)
+
+
+def comparison_rows(groups: tuple[str, ...], sides: tuple[str, ...], excess: float = 0.25) -> pd.DataFrame:
+    rows = [
+        {"group": group, "side": side, "sink_percent": 12.5 * i, "mean_excess": excess, "correlation_percent": 30.0}
+        for i, group in enumerate(groups)
+        for side in sides
+    ]
+    table = pd.DataFrame(rows)
+    table.loc[0, ["mean_excess", "correlation_percent"]] = NAN
+    return table
+
+
+def benchmark_table(lengths: tuple[int, ...] = (24, 128)) -> pd.DataFrame:
+    rows = [
+        {
+            "model": "tiny",
+            "phase": "prefill",
+            "n_tokens": n,
+            "batch": batch,
+            "strategy": strategy,
+            "policy": policy,
+            "median_s": 0.001 * n * batch,
+            "iqr_s": 0.0002 * n,
+            "speedup_vs_sdpa": 1 + 0.001 * n,
+            "device": "cpu",
+        }
+        for n in lengths
+        for batch in (1, 4)
+        for strategy, policy in (("sdpa", "none"), ("eager", "none"), ("reuse", "consistent"))
+    ]
+    return pd.DataFrame(rows)
+
+
+def examples(n: int) -> list[ExampleMap]:
+    uniform = np.tril(np.ones((n, n))) / np.arange(1, n + 1)[:, None]
+    return [ExampleMap("highest score", 1, 2, 0.97, uniform), ExampleMap("lowest score", 0, 0, 0.01, uniform[::-1])]
+
+
+def simulated(lengths: list[int]) -> Figure:
+    rng = np.random.default_rng(0)
+    scores = rng.random((len(lengths), 3, 4))
+    return simulated_figure("toy", lengths, scores, scores > 0.9)
+
+
+STRANGE = [
+    " the",
+    "\n",
+    "\t",
+    "$x$",
+    "$",
+    "\\$",
+    "a_b^c",
+    "<&>",
+    "--",
+    "]]>",
+    '"',
+    "é",
+    "\ufffd",
+    "averyverylongtoken",
+    "",
+]
+DRAWINGS: dict[str, Callable[[], Figure]] = {
+    "heatmap": lambda: score_heatmap(heads_table()),
+    "heatmap, one head": lambda: score_heatmap(heads_table((0,), 1)),
+    "heatmap, some undefined": lambda: score_heatmap(heads_table(mean_excess_score=[NAN] + [0.5] * 11)),
+    "heatmap, one-token prompts": lambda: score_heatmap(heads_table(mean_excess_score=NAN, prompts=1, mean_tokens=1)),
+    "heatmap, 32 layers": lambda: score_heatmap(heads_table(tuple(range(32)), 32)),
+    "contour": lambda: contour_heatmap(heads_table(), 0.5),
+    "contour, no sinks": lambda: contour_heatmap(heads_table(mean_sink_score=0.1), 0.5),
+    "contour, only sinks": lambda: contour_heatmap(heads_table(mean_sink_score=1.0), 0.5),
+    "layers": lambda: layer_bars(heads_table(), 0.9),
+    "layers, one head": lambda: layer_bars(heads_table((0, 1), 1), 0.9),
+    "lengths": lambda: length_figure(lengths_table(1, 9, 30)),
+    "lengths, one token": lambda: length_figure(lengths_table(1)),
+    "lengths, two tokens": lambda: length_figure(lengths_table(2)),
+    "maps": lambda: maps_figure("tiny", "hello", STRANGE, examples(len(STRANGE))),
+    "maps, one token": lambda: maps_figure("tiny", "hello", ["a"], examples(1)[:1]),
+    "maps, long": lambda: maps_figure("tiny", "hello", ["a"] * 60, examples(60)),
+    "simulated": lambda: simulated([5, 10, 15]),
+    "simulated, one length": lambda: simulated([5]),
+    "comparison": lambda: comparison_figure(comparison_rows(("reference", "untrained"), ("short", "long")), "A title"),
+    "comparison, many": lambda: comparison_figure(comparison_rows(tuple("abcdef"), tuple("uvwxyz")), "A title"),
+    "comparison, below uniform": lambda: comparison_figure(comparison_rows(("a", "b"), ("x",), excess=-0.3), "A title"),
+    "comparison, one setting": lambda: comparison_figure(comparison_rows(("a",), ("x",)), "A title"),
+    "timing": lambda: timing_figure(benchmark_table()),
+    "timing, one length": lambda: timing_figure(benchmark_table((24,))),
+    "timing, undefined": lambda: timing_figure(benchmark_table().assign(speedup_vs_sdpa=NAN)),
+}
+
+
+def written(draw: Callable[[], Figure], folder: Path) -> tuple[bytes, bytes]:
+    folder.mkdir()
+    png, svg = folder / "figure.png", folder / "figure.svg"
+    save(draw(), png, svg)
+    return png.read_bytes(), svg.read_bytes()
+
+
+def texts(figure: Figure) -> list[str]:
+    figure.canvas.draw()
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+
+
+@pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS.keys())
+def test_figures_draw_without_warnings(draw):
+    draw().canvas.draw()
+
+
+@pytest.mark.parametrize(
+    "name", ["heatmap", "contour", "layers", "lengths", "maps", "simulated", "comparison", "timing"]
+)
+def test_the_same_data_give_the_same_bytes_whatever_the_settings_of_the_process(tmp_path, name):
+    one = written(DRAWINGS[name], tmp_path / "one")
+    other_settings = {
+        "font.size": 20,
+        "figure.titlesize": 30,
+        "axes.titlesize": 30,
+        "legend.frameon": True,
+        "legend.fontsize": 20,
+        "axes.spines.top": True,
+        "savefig.dpi": 40,
+        "svg.hashsalt": "other",
+        "svg.fonttype": "none",
+    }
+    with mpl.rc_context(other_settings):
+        again = written(DRAWINGS[name], tmp_path / "again")
+    assert one == again
+    png, svg = one
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    assert ET.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_different_data_give_different_figures(tmp_path):
+    one = written(lambda: layer_bars(heads_table(), 0.9), tmp_path / "one")
+    other = written(lambda: layer_bars(heads_table(mean_null_score=0.5), 0.9), tmp_path / "other")
+    assert one[0] != other[0]
+    assert one[1] != other[1]
+
+
+@pytest.mark.parametrize("token", ["你好", "🙂", "\u05e9", "\x1b", "\r", "\u200b"])
+def test_a_map_draws_tokens_of_any_script_without_warnings(token):
+    maps_figure("tiny", "hello", [token, "b"], examples(2)).canvas.draw()
+
+
+def test_a_map_with_control_characters_in_its_tokens_is_still_valid_svg(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _, svg = written(lambda: maps_figure("tiny", "hello", ["\x1b", "\x02"], examples(2)), tmp_path / "one")
+    ET.fromstring(svg)
+
+
+def test_score_heatmap_writes_every_value_and_leaves_undefined_ones_empty():
+    figure = score_heatmap(heads_table((0, 2), 2, mean_sink_score=[0.1, 0.2, 0.3, 0.4], mean_excess_score=NAN))
+    left, right = figure.axes[:2]
+    assert [text.get_text() for text in left.texts] == ["0.10", "0.20", "0.30", "0.40"]
+    assert list(right.texts) == []
+    np.testing.assert_array_equal(left.images[0].get_array(), [[0.1, 0.2], [0.3, 0.4]])
+    assert [label.get_text() for label in left.get_yticklabels()] == ["0", "2"]
+    assert "3 prompts of 7 tokens" in " ".join(texts(figure))
+
+
+def borders(inside: list[list[bool]]) -> set[tuple]:
+    _, (axes,) = new_figure(2, 2)
+    outline(axes, np.array(inside))
+    return {tuple(sorted(zip(*line.get_data(), strict=True))) for line in axes.lines}
+
+
+def test_the_outline_of_one_cell_is_its_four_sides():
+    # A cell (layer, head) is the square of width 1 around (x = head, y = layer).
+    corners = {"a": (1.5, 0.5), "b": (2.5, 0.5), "c": (1.5, 1.5), "d": (2.5, 1.5)}
+    sides = {(corners[one], corners[other]) for one, other in ("ab", "cd", "ac", "bd")}
+    assert borders([[False] * 4, [False, False, True, False]]) == sides
+
+
+def test_the_outline_of_neighbours_has_no_line_between_them():
+    """An L of three cells has a border of 8, and one ring around a hole 12 outside and 4 inside."""
+    assert len(borders([[True, False], [True, True]])) == 8
+    assert len(borders([[True, True, True], [True, False, True], [True, True, True]])) == 16
+    assert borders([[False, False]]) == set()
+
+
+def test_contour_counts_the_heads_at_or_above_the_threshold():
+    figure = contour_heatmap(heads_table((0,), 4, mean_sink_score=[0.2, 0.5, 0.49, 0.9]), 0.5)
+    assert "2 of 4 heads" in " ".join(texts(figure))
+
+
+def test_layer_bars_show_the_mean_of_each_layer_and_every_head():
+    figure = layer_bars(heads_table((0, 3), 2, mean_sink_score=[0.2, 0.4, 0.5, 1.0]), 0.9)
+    axes = figure.axes[0]
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx([0.3, 0.75])
+    levels = [line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1]
+    assert levels == [0.4, 0.9]  # the null score and the threshold
+    dots = np.concatenate([line.get_ydata() for line in axes.lines if line.get_marker() == "."])
+    assert dots.tolist() == [0.2, 0.4, 0.5, 1.0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "3"]
+
+
+def test_length_figure_averages_the_prompts_that_reach_a_length():
+    figure = length_figure(lengths_table(2, 4))
+    right = figure.axes[1]
+    mean, null = (line.get_ydata() for line in right.lines[:2])
+    assert null.tolist() == pytest.approx([1, 3 / 4, 11 / 18, 25 / 48])
+    assert (mean - null).tolist() == pytest.approx([0.005, 0.005, 0.01, 0.01])
+    left = figure.axes[0]
+    curves = [line.get_ydata() for line in left.lines if line.get_label().startswith("score")]
+    assert [curve.tolist() for curve in curves] == [pytest.approx([100, 50, 100 / 3, 25])] * 2
+
+
+def test_length_figure_marks_the_longest_length_at_which_uniform_attention_passes():
+    left = length_figure(lengths_table(30)).axes[0]
+    marks = [line.get_xdata()[0] for line in left.lines if not line.get_label().startswith("score")]
+    # H_n / n is at 0.9 or more only for n = 1, and at 0.3 or more up to n = 9 (0.314; n = 10 gives 0.293).
+    assert marks == [9, 1]
+
+
+def test_comparison_says_undefined_where_there_is_no_value_and_draws_no_bar():
+    figure = comparison_figure(comparison_rows(("a", "b"), ("x", "y")), "A title")
+    percent, excess, correlation = figure.axes
+    assert [text.get_text() for text in percent.texts] == ["0.0", "12.5", "0.0", "12.5"]
+    assert [text.get_text() for text in excess.texts] == ["undefined", "0.25", "0.25", "0.25"]
+    assert [text.get_text() for text in correlation.texts] == ["undefined", "30.0", "30.0", "30.0"]
+    assert [bar.get_height() for bar in correlation.patches] == [0, 30, 30, 30]
+    assert "A title" in texts(figure)
+
+
+def test_comparison_tells_sides_apart_by_colour_and_by_hatch():
+    axes = comparison_figure(comparison_rows(("a",), ("x", "y", "z")), "t").axes[0]
+    looks = [(bar.get_facecolor(), bar.get_hatch()) for bar in axes.patches]
+    assert [colour for colour, _ in looks] == [to_rgba(colour) for colour in COLOURS[:3]]
+    assert len({hatch for _, hatch in looks}) == 3
+
+
+def test_comparison_keeps_bars_below_zero_in_sight():
+    axes = comparison_figure(comparison_rows(("a", "b"), ("x",), excess=-0.3), "t").axes[1]
+    assert axes.get_ylim()[0] < -0.3
+
+
+def test_simulated_figures_say_so_in_the_title_every_axis_title_and_every_panel_of_scores():
+    figure = simulated([5, 10])
+    titles = [axes.get_xlabel() or axes.get_ylabel() for axes in figure.axes]
+    assert all("simulated" in title for title in titles if title)
+    assert {title for title in titles if title} >= {"simulated head", "simulated layer", "simulated score"}
+    assert figure.get_suptitle().startswith("SIMULATED toy")
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["SIMULATED"] * 2
+
+
+def test_maps_escape_line_breaks_spaces_and_mathematics_in_tokens():
+    figure = maps_figure("tiny", "hello", [" a b", "\n", "$x$"], examples(3))
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == ["␣a␣b", "⏎", r"\$x\$"]
+    assert "highest score: layer 1, head 2\nsink score 0.97" in texts(figure)
+
+
+def test_timing_shows_the_smallest_batch_and_names_every_variant():
+    figure = timing_figure(benchmark_table())
+    left, right = figure.axes
+    times = left.containers[0].lines[0].get_ydata()
+    assert times.tolist() == pytest.approx([24, 128])  # milliseconds of batch 1
+    assert right.lines[0].get_ydata().tolist() == pytest.approx([1.024, 1.128])
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert named == ["sdpa", "eager", "reuse, consistent"]
+    assert "batch 1" in figure.get_suptitle()

@@ -1,0 +1,543 @@
+import re
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from sinkstudy.conclusions import (
+    first_layer_hypothesis,
+    has_sinks,
+    length_effect,
+    length_threshold,
+    worth_optimizing,
+)
+from sinkstudy.findings import Tables, markdown, percent
+from sinkstudy.scores import null_score
+
+NAN = float("nan")
+
+
+def frame(columns: str, *rows: tuple) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=columns.split())
+
+
+def score_rows(*rows: tuple) -> pd.DataFrame:
+    """Rows (prompt, n_tokens, layer, head, sink_score, excess_score, is_sink)."""
+    return frame("prompt n_tokens layer head sink_score excess_score is_sink", *rows)
+
+
+def test_has_sinks_where_a_head_is_one_in_half_of_the_long_prompts():
+    verdict = has_sinks(
+        score_rows(
+            ("a", 24, 0, 0, 0.95, 0.94, True),
+            ("b", 50, 0, 0, 0.85, 0.80, False),
+            ("a", 24, 0, 1, 0.20, 0.05, False),
+            ("b", 50, 0, 1, 0.20, 0.15, False),
+        ),
+        0.9,
+    )
+    assert verdict.holds is True
+    assert "1 of 2 heads" in verdict.reason
+    assert "0 of them in every one" in verdict.reason
+
+
+def test_has_sinks_counts_the_heads_that_are_sinks_beyond_doubt_in_every_prompt():
+    verdict = has_sinks(
+        score_rows(
+            ("a", 24, 0, 0, 0.95, 0.94, True),
+            ("b", 50, 0, 0, 0.92, 0.91, True),
+            ("a", 24, 1, 0, 0.95, 0.94, True),
+            ("b", 50, 1, 0, 0.10, 0.00, False),
+        ),
+        0.9,
+    )
+    assert verdict.holds is True
+    assert "2 of 2 heads" in verdict.reason
+    assert "1 of them in every one" in verdict.reason
+
+
+def test_has_no_sinks_where_no_head_is_one_often_enough_and_short_prompts_do_not_count():
+    verdict = has_sinks(
+        score_rows(
+            ("a", 24, 0, 0, 0.95, 0.62, True),
+            ("b", 24, 0, 0, 0.10, 0.00, False),
+            ("c", 24, 0, 0, 0.10, 0.00, False),
+            ("d", 23, 0, 0, 1.00, 1.00, True),
+            ("e", 2, 0, 0, 1.00, 1.00, True),
+        ),
+        0.9,
+    )
+    assert verdict.holds is False
+    assert "0.62" in verdict.reason
+
+
+def test_has_sinks_cannot_be_judged_from_short_prompts():
+    verdict = has_sinks(score_rows(("a", 23, 0, 0, 1.0, 1.0, True)), 0.9)
+    assert verdict.holds is None
+    assert "24" in verdict.reason
+
+
+def length_rows(*prompts: tuple[str, dict[int, tuple[float, float]]]) -> pd.DataFrame:
+    """Rows of a length table from (prompt, {n: (mean score, mean excess)})."""
+    rows = [(prompt, n, float(null_score(n)), *values) for prompt, lengths in prompts for n, values in lengths.items()]
+    return frame("prompt n_tokens null_score mean_score mean_excess", *rows)
+
+
+def test_a_fall_that_uniform_attention_explains_is_no_effect_of_length():
+    verdict = length_effect(length_rows(("a", {1: (1, NAN), 2: (0.77, 0.06), 100: (0.10, 0.05)})))
+    assert verdict.holds is False
+    for number in ("0.770", "0.100", "0.750", "0.052", "0.060", "0.050", "100 tokens"):
+        assert number in verdict.reason
+
+
+@pytest.mark.parametrize(("first", "last", "word"), [(0.9, 0.7, "lose"), (0.3, 0.5, "gain")])
+def test_a_change_of_excess_is_an_effect_of_length(first, last, word):
+    verdict = length_effect(length_rows(("a", {1: (1, NAN), 2: (0.9, first), 24: (0.5, last)})))
+    assert verdict.holds is True
+    assert word in verdict.reason
+
+
+def test_only_prompts_that_reach_the_longest_length_are_compared():
+    """The short prompt alone would make the excess fall from 1 to 0."""
+    verdict = length_effect(
+        length_rows(("a", {2: (0.8, 0.2), 24: (0.3, 0.2)}), ("short", {2: (1.0, 1.0), 3: (1.0, 1.0)}))
+    )
+    assert verdict.holds is False
+    assert "mean excess from 0.200 to 0.200" in verdict.reason
+
+
+@pytest.mark.parametrize("longest", [1, 2, 23])
+def test_an_effect_of_length_cannot_be_judged_from_short_prompts(longest):
+    lengths = {n: (1.0, 0.5) for n in range(1, longest + 1)}
+    assert length_effect(length_rows(("a", lengths))).holds is None
+
+
+def hypothesis_row(**values: float) -> pd.Series:
+    row = {"first_layer_sinks": 4, "p_later_given_first": 0.8, "p_later": 0.4, "ci_low": 0.6, "ci_high": 0.9}
+    return pd.Series(row | {"p_value": 0.01} | values)
+
+
+def test_the_first_layer_hypothesis_holds_where_sinks_follow_more_than_the_base_rate():
+    verdict = first_layer_hypothesis(hypothesis_row(p_later_given_first=0.74038))
+    assert verdict.holds is True
+    for number in ("74.04%", "60.00 to 90.00%", "40.00%", "p = 0.01"):
+        assert number in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"p_later_given_first": 0.49, "p_later": 0.1, "ci_low": 0.3}, "most later layers do not follow"),
+        ({"p_value": 0.05}, "no more than"),
+        ({"ci_low": 0.4}, "no more than"),
+        ({"p_later": 0.95, "p_value": 0.9}, "no more than"),
+    ],
+    ids=["below half", "not significant", "interval reaches the base rate", "high base rate"],
+)
+def test_the_first_layer_hypothesis_does_not_hold_where_one_condition_fails(values, why):
+    verdict = first_layer_hypothesis(hypothesis_row(**values))
+    assert verdict.holds is False
+    assert why in verdict.reason
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"first_layer_sinks": 0, "p_later_given_first": NAN, "ci_low": NAN, "ci_high": NAN, "p_value": NAN},
+        {"p_later_given_first": NAN, "p_later": NAN, "ci_low": NAN, "ci_high": NAN, "p_value": NAN},
+    ],
+    ids=["no first-layer sinks", "single layer"],
+)
+def test_the_first_layer_hypothesis_cannot_be_tested_where_the_correlation_is_undefined(values):
+    verdict = first_layer_hypothesis(hypothesis_row(**values))
+    assert verdict.holds is None
+    assert "nan" not in verdict.reason
+
+
+def test_the_first_layer_hypothesis_is_not_affirmed_without_the_interval_that_its_rule_asks_for():
+    """A single prompt has no interval; the stated rule is an interval above the base rate."""
+    verdict = first_layer_hypothesis(hypothesis_row(ci_low=NAN, ci_high=NAN))
+    assert verdict.holds is not True
+    assert "nan" not in verdict.reason
+
+
+def threshold_rows(**correlation: float) -> pd.DataFrame:
+    """Rows at lengths n2, n24, ... in shuffled order, beside one over whole prompts that must not count."""
+    rows = [(NAN, 0.99)] + [(float(name[1:]), value) for name, value in reversed(correlation.items())]
+    return frame("n_tokens p_later_given_first", *rows)
+
+
+def test_the_length_threshold_is_the_last_length_before_the_correlation_falls_below_half():
+    verdict = length_threshold(threshold_rows(n2=0.9, n8=0.5, n24=0.25, n64=0.8))
+    assert verdict.holds is True
+    assert "up to 8 tokens" in verdict.reason
+    assert "at 24 tokens it is 25.00%" in verdict.reason
+
+
+def test_the_length_threshold_ends_where_the_correlation_is_undefined():
+    verdict = length_threshold(threshold_rows(n2=0.9, n8=NAN, n24=0.9))
+    assert verdict.holds is True
+    assert "up to 2 tokens" in verdict.reason
+    assert "undefined" in verdict.reason
+    assert "nan" not in verdict.reason
+
+
+def test_the_length_threshold_may_lie_beyond_the_table():
+    verdict = length_threshold(threshold_rows(n2=0.9, n24=0.8))
+    assert verdict.holds is True
+    assert "up to 24 tokens, the longest" in verdict.reason
+
+
+@pytest.mark.parametrize("first", [0.49, NAN])
+def test_there_is_no_length_threshold_where_the_shortest_length_fails(first):
+    assert length_threshold(threshold_rows(n2=first, n24=0.9)).holds is False
+
+
+def test_the_length_threshold_is_unknown_where_no_length_has_a_correlation():
+    assert length_threshold(threshold_rows(n2=NAN, n24=NAN)).holds is None
+    assert length_threshold(threshold_rows()).holds is None
+
+
+BENCHMARK = "n_tokens strategy policy heads_replaced kl top1_agreement speedup_vs_sdpa ceiling"
+SDPA = (128, "sdpa", "none", 0, 0.0, 1.0, 1.0, 1.0)
+EAGER = (128, "eager", "none", 0, 0.0, 1.0, 9.0, 1.0)  # nothing was replaced, so it is no optimization
+
+
+def test_optimizing_is_worth_it_where_a_harmless_row_is_faster():
+    verdict = worth_optimizing(
+        frame(
+            BENCHMARK,
+            SDPA,
+            EAGER,
+            (128, "first_value", "consistent", 5, 0.01, 0.98, 1.25, 1.3),
+            (128, "first_value", "first_layer", 9, 0.02, 0.99, 2.0, 2.1),
+            (128, "reuse", "first_layer", 9, 0.001, 0.97, 3.0, 3.1),
+        )
+    )
+    assert verdict.holds is True
+    assert "`first_value` with policy `consistent` at 128 tokens: 1.25 times" in verdict.reason
+    assert "5 heads replaced (ceiling 1.30)" in verdict.reason
+
+
+def test_optimizing_is_not_worth_it_where_harmless_rows_are_no_faster():
+    verdict = worth_optimizing(frame(BENCHMARK, SDPA, EAGER, (128, "reuse", "consistent", 5, 0.0, 1.0, 1.01, 1.3)))
+    assert verdict.holds is False
+    assert "1.01 times" in verdict.reason
+
+
+def test_optimizing_is_not_worth_it_where_every_row_does_harm():
+    verdict = worth_optimizing(
+        frame(
+            BENCHMARK,
+            SDPA,
+            (128, "reuse", "first_layer", 5, 1.7, 0.4, 2.0, 2.1),
+            (24, "first_value", "first_layer", 5, 0.3, 0.7, 2.0, 2.1),
+        )
+    )
+    assert verdict.holds is False
+    assert "`first_value` with policy `first_layer` at 24 tokens" in verdict.reason
+    assert "0.3" in verdict.reason
+    assert "0.700" in verdict.reason
+
+
+def test_optimizing_was_not_possible_where_no_head_was_replaced():
+    assert worth_optimizing(frame(BENCHMARK, SDPA, EAGER)).holds is None
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "text"),
+    [
+        (366, 512, "71.48%"),
+        (117, 512, "22.85%"),
+        (0, 512, "0.00%"),
+        (77 / 104, 1, "74.04%"),
+        (19.3548387, 100, "19.35%"),
+        (NAN, 1, "undefined"),
+        (None, 1, "undefined"),
+    ],
+)
+def test_percent_prints_two_decimals_as_the_original_study_does(part, whole, text):
+    assert percent(part, whole) == text
+
+
+LENGTHS_OF = {"hello": ("short", 2), "fox": ("long", 30)}
+PROVENANCE = {"source": "models/tiny", "revision": "0123abc", "dtype": "float32", "bos": "auto", "device": "cpu"}
+STATISTICS = "first_layer_sinks p_later_given_first p_later lift phi ci_low ci_high p_value"
+UNDEFINED = (0, NAN, 0.125, NAN, NAN, NAN, NAN, NAN)
+
+
+def made_up_tables() -> Tables:
+    """Two models of 2 layers with 4 heads each: one with sinks that follow, one whose first layer has none."""
+    scores, heads, lengths, correlation, benchmark, comparison = [], [], [], [], [], []
+    for model, score, share in (("sinky", 0.9375, 0.75), ("plain", 0.25, 0.0)):
+        for prompt, (set_name, n) in LENGTHS_OF.items():
+            for k in range(1, n + 1):
+                for threshold in (0.3, 0.9):
+                    excess = NAN if k == 1 else 0.8125 * score
+                    lengths.append((model, set_name, prompt, k, threshold, share, score, float(null_score(k)), excess))
+            for layer, head in ((layer, head) for layer in range(2) for head in range(4)):
+                where = (NAN, NAN) if n <= 4 else (0 if head else 2, score)
+                row = (model, set_name, prompt, n, layer, head, score, 0.0, 0.8125 * score, score > 0.9)
+                scores.append((*row, *where))
+        for set_name, prompts, tokens in (("short", 1, 2.0), ("long", 1, 30.0), ("all", 2, 16.0)):
+            for layer, head in ((layer, head) for layer in range(2) for head in range(4)):
+                heads.append((model, set_name, layer, head, prompts, tokens, score, 0.4375, 0.8125 * score, share))
+            for threshold in (0.3, 0.9):
+                row = (model, set_name, "all", NAN, threshold)
+                follow = (6, 0.74038, 0.40625, 1.8225, 0.53125, 0.59375, 0.90625, 0.015625)
+                correlation.append((*row, *(follow if model == "sinky" else UNDEFINED)))
+        for n, value in ((2, 0.8125), (24, 0.21875)):
+            row = (model, "all", "all", n, 0.9)
+            follow = (3, value, 0.1875, 1.5, 0.25, 0.125, 0.875, 0.03125)
+            correlation.append((*row, *(follow if model == "sinky" else UNDEFINED)))
+        quality = (0.0015625, 0.9921875, 1.0015625)
+        for strategy, policy, replaced, speed in (("sdpa", "none", 0, 1.0), ("first_value", "consistent", 3, 1.53125)):
+            row = (model, 24, 1, strategy, policy, replaced, replaced / 8, 0.0046875, 0.000625, speed, 2.28125, 1.65625)
+            benchmark.append((*row, *(quality if replaced else (0.0, 1.0, 1.0)), "test CPU"))
+        part = ("measured_vs_simulated", "5 tokens", model, "measured", 43.75, 0.5625, 0.25)
+        comparison.append((*part, 65.625 if model == "sinky" else NAN))
+    comparison.append(("measured_vs_simulated", "5 tokens", "simulated toy", "simulated", 18.75, 0.53125, NAN, 15.625))
+    return Tables(
+        scores=frame(
+            "model set prompt n_tokens layer head sink_score null_score excess_score is_sink strongest_position "
+            "position_score",
+            *scores,
+        ),
+        heads=frame(
+            "model set layer head prompts mean_tokens mean_sink_score mean_null_score mean_excess_score sink_share",
+            *heads,
+        ),
+        lengths=frame(
+            "model set prompt n_tokens threshold sink_fraction mean_score null_score mean_excess",
+            *lengths,
+        ),
+        correlation=frame(f"model set prompt n_tokens threshold {STATISTICS}", *correlation),
+        comparison=frame(
+            "comparison group side kind sink_percent mean_score mean_excess correlation_percent",
+            *comparison,
+        ),
+        simulation=frame("preset n_tokens", ("toy", 5)),
+        benchmark=frame(
+            "model n_tokens batch strategy policy heads_replaced head_fraction median_s iqr_s speedup_vs_sdpa "
+            "speedup_vs_eager ceiling kl top1_agreement perplexity_ratio device",
+            *benchmark,
+        ),
+        verification=frame(
+            "model prompt n_tokens max_mass_difference",
+            ("sinky", "hello", 2, 1.5e-8),
+            ("sinky", "fox", 30, 6e-8),
+            ("plain", "fox", 30, 2e-7),
+        ),
+        threshold=0.9,
+    )
+
+
+def report(tables: Tables) -> str:
+    return markdown(tables, {model: PROVENANCE for model in tables.models})
+
+
+def section(text: str, heading: str) -> str:
+    """What stands under a heading, up to the next one of its level."""
+    (part,) = [part for part in text.split("\n## ") if part.startswith(heading)]
+    return part
+
+
+def cells(text: str, heading: str) -> list[dict[str, str]]:
+    """The rows of the table under a heading."""
+    lines = [line for line in section(text, heading).splitlines() if line.startswith("|")]
+    split = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [dict(zip(split[0], row, strict=True)) for row in split[2:]]
+
+
+def assert_no_nan(text: str) -> None:
+    assert not re.search(r"\b(nan|NaN|None|inf|NaT)\b|<NA>", text)
+
+
+def test_the_results_of_a_model_are_the_numbers_of_its_tables():
+    (short, long, every) = cells(report(made_up_tables()), "Results: sinky")
+    assert (short["set"], long["set"], every["set"]) == ("short", "long", "all")
+    assert long == {
+        "set": "long",
+        "prompts": "1",
+        "mean tokens": "30.0",
+        "total heads": "8",
+        "sink heads": "6",
+        "sink %": "75.00%",
+        "mean score": "0.938",
+        "null": "0.438",
+        "mean excess": "0.762",
+        "correlation": "74.04%",
+        "base rate": "40.62%",
+    }
+    assert every["prompts"] == "2"
+    assert "models/tiny" in section(report(made_up_tables()), "Results: sinky")
+
+
+def test_the_impact_of_length_is_tabulated_at_lengths_that_some_prompt_reaches():
+    rows = cells(report(made_up_tables()), "Impact of sequence length")
+    assert [(row["model"], row["tokens"], row["prompts"]) for row in rows] == [
+        (model, tokens, prompts)
+        for model in ("sinky", "plain")
+        for tokens, prompts in (("2", "2"), ("5", "1"), ("10", "1"), ("24", "1"))
+    ]
+    assert rows[1]["sink %"] == "75.00%"
+    assert rows[1]["mean score"] == "0.938"
+    assert rows[1]["null"] == "0.457"
+    assert rows[1]["mean excess"] == "0.762"
+
+
+def test_correlations_carry_base_rate_interval_and_p_value_at_every_threshold():
+    rows = cells(report(made_up_tables()), "Strength of the first-layer correlation")
+    assert len(rows) == 2 * 3 * 2
+    row = rows[-7]
+    assert (row["model"], row["set"], row["threshold"]) == ("sinky", "all", "0.9")
+    assert row["first-layer sinks"] == "6"
+    assert row["correlation"] == "74.04%"
+    assert row["95% interval"] == "59.38% to 90.62%"
+    assert row["base rate"] == "40.62%"
+    assert row["lift"] == "1.822"
+    assert row["phi"] == "0.531"
+    assert row["p"] == "0.0156"
+
+
+def test_undefined_values_are_called_so_and_are_never_nan_or_0():
+    text = report(made_up_tables())
+    assert_no_nan(text)
+    row = cells(text, "Strength of the first-layer correlation")[-1]
+    assert row["model"] == "plain"
+    undefined = ("correlation", "95% interval", "lift", "phi", "p")
+    assert {row[name] for name in undefined} == {"undefined"}
+    assert row["base rate"] == "12.50%"
+    assert {row["correlation"] for row in cells(text, "Results: plain")} == {"undefined"}
+    simulated = {row["setting"]: row for row in cells(text, "Simulated matrices")}
+    assert simulated["plain"]["correlation"] == "undefined"
+
+
+def test_simulated_rows_say_that_they_are():
+    text = report(made_up_tables())
+    rows = {row["setting"]: row for row in cells(text, "Simulated matrices")}
+    assert rows["simulated toy"] == {
+        "tokens": "5",
+        "setting": "simulated toy",
+        "kind": "simulated",
+        "sink %": "18.75%",
+        "mean score": "0.531",
+        "correlation": "15.62%",
+    }
+    assert rows["sinky"]["kind"] == "measured"
+    assert rows["sinky"]["correlation"] == "65.62%"
+
+
+def test_timings_carry_ceiling_and_quality():
+    rows = cells(report(made_up_tables()), "Optimization potential")
+    assert len(rows) == 4
+    assert rows[1] == {
+        "model": "sinky",
+        "tokens": "24",
+        "batch": "1",
+        "strategy": "first_value",
+        "policy": "consistent",
+        "heads replaced": "3 (37.50%)",
+        "median ms": "4.69 ± 0.31",
+        "vs SDPA": "1.53",
+        "vs eager": "2.28",
+        "ceiling": "1.66",
+        "KL": "1.6e-03",
+        "top-1": "99.22%",
+        "perplexity": "× 1.002",
+    }
+    assert "test CPU" in section(report(made_up_tables()), "Optimization potential")
+
+
+def test_every_verdict_stands_in_the_report_with_its_numbers():
+    tables = made_up_tables()
+    text = report(tables)
+    assert "8 of 8 heads are sinks" in section(text, "Conclusion")
+    assert has_sinks(tables.of("scores", "plain"), 0.9).reason in section(text, "Conclusion")
+    assert length_effect(tables.of("lengths", "sinky")).reason in section(text, "Impact of sequence length")
+    assert "up to 2 tokens; at 24 tokens it is 21.88%" in section(text, "Length threshold")
+    assert worth_optimizing(tables.of("benchmark", "sinky")).reason in section(text, "Optimization potential")
+
+
+def test_the_sink_position_is_counted_over_strong_heads_only():
+    lines = section(report(made_up_tables()), "Where the sink is")
+    assert "of 8 cases (head and prompt) of 0.9 or more, 75.00% on position 0, 25.00% on position 2" in lines
+    assert "**plain**: no head puts 0.9" in lines
+
+
+def test_the_largest_difference_from_eager_attention_is_reported_with_its_prompt():
+    lines = section(report(made_up_tables()), "Exactness").splitlines()
+    assert "6.0e-08 (prompt `fox`, 30 tokens), over 2 recomputed prompts" in lines[2]
+    assert "2.0e-07 (prompt `fox`, 30 tokens), over 1 recomputed" in lines[3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "strategy"),
+    [
+        ({}, "replace the first layer's sink heads"),
+        ({"correlation": {"p_value": 0.5}}, "calibration over prompts"),
+        ({"benchmark": {"speedup_vs_sdpa": 0.5}}, "replacing them did not pay"),
+        ({"benchmark": {"speedup_vs_sdpa": 0.5}, "scores": {"is_sink": False}}, "there are no sinks to use"),
+    ],
+    ids=["all hold", "hypothesis fails", "no speedup", "no sinks"],
+)
+def test_the_strategy_follows_from_the_verdicts(changes, strategy):
+    tables = made_up_tables()
+    tables = replace(tables, **{name: getattr(tables, name).assign(**values) for name, values in changes.items()})
+    (line,) = [line for line in section(report(tables), "Conclusion").splitlines() if line.startswith("- **sinky**")]
+    assert strategy in line
+
+
+def test_a_study_too_short_to_judge_does_not_conclude_that_there_are_no_sinks():
+    tables = made_up_tables()
+    tables = replace(
+        tables,
+        scores=tables.scores[tables.scores["n_tokens"] < 24],
+        benchmark=tables.benchmark[tables.benchmark["heads_replaced"] == 0],
+    )
+    conclusion = section(report(tables), "Conclusion")
+    assert "cannot be judged" in conclusion
+    assert "there are no sinks" not in conclusion
+
+
+def test_every_result_section_names_existing_tables_as_its_source():
+    sources = set(re.findall(r"`results/([^`]+)`", report(made_up_tables())))
+    per_model = ("scores", "heads", "lengths", "correlation", "benchmark", "verification")
+    expected = {f"{name}/{model}.csv" for name in per_model for model in ("sinky", "plain")}
+    assert sources == expected | {"comparison.csv", "simulation/toy.csv"}
+
+
+def test_a_study_without_simulation_is_reported():
+    text = report(replace(made_up_tables(), simulation=pd.DataFrame()))
+    assert "no simulation" in section(text, "Simulated matrices")
+
+
+def test_a_study_of_one_token_prompts_is_reported_without_nan():
+    tables = made_up_tables()
+    one = tables.lengths["n_tokens"] == 1
+    text = report(
+        replace(
+            tables,
+            lengths=tables.lengths[one],
+            scores=tables.scores.assign(n_tokens=1, excess_score=NAN),
+            heads=tables.heads.assign(mean_tokens=1.0, mean_excess_score=NAN),
+        )
+    )
+    assert_no_nan(text)
+    assert {row["mean excess"] for row in cells(text, "Results: sinky")} == {"undefined"}
+
+
+def test_a_study_of_one_model_and_one_set_is_reported_without_nan():
+    tables = made_up_tables()
+    keep = {"set": ["short", "all"], "model": ["sinky"]}
+    parts = {}
+    for name in ("scores", "heads", "lengths", "correlation", "benchmark", "verification"):
+        table = getattr(tables, name)
+        for column, values in keep.items():
+            if column in table:
+                table = table[table[column].isin(values)]
+        parts[name] = table
+    parts["correlation"] = parts["correlation"].assign(ci_low=NAN, ci_high=NAN)
+    text = report(replace(tables, **parts))
+    assert_no_nan(text)
+    assert "(95% interval undefined)" in text
