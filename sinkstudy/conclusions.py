@@ -90,7 +90,9 @@ def first_layer_hypothesis(row: pd.Series) -> Verdict:
     if row["p_later_given_first"] < HOLDS_AT:
         return Verdict(False, f"{numbers}: most later layers do not follow.")
     if pd.isna(row["ci_low"]):
-        return Verdict(None, f"{numbers}: a single prompt gives no interval to judge by.")
+        return Verdict(
+            None, f"{numbers}: fewer than two prompts have first-layer sinks, so there is no interval to judge by."
+        )
     if row["p_value"] >= SIGNIFICANT or row["ci_low"] <= row["p_later"]:
         return Verdict(False, f"{numbers}: they follow no more than heads picked at random would.")
     return Verdict(True, f"{numbers}.")

@@ -34,7 +34,7 @@ def correlate(is_sink: np.ndarray, resampling: Resampling) -> dict[str, float | 
     """First-layer-to-later-layer statistics of sink decisions (prompt, layer, head) bool.
 
     Values that are undefined (no first-layer sinks, no later sinks, fewer than two layers) are NaN. The interval
-    is a 95% percentile bootstrap over prompts, undefined for a single one. The p-value is the share of permutations
+    is a 95% percentile bootstrap over prompts, undefined unless two have first-layer sinks. The p-value is the share of permutations
     of head labels within every later layer (the same ones for all prompts) that reach the observed statistic.
     """
     first, later = is_sink[:, 0], is_sink[:, 1:]  # (prompt, head), (prompt, layer - 1, head)
@@ -51,7 +51,7 @@ def correlate(is_sink: np.ndarray, resampling: Resampling) -> dict[str, float | 
     row["p_later_given_first"] = float(follow[first].mean())
     if row["p_later"] > 0:
         row["lift"] = row["p_later_given_first"] / row["p_later"]
-    if len(is_sink) > 1:
+    if (first.sum(1) > 0).sum() > 1:
         row["ci_low"], row["ci_high"] = _bootstrap(first.sum(1), (first * follow).sum(1), resampling)
     row["p_value"] = _permutation_p(first, later, resampling)
     return row

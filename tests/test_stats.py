@@ -91,7 +91,7 @@ def test_correlate_equals_counting_by_hand(is_sink):
         assert math.isnan(row["lift"])
     else:
         assert row["lift"] == pytest.approx(conditional / base)
-    if len(is_sink) > 1:
+    if is_sink[:, 0].any(-1).sum() > 1:
         assert 0 <= row["ci_low"] <= row["ci_high"] <= 1 + 1e-12
     else:
         assert math.isnan(row["ci_low"])
@@ -110,7 +110,8 @@ def test_correlate_equals_counting_by_hand(is_sink):
         (("111 110 011",) * 2, ["phi"]),
         (("110 111 111",) * 2, ["phi"]),
         (("100 010 110",), ["ci_low", "ci_high"]),
-        (("100 010 110", "000 000 000"), []),
+        (("100 010 110", "000 000 000"), ["ci_low", "ci_high"]),
+        (("100 010 110", "001 000 000"), []),
     ],
     ids=[
         "no first sink",
@@ -120,6 +121,7 @@ def test_correlate_equals_counting_by_hand(is_sink):
         "all first",
         "all later",
         "one prompt",
+        "one of two prompts",
         "none",
     ],
 )
@@ -186,8 +188,14 @@ def test_a_single_prompt_has_no_interval():
     assert not math.isnan(row["p_value"])
 
 
-def test_prompts_without_first_layer_sinks_do_not_break_the_interval():
+def test_one_prompt_with_first_layer_sinks_among_many_gives_no_interval():
     row = correlate(sinks("10 10", "00 11", "00 01", "00 00"), FEW)
+    assert row["p_later_given_first"] == 1.0
+    assert math.isnan(row["ci_low"])
+
+
+def test_prompts_without_first_layer_sinks_do_not_break_the_interval():
+    row = correlate(sinks("10 10", "10 10", "00 01", "00 00"), FEW)
     assert (row["p_later_given_first"], row["ci_low"], row["ci_high"]) == (1.0, 1.0, 1.0)
 
 
