@@ -26,7 +26,10 @@ class Verdict:
 
 
 def has_sinks(scores: pd.DataFrame, threshold: float) -> Verdict:
-    """Whether some head is a sink on every prompt of MIN_TOKENS or more, by raw score and by excess."""
+    """Whether some head is a sink in at least half of the prompts of MIN_TOKENS tokens or more.
+
+    The reason also counts the heads that reach `threshold`, with a clear excess, in every one of them.
+    """
     long_enough = scores[scores["n_tokens"] >= MIN_TOKENS]
     if long_enough.empty:
         return Verdict(None, f"no prompt has {MIN_TOKENS} tokens or more.")
@@ -44,13 +47,12 @@ def has_sinks(scores: pd.DataFrame, threshold: float) -> Verdict:
     return Verdict(
         False,
         f"no head is a sink in half of the prompts of {MIN_TOKENS} tokens or more; the highest excess score of any "
-        "head "
-        f"on any of them is {best:.2f}.",
+        f"head on any of them is {best:.2f}.",
     )
 
 
 def length_effect(lengths: pd.DataFrame) -> Verdict:
-    """Whether the mean score falls with length by more than uniform attention's does (by mean excess score).
+    """Whether the mean score changes with length beyond what uniform attention's does (by mean excess score).
 
     Compares the shortest length of at least 2 tokens with the longest, over the prompts that reach the longest.
     """
@@ -65,8 +67,7 @@ def length_effect(lengths: pd.DataFrame) -> Verdict:
     change = last["mean_excess"] - first["mean_excess"]
     numbers = (
         f"from 2 to {longest} tokens the mean score goes from {first['mean_score']:.3f} to {last['mean_score']:.3f}, "
-        "uniform "
-        f"attention's from {first['null_score']:.3f} to {last['null_score']:.3f}, and the mean excess from "
+        f"uniform attention's from {first['null_score']:.3f} to {last['null_score']:.3f}, and the mean excess from "
         f"{first['mean_excess']:.3f} to {last['mean_excess']:.3f}"
     )
     if abs(change) < SMALL_EXCESS_CHANGE:
@@ -99,7 +100,8 @@ def first_layer_hypothesis(row: pd.Series) -> Verdict:
 
 
 def length_threshold(correlation: pd.DataFrame) -> Verdict:
-    """The longest tabulated length up to which the correlation stays at HOLDS_AT; `holds` is True if there is one.
+    """The longest tabulated length up to which the correlation stays at HOLDS_AT and above the base rate, which is
+    100% where uniform attention itself passes the threshold; `holds` is True if there is such a length.
 
     `correlation`: the rows over all prompts at fixed lengths, at one threshold.
     """
@@ -109,12 +111,14 @@ def length_threshold(correlation: pd.DataFrame) -> Verdict:
         return Verdict(None, "the first layer has no sinks at any tabulated length.")
     kept = []
     for _, row in rows.iterrows():
-        if not row["p_later_given_first"] >= HOLDS_AT:
+        if not row["p_later_given_first"] >= HOLDS_AT or row["p_later_given_first"] <= row["p_later"]:
             break
         kept.append(row)
     if not kept:
         return Verdict(
-            False, f"the correlation is below {100 * HOLDS_AT:.0f}% or undefined from the shortest length on."
+            False,
+            f"from the shortest length on the correlation is below {100 * HOLDS_AT:.0f}%, no higher than the base "
+            "rate, or undefined.",
         )
     last = kept[-1]
     text = f"the correlation is at least {100 * HOLDS_AT:.0f}% up to {int(last['n_tokens'])} tokens"
@@ -122,7 +126,8 @@ def length_threshold(correlation: pd.DataFrame) -> Verdict:
         return Verdict(True, f"{text}, the longest tabulated length.")
     following = rows.iloc[len(kept)]
     value = following["p_later_given_first"]
-    then = "undefined (no first-layer sinks)" if pd.isna(value) else f"{100 * value:.2f}%"
+    base = f"base rate {100 * following['p_later']:.2f}%"
+    then = "undefined (no first-layer sinks)" if pd.isna(value) else f"{100 * value:.2f}% ({base})"
     return Verdict(True, f"{text}; at {int(following['n_tokens'])} tokens it is {then}.")
 
 

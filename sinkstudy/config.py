@@ -99,7 +99,7 @@ def _sentence(error: ValidationError) -> str:
         return f"config.yaml: unknown key {unknown}{place}; known keys are {', '.join(known)}."
     if rule == "required":
         missing = ", ".join(repr(key) for key in error.validator_value if key not in found)
-        return f"{named} lacks the key {missing}."
+        return f"{named} lacks {missing}."
     if rule == "type":
         wanted = error.validator_value
         wanted = wanted if isinstance(wanted, str) else " or ".join(wanted)

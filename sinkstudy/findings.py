@@ -101,8 +101,8 @@ def _model(t: Tables, model: str, provenance: dict[str, str]) -> str:
         [
             f"## Results: {model}",
             f"{origin}. Sink heads are averages over the prompts of a set. Correlation: of the later layers, the "
-            "share in "
-            "which the head index of a first-layer sink is a sink again; base rate: the share of all later heads.",
+            "share in which the head index of a first-layer sink is a sink again; base rate: the share of all later "
+            "heads.",
             _table(rows),
             _source(f"heads/{model}.csv", f"correlation/{model}.csv"),
         ]
@@ -166,8 +166,7 @@ def _correlation(t: Tables) -> str:
         [
             "## Strength of the first-layer correlation",
             "First-layer sinks are counted over all prompts of the set. A correlation no higher than the base rate "
-            "says "
-            "nothing about the first layer.",
+            "says nothing about the first layer.",
             _table(rows),
             "\n".join(lines),
             _source(*(f"correlation/{model}.csv" for model in t.models)),
@@ -194,8 +193,8 @@ def _simulation(t: Tables) -> str:
         [
             "## Simulated matrices beside measured models",
             "The simulated rows follow the formula of the original study and were measured on no model. Their "
-            "decisions "
-            "are drawn independently per layer and head, so their correlation is their base rate by construction.",
+            "decisions are drawn independently per layer and head, so their correlation is their base rate by "
+            "construction.",
             _table(rows),
             _source("comparison.csv", *(f"simulation/{preset}.csv" for preset in t.simulation["preset"].unique())),
         ]
@@ -227,9 +226,8 @@ def _optimization(t: Tables) -> str:
         [
             "## Optimization potential, as measured",
             f"Whole-model prefill on {device}, all variants in turn in one process; ± half the interquartile range. "
-            "The "
-            "ceiling is the speedup if every saved operation were saved perfectly. Quality is measured against the "
-            "unmodified model on held-out text.",
+            "The ceiling is the speedup if every saved operation were saved perfectly. Quality is measured against "
+            "the unmodified model on held-out text.",
             _table(rows),
             "\n".join(lines),
             _source(*(f"benchmark/{model}.csv" for model in t.models)),
@@ -252,12 +250,12 @@ def _conclusion(t: Tables) -> str:
         hypothesis = rules.first_layer_hypothesis(_overall(t, model))
         speed = rules.worth_optimizing(t.of("benchmark", model))
         sinks = rules.has_sinks(t.of("scores", model), t.threshold)
-        if speed.holds and hypothesis.holds:
-            strategy = "replace the first layer's sink heads in later layers, with the strategy named above."
-        elif speed.holds:
-            strategy = "choose heads by calibration over prompts (policy `consistent`), not by the first layer."
-        elif sinks.holds:
+        if speed.holds:
+            strategy = "replace heads with the strategy and policy of the row named under optimization potential."
+        elif sinks.holds and speed.holds is False:
             strategy = "leave attention as it is: the sinks are real, but replacing them did not pay here."
+        elif sinks.holds:
+            strategy = "leave attention as it is: the sinks are real, but no policy found a head to replace."
         elif sinks.holds is False:
             strategy = "leave attention as it is: there are no sinks to use."
         else:
@@ -306,20 +304,15 @@ def _methods(t: Tables) -> str:
         [
             "## Methods and limits",
             "Sink score: attention mass on the first token, averaged over queries. Null: that of uniform causal "
-            "attention, "
-            "H_n / n. Excess: (score - null) / (1 - null). Intervals: 95% percentile bootstrap over "
+            "attention, H_n / n. Excess: (score - null) / (1 - null). Intervals: 95% percentile bootstrap over "
             "prompts. p: one-sided permutation of head labels within later layers.",
             f"Rules of the conclusions. Sinks: in at least half of the prompts of {rules.MIN_TOKENS} tokens or more. "
-            "Length "
-            f"effect: mean excess changes by {rules.SMALL_EXCESS_CHANGE:g} or more. Hypothesis: correlation of at "
-            "least "
-            f"{100 * rules.HOLDS_AT:.0f}%, p below {rules.SIGNIFICANT:g}, interval above the base rate. Worth "
-            "optimizing: "
-            f"speedup of {rules.WORTHWHILE_SPEEDUP:g} or more over SDPA at KL at most {rules.HARMLESS_KL:g} and top-1 "
-            f"agreement at least {rules.HARMLESS_AGREEMENT:g}.",
+            f"Length effect: mean excess changes by {rules.SMALL_EXCESS_CHANGE:g} or more. Hypothesis: correlation "
+            f"of at least {100 * rules.HOLDS_AT:.0f}%, p below {rules.SIGNIFICANT:g}, interval above the base rate. "
+            f"Worth optimizing: speedup of {rules.WORTHWHILE_SPEEDUP:g} or more over SDPA at KL at most "
+            f"{rules.HARMLESS_KL:g} and top-1 agreement at least {rules.HARMLESS_AGREEMENT:g}.",
             "The reference model is small and trained on a synthetic task; its numbers say how sinks behave, not how "
-            "large "
-            "models do. Timings are of this machine.",
+            "large models do. Timings are of this machine.",
         ]
     )
 

@@ -1,4 +1,4 @@
-"""The log of one job: all it prints, and its traceback; on the terminal a user's mistake is one sentence."""
+"""The log of one job: what it writes to stderr, and its traceback; on the terminal a user's mistake is one sentence."""
 
 import sys
 import traceback

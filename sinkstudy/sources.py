@@ -24,7 +24,6 @@ def is_local(source: str, root: Path) -> bool:
     path = as_path(source)
     return (
         (root / path).exists()
-        or path.is_absolute()
         or source.startswith(("~", "."))
         or len(path.parts) > 2
         or (root / path.parts[0]).is_dir()

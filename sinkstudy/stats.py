@@ -34,8 +34,9 @@ def correlate(is_sink: np.ndarray, resampling: Resampling) -> dict[str, float | 
     """First-layer-to-later-layer statistics of sink decisions (prompt, layer, head) bool.
 
     Values that are undefined (no first-layer sinks, no later sinks, fewer than two layers) are NaN. The interval
-    is a 95% percentile bootstrap over prompts, undefined unless two have first-layer sinks. The p-value is the share of permutations
-    of head labels within every later layer (the same ones for all prompts) that reach the observed statistic.
+    is a 95% percentile bootstrap over prompts, undefined unless two have first-layer sinks. The p-value is the share
+    of permutations of head labels within every later layer (the same ones for all prompts) that reach the observed
+    statistic, the observed order counted as one of them.
     """
     first, later = is_sink[:, 0], is_sink[:, 1:]  # (prompt, head), (prompt, layer - 1, head)
     sinks = int(first.sum())

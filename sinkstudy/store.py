@@ -89,11 +89,15 @@ class CaptureWriter:
     def __enter__(self) -> "CaptureWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = h5py.File(self._temporary, "w", libver=("v110", "v110"), track_order=True)
-        self._file.attrs.update(self._attributes | {"schema": SCHEMA, "complete": False})
+        try:
+            self._file.attrs.update(self._attributes | {"schema": SCHEMA, "complete": False})
+        except BaseException:
+            self._discard()
+            raise
         return self
 
     def begin(self, prompt: Prompt, token_ids: list[int], tokens: list[str]) -> None:
-        """Open a prompt's group; its layers follow, in any order, then `finish`."""
+        """Open a prompt's group; its layers follow in ascending order, then `finish`."""
         self._file.create_group(prompt.id)
         self._pending[prompt.id] = _Pending(prompt, token_ids, tokens)
 
@@ -131,10 +135,13 @@ class CaptureWriter:
             if kind is None:
                 self._complete()
         finally:
-            # Closing a file whose disk is full raises again; the first error is the one worth reading.
-            with suppress(Exception):
-                self._file.close()
-            self._temporary.unlink(missing_ok=True)
+            self._discard()
+
+    def _discard(self) -> None:
+        # Closing a file whose disk is full raises again; the first error is the one worth reading.
+        with suppress(Exception):
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
 
     def _append_map(self, group: h5py.Group, attention: np.ndarray) -> None:
         if "attention" not in group:
@@ -176,13 +183,14 @@ def read_captures(paths: list[Path]) -> Iterator[Capture]:
 def read_tokens(path: Path, prompt: str) -> list[str]:
     """The decoded tokens of one prompt."""
     with open_capture(path) as file:
-        return [token.decode("utf-8", "replace") for token in file[prompt]["tokens"][()]]
+        return [token.decode("utf-8", "replace") for token in _group(path, file, prompt)["tokens"][()]]
 
 
 def read_maps(path: Path, prompt: str, layer_row: int) -> np.ndarray | None:
     """One layer's maps (head, query, key) float16 by row of the layer axis, or None where none were stored."""
     with open_capture(path) as file:
-        return file[prompt]["attention"][layer_row] if "attention" in file[prompt] else None
+        group = _group(path, file, prompt)
+        return group["attention"][layer_row] if "attention" in group else None
 
 
 def read_provenance(path: Path | str) -> dict[str, str]:
@@ -205,6 +213,12 @@ def open_capture(path: Path) -> Iterator[h5py.File]:
     except (OSError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).strip("'\"").split())
         raise StudyError(f"{path}: cannot be read as a capture ({reason}); {again}.") from None
+
+
+def _group(path: Path, file: h5py.File, prompt: str) -> h5py.Group:
+    if prompt not in file:
+        raise StudyError(f"{path}: holds no prompt {prompt!r}; its prompts are {', '.join(file)}.")
+    return file[prompt]
 
 
 def _create(group: h5py.Group, name: str, values: np.ndarray, axes: tuple[str, ...]) -> None:

@@ -161,10 +161,15 @@ def test_the_first_layer_hypothesis_is_not_affirmed_without_the_interval_that_it
     assert "nan" not in verdict.reason
 
 
-def threshold_rows(**correlation: float) -> pd.DataFrame:
+def threshold_rows(base: float = 0.2, **correlation: float) -> pd.DataFrame:
     """Rows at lengths n2, n24, ... in shuffled order, beside one over whole prompts that must not count."""
-    rows = [(NAN, 0.99)] + [(float(name[1:]), value) for name, value in reversed(correlation.items())]
-    return frame("n_tokens p_later_given_first", *rows)
+    rows = [(NAN, 0.99, base)] + [(float(name[1:]), value, base) for name, value in reversed(correlation.items())]
+    return frame("n_tokens p_later_given_first p_later", *rows)
+
+
+def test_a_correlation_no_higher_than_the_base_rate_gives_no_length_threshold():
+    """Where uniform attention passes the threshold by itself, every later layer follows."""
+    assert length_threshold(threshold_rows(base=1.0, n2=1.0, n24=1.0)).holds is False
 
 
 def test_the_length_threshold_is_the_last_length_before_the_correlation_falls_below_half():
@@ -284,7 +289,8 @@ def made_up_tables() -> Tables:
                 heads.append((model, set_name, layer, head, prompts, tokens, score, 0.4375, 0.8125 * score, share))
             for threshold in (0.3, 0.9):
                 row = (model, set_name, "all", NAN, threshold)
-                follow = (6, 0.74038, 0.40625, 1.8225, 0.53125, 0.59375, 0.90625, 0.015625)
+                first, later = (6, 0.74038) if threshold == 0.9 else (8, 0.96875)
+                follow = (first, later, 0.40625, 1.8225, 0.53125, 0.59375, 0.90625, 0.015625)
                 correlation.append((*row, *(follow if model == "sinky" else UNDEFINED)))
         for n, value in ((2, 0.8125), (24, 0.21875)):
             row = (model, "all", "all", n, 0.9)
@@ -392,6 +398,7 @@ def test_correlations_carry_base_rate_interval_and_p_value_at_every_threshold():
     row = rows[-7]
     assert (row["model"], row["set"], row["threshold"]) == ("sinky", "all", "0.9")
     assert row["first-layer sinks"] == "6"
+    assert (rows[-8]["threshold"], rows[-8]["first-layer sinks"]) == ("0.3", "8")
     assert row["correlation"] == "74.04%"
     assert row["95% interval"] == "59.38% to 90.62%"
     assert row["base rate"] == "40.62%"
@@ -474,8 +481,8 @@ def test_the_largest_difference_from_eager_attention_is_reported_with_its_prompt
 @pytest.mark.parametrize(
     ("changes", "strategy"),
     [
-        ({}, "replace the first layer's sink heads"),
-        ({"correlation": {"p_value": 0.5}}, "calibration over prompts"),
+        ({}, "with the strategy and policy of the row named"),
+        ({"correlation": {"p_value": 0.5}}, "with the strategy and policy of the row named"),
         ({"benchmark": {"speedup_vs_sdpa": 0.5}}, "replacing them did not pay"),
         ({"benchmark": {"speedup_vs_sdpa": 0.5}, "scores": {"is_sink": False}}, "there are no sinks to use"),
     ],

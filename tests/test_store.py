@@ -320,7 +320,7 @@ def flip(path: Path, offset: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "dataset", ["sink_mass", "key_mass", "row_sum", "attention", "token_ids", "layers", "output_norm"]
+    "dataset", ["sink_mass", "key_mass", "row_sum", "attention", "token_ids", "tokens", "layers", "output_norm"]
 )
 def test_a_flipped_bit_in_a_dataset_is_refused_by_name_and_never_a_wrong_number(path, refuses, dataset):
     write(path, {"p": 5}, full_rows=False)

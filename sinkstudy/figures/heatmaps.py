@@ -41,7 +41,7 @@ def contour_heatmap(heads: pd.DataFrame, threshold: float) -> Figure:
 
 @styled
 def layer_bars(heads: pd.DataFrame, threshold: float) -> Figure:
-    """Mean score per layer with every head as a dot, the null score as a tick, and the threshold line."""
+    """Mean score per layer with every head as a dot, the null score as a dashed line, and the threshold line."""
     figure, (ax,) = new_figure(3.5, 2.6)
     layers = sorted(heads["layer"].unique())
     means = heads.groupby("layer")["mean_sink_score"].mean()

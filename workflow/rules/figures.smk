@@ -9,6 +9,9 @@ FIGURES = [
     )
 ]
 
+if len(set(FIGURES)) < len(FIGURES):
+    raise WorkflowError("models and prompt sets give two figures the same name; rename one of them.")
+
 
 rule heatmaps:
     input:

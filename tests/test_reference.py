@@ -1,0 +1,85 @@
+"""The shipped reference model is what its card says, and its training task what it claims."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import eager_maps
+
+from sinkstudy.models import ModelSpec, load_model
+from sinkstudy.reference.card import model_card
+from sinkstudy.reference.task import BOS, COPY, RECALL, CommandTask, token_ids
+from sinkstudy.reference.train import Recipe, evaluate, save, train
+from sinkstudy.scores import excess_score, null_score
+
+FOLDER = Path("models/reference")
+HELD_OUT = Path("benchmarks/heldout.txt").read_text(encoding="utf-8")
+TRAINING = Path("models/training_text.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load_model(ModelSpec(source=str(FOLDER), device="cpu"))
+
+
+def test_it_has_sinks_and_heads_that_are_none_on_english_at_64_tokens(loaded):
+    windows = [HELD_OUT[i : i + 63] for i in range(0, len(HELD_OUT) - 63, 63)]
+    ids = torch.tensor([loaded.tokenizer(text)["input_ids"] for text in windows])
+    assert ids.shape[1] == 64
+    score = eager_maps(loaded.model, ids)[..., 0].mean((1, 3)).numpy()  # (layer, head)
+    excess = excess_score(score, null_score(64))
+    assert score.shape[0] >= 3
+    assert score.size >= 16
+    assert (score >= 0.9).sum() >= 4
+    assert (score >= 0.9).mean() >= 0.15
+    assert (excess < 0.2).mean() >= 0.20
+    table = "\n".join(f"| {i} | " + " ".join(f"{v:.2f}" for v in row) + " |" for i, row in enumerate(score))
+    assert table in (FOLDER / "README.md").read_text()
+
+
+def test_it_is_small_enough_to_ship():
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 10e6
+
+
+def test_commands_repeat_the_character_they_point_at():
+    tokens, _ = CommandTask.from_text(TRAINING, 0.3, 0.01).sample(np.random.default_rng(0), 40, 80)
+    offsets = {int(t): j for j, t in enumerate(token_ids(COPY), start=1)}
+    recalls = set(token_ids(RECALL).tolist())
+    copied = recalled = 0
+    for row in tokens.tolist():
+        assert row[0] == BOS
+        assert BOS not in row[1:]
+        for i in range(1, len(row) - 1):
+            if row[i] in offsets and i - offsets[row[i]] >= 1:
+                assert row[i + 1] == row[i - offsets[row[i]]]
+                copied += 1
+            elif row[i] in recalls and row.index(row[i]) < i:
+                assert row[i + 1] == row[row.index(row[i]) + 1]
+                recalled += 1
+    assert min(copied, recalled) > 50
+
+
+def test_tokens_are_drawn_from_the_distributions_given_with_them():
+    tokens, truth = CommandTask.from_text(TRAINING, 0.25, 0.05).sample(np.random.default_rng(1), 300, 40)
+    np.testing.assert_allclose(truth.sum(-1), 1)
+    chances = np.take_along_axis(truth, tokens[:, 1:, None], -1)
+    assert (chances > 0).all()
+    # For draws from their own distributions, the mean surprise is the mean entropy, within sampling error.
+    entropy = -(truth * np.log(np.where(truth > 0, truth, 1))).sum(-1)
+    surprise = -np.log(chances[..., 0])
+    assert surprise.mean() == pytest.approx(entropy.mean(), abs=4 * surprise.std() / surprise.size**0.5)
+
+
+def test_training_lowers_the_divergence_and_writes_a_model_that_loads(tmp_path):
+    recipe = replace(Recipe(), layers=2, heads=2, hidden=32, intermediate=16, tokens=24, batch=8, steps=60, warmup=5)
+    model, curve = train(recipe, TRAINING, HELD_OUT[:200], every=20)
+    assert curve["kl"].iloc[-1] < 0.7 * curve["kl"].iloc[0]
+    save(model, curve, recipe, tmp_path)
+    again = load_model(ModelSpec(source=str(tmp_path), device="cpu"))
+    assert torch.equal(again.model.lm_head.weight, model.lm_head.weight)
+    score = evaluate(model, HELD_OUT[:200], recipe.tokens)
+    card = model_card(recipe, curve, score, model.num_parameters())
+    assert f"{model.num_parameters():,} parameters" in card
+    assert f"| 1 | {score[1, 0]:.2f} {score[1, 1]:.2f} |" in card
