@@ -121,8 +121,12 @@ def run_eager(model):
 
 def run_transformer_lens(model):
     from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoTokenizer
 
-    bridge = TransformerBridge.boot_transformers("llama", hf_model=model)
+    # The bridge asks for a name and a tokenizer even where it is given a model; any local ones do.
+    folder = str(Path(__file__).parent.parent / "models/reference")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    bridge = TransformerBridge.boot_transformers(folder, hf_model=model, tokenizer=tokenizer)
     return lambda ids: bridge.run_with_cache(ids, names_filter=lambda name: name.endswith("hook_pattern"))
 
 
