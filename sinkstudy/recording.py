@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import h5py
+import numpy as np
 import torch
 import transformers
 from tqdm import tqdm
@@ -53,31 +54,32 @@ def _record_batch(
         padded[row, : lengths[row]] = torch.tensor(token_ids[prompt])
 
     def write(layer: int, masses: Masses) -> None:
-        keys, error = masses.keys.cpu(), masses.row_error.item()
+        keys, error = masses.keys.cpu().numpy(), masses.row_error.item()
+        norms, sums, maps = (None if t is None else t.cpu().numpy() for t in _kept(masses))
+        all_finite = np.isfinite(keys).all()
         for row, (prompt, n) in enumerate(zip(batch, lengths, strict=True)):
             where = f"model {name!r}, layer {layer}, prompt {prompt!r}"
-            if not torch.isfinite(keys[row, :, :n]).all():
+            if not all_finite and not np.isfinite(keys[row, :, :n]).all():
                 raise StudyError(f"{where}: attention is not finite; check the weights and the dtype.")
-            if not error <= _ROW_TOLERANCE[loaded.model.dtype]:
+            if all_finite and not error <= _ROW_TOLERANCE[loaded.model.dtype]:
                 raise StudyError(f"{where}: attention rows miss a sum of 1 by {error:.1e}; check the model's mask.")
-            writer.add_layer(prompt, layer, _layer_record(masses, keys, error, row, n))
+            record = LayerRecord(
+                key_mass=keys[row, :, :n],
+                output_norm=np.full(keys.shape[1], np.nan) if norms is None else norms[row, :, :n].mean(-1),
+                row_error=error,
+                row_sum=None if sums is None else sums[row, :, :n],
+                attention=None if maps is None else maps[row, :, :n, :n],
+            )
+            writer.add_layer(prompt, layer, record)
 
     watch_forward(loaded.model, padded, write, maps=max(lengths) <= maps_max_tokens, norms=True)
     for prompt in batch:
         writer.finish(prompt)
 
 
-def _layer_record(masses: Masses, keys: torch.Tensor, error: float, row: int, n: int) -> LayerRecord:
-    """One prompt's part of a batch's masses: its row, without the padding."""
-    heads = keys.shape[1]
-    norm = torch.full((heads,), torch.nan) if masses.output_norm is None else masses.output_norm[row, :, :n].mean(-1)
-    return LayerRecord(
-        key_mass=keys[row, :, :n].numpy(),
-        output_norm=norm.cpu().numpy(),
-        row_error=error,
-        row_sum=masses.row_sum[row, :, :n].cpu().numpy() if masses.learned_sinks else None,
-        attention=None if masses.map is None else masses.map[row, :, :n, :n].cpu().numpy(),
-    )
+def _kept(masses: Masses) -> tuple[torch.Tensor | None, ...]:
+    """Output norms, row sums and maps, as far as they are to be stored; row sums only where they are not 1."""
+    return masses.output_norm, masses.row_sum if masses.learned_sinks else None, masses.map
 
 
 def _batches(token_ids: dict[str, list[int]], maps_max_tokens: int) -> Iterable[list[str]]:

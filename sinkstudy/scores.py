@@ -78,7 +78,7 @@ def score_table(capture: Capture, model: str, threshold: float) -> pd.DataFrame:
             "excess_score": excess_score(score, null).ravel(),
             "tail_score": tail_score(capture.sink_mass).ravel(),
             "is_sink": (score >= threshold).ravel(),
-            "strongest_position": pd.array(position.ravel(), dtype="Int64"),
+            "strongest_position": position.ravel(),
             "position_score": position_score.ravel(),
             "output_norm": capture.output_norm.ravel(),
         }
@@ -87,25 +87,22 @@ def score_table(capture: Capture, model: str, threshold: float) -> pd.DataFrame:
 
 def length_table(capture: Capture, model: str, thresholds: list[float]) -> pd.DataFrame:
     """One row per prefix length and threshold: the fraction of all heads that are sinks, and mean scores."""
-    score = prefix_scores(capture.sink_mass, capture.row_sum)
+    score = prefix_scores(capture.sink_mass, capture.row_sum)  # (layer, head, query)
     lengths = np.arange(1, capture.n_tokens + 1)
     null = null_score(lengths)
-    shared = {
-        "model": model,
-        "set": capture.set,
-        "prompt": capture.prompt,
-        "n_tokens": lengths,
-    }
-    means = {
-        "mean_score": score.mean((0, 1)),
-        "null_score": null,
-        "mean_excess": excess_score(score, null).mean((0, 1)),
-    }
-    return pd.concat(
-        [
-            pd.DataFrame(shared | {"threshold": t, "sink_fraction": (score >= t).mean((0, 1))} | means)
-            for t in thresholds
-        ]
+    times = len(thresholds)
+    return pd.DataFrame(
+        {
+            "model": model,
+            "set": capture.set,
+            "prompt": capture.prompt,
+            "n_tokens": np.tile(lengths, times),
+            "threshold": np.repeat(thresholds, capture.n_tokens),
+            "sink_fraction": np.concatenate([(score >= t).mean((0, 1)) for t in thresholds]),
+            "mean_score": np.tile(score.mean((0, 1)), times),
+            "null_score": np.tile(null, times),
+            "mean_excess": np.tile(excess_score(score, null).mean((0, 1)), times),
+        }
     )
 
 

@@ -117,6 +117,10 @@ def _bootstrap(weight: np.ndarray, total: np.ndarray, resampling: Resampling) ->
 
 def _permutation_p(first: np.ndarray, later: np.ndarray, resampling: Resampling) -> float:
     """One-sided permutation p-value, (1 + hits) / (1 + permutations)."""
+    if len(first) == 1:
+        observed = int((first[0] & later[0]).sum())
+        null = _null_of_counts(int(first.sum()), tuple(later[0].sum(1).tolist()), first.shape[1], resampling)
+        return (1 + len(null) - int(np.searchsorted(null, observed))) / (1 + len(null))
     # pairs[l, g, h]: prompts in which head g is a sink in the first layer and head h in later layer l. Relabelling
     # the heads of layer l picks one entry per g, so no permutation has to touch the prompts again.
     pairs = np.einsum("pg,plh->lgh", first.astype(np.int32), later.astype(np.int32), optimize=True)
@@ -127,6 +131,16 @@ def _permutation_p(first: np.ndarray, later: np.ndarray, resampling: Resampling)
     for layer in range(layers):
         reached += pairs[layer, np.arange(heads), labels[:, layer]].sum(1)
     return (1 + int((reached >= observed).sum())) / (1 + resampling.permutations)
+
+
+@lru_cache(maxsize=4096)
+def _null_of_counts(first: int, later: tuple[int, ...], heads: int, resampling: Resampling) -> np.ndarray:
+    """Permutation distribution of one prompt, sorted: it depends only on how many heads are sinks in each layer.
+
+    Tables have a row per prompt, and thousands of prompts share a few such counts.
+    """
+    labels = _relabellings(len(later), heads, resampling)
+    return np.sort((labels[:, :, :first] < np.array(later)[:, None]).sum((1, 2)))
 
 
 @lru_cache(maxsize=1)

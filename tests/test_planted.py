@@ -59,3 +59,25 @@ def test_a_strength_of_another_shape_is_refused():
 def test_planting_is_reproducible():
     one, two = (plant_sinks(CONFIG, np.full((4, 8), 0.5), 30, seed=4).state_dict() for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_every_planted_head_of_a_1b_shape_is_found_and_no_other():
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=64,
+        max_position_embeddings=1024,
+        bos_token_id=0,
+    )
+    planted = np.random.default_rng(0).random((16, 32)) < 0.3
+    mass = sink_mass(plant_sinks(config, planted * 0.99, n_tokens=512), planted_ids(config, 512)).numpy()
+    for n in (2, 24, 512):
+        excess = excess_score(prefix_scores(mass)[..., n - 1], null_score(n))
+        assert ((excess >= 0.9) == planted).all(), n
+    raw = prefix_scores(mass)[..., 1]
+    assert raw[~planted].max() > 0.7  # on two tokens the raw score of a head that is no sink is high all the same
