@@ -17,7 +17,7 @@ Group attributes: `set`, `n_tokens`, `row_sum_error`.
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import h5py
@@ -73,6 +73,8 @@ class _Pending:
     prompt: Prompt
     token_ids: list[int]
     tokens: list[str]
+    group: h5py.Group
+    maps: h5py.Dataset | None = None
     layers: list[int] = field(default_factory=list)
     records: list[LayerRecord] = field(default_factory=list)
 
@@ -102,20 +104,23 @@ class CaptureWriter:
 
     def begin(self, prompt: Prompt, token_ids: list[int], tokens: list[str]) -> None:
         """Open a prompt's group; its layers follow in ascending order, then `finish`."""
-        self._file.create_group(prompt.id)
-        self._pending[prompt.id] = _Pending(prompt, token_ids, tokens)
+        self._pending[prompt.id] = _Pending(prompt, token_ids, tokens, self._file.create_group(prompt.id))
 
     def add_layer(self, prompt: str, layer: int, record: LayerRecord) -> None:
         pending = self._pending[prompt]
         if record.attention is not None:
-            self._append_map(self._file[prompt], record.attention)
+            heads, n = record.attention.shape[:2]
+            if pending.maps is None:
+                pending.maps = _create_maps(pending.group, heads, n)
+            pending.maps.resize(len(pending.layers) + 1, axis=0)
+            pending.maps[len(pending.layers)] = np.round(record.attention * _MAP_STEPS) / _MAP_STEPS
         pending.layers.append(layer)
-        pending.records.append(LayerRecord(record.key_mass, record.output_norm, record.row_error, record.row_sum))
+        pending.records.append(replace(record, attention=None))
 
     def finish(self, prompt: str) -> None:
         """Write what waited and let go of it."""
-        pending, group = self._pending.pop(prompt), self._file[prompt]
-        records = pending.records
+        pending = self._pending.pop(prompt)
+        group, records = pending.group, pending.records
         group.attrs["set"] = pending.prompt.set
         group.attrs["n_tokens"] = len(pending.token_ids)
         group.attrs["row_sum_error"] = max(record.row_error for record in records)
@@ -146,19 +151,6 @@ class CaptureWriter:
         with suppress(Exception):
             self._file.close()
         self._temporary.unlink(missing_ok=True)
-
-    def _append_map(self, group: h5py.Group, attention: np.ndarray) -> None:
-        if "attention" not in group:
-            heads, n = attention.shape[:2]
-            together = max(1, min(heads, _CHUNK_BYTES // (2 * n * n)))
-            shape, chunks = (None, *attention.shape), (1, together, n, n)
-            dataset = group.create_dataset(
-                "attention", (0, *shape[1:]), np.float16, maxshape=shape, chunks=chunks, **_PACKED
-            )
-            _label(dataset, _AXES)
-        dataset = group["attention"]
-        dataset.resize(len(dataset) + 1, axis=0)
-        dataset[-1] = np.round(attention * _MAP_STEPS) / _MAP_STEPS
 
     def _complete(self) -> None:
         if self._pending:
@@ -223,6 +215,15 @@ def _group(path: Path, file: h5py.File, prompt: str) -> h5py.Group:
     if prompt not in file:
         raise StudyError(f"{path}: holds no prompt {prompt!r}; its prompts are {', '.join(file)}.")
     return file[prompt]
+
+
+def _create_maps(group: h5py.Group, heads: int, n: int) -> h5py.Dataset:
+    """An `attention` dataset without layers yet, that grows a layer at a time."""
+    together = max(1, min(heads, _CHUNK_BYTES // (2 * n * n)))
+    shape, chunks = (heads, n, n), (1, together, n, n)
+    maps = group.create_dataset("attention", (0, *shape), np.float16, maxshape=(None, *shape), chunks=chunks, **_PACKED)
+    _label(maps, _AXES)
+    return maps
 
 
 def _create(group: h5py.Group, name: str, values: np.ndarray, axes: tuple[str, ...]) -> None:

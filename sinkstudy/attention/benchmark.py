@@ -1,6 +1,7 @@
 """Timing a model under plans, side by side with eager attention and SDPA."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -40,28 +41,38 @@ def benchmark_table(
 
     `token_ids`: held-out text; a batch of n tokens takes consecutive windows of it. `grid` holds lengths, batches,
     strategies and repeats. All variants take turns within every repeat, after a warm-up that is not counted.
-    Raises StudyError when the text is shorter than the largest length.
+    Lengths beyond the model's context or the text are left out; raises StudyError where none remains.
     """
     variants = [Variant("eager", "none", None), Variant("sdpa", "none", None)]
     variants += [Variant(s, p.policy, replace(p, strategy=s)) for p in plans for s in grid["strategies"]]
     rows = []
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and max(grid["lengths"]) > context:
-        raise StudyError(f"benchmark length {max(grid['lengths'])} is more than the {context} tokens {name!r} takes.")
-    cells = [(n, batch) for n in grid["lengths"] for batch in grid["batches"]]
+    lengths = usable_lengths(model, name, len(token_ids), grid["lengths"])
+    cells = [(n, batch) for n in lengths for batch in grid["batches"]]
     for n, batch in tqdm(cells, desc=f"benchmark {name}", unit="cell"):
         inputs = windows(token_ids, n, batch).to(model.device)
         rows += _cell(model, name, inputs, variants, grid["repeats"])
     return pd.DataFrame(rows)
 
 
+def usable_lengths(model: PreTrainedModel, name: str, text_tokens: int, lengths: list[int]) -> list[int]:
+    """The lengths that both the model's context and the text allow; what is left out is said on stderr."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or text_tokens
+    limit = min(context, text_tokens)
+    usable = [n for n in lengths if n <= limit]
+    if not usable:
+        raise StudyError(
+            f"benchmark: {name!r} takes {context} tokens and the text has {text_tokens}, fewer than the shortest of "
+            f"benchmark.lengths {lengths}; add a shorter length or lengthen the text."
+        )
+    if len(usable) < len(lengths):
+        left_out = ", ".join(str(n) for n in lengths if n > limit)
+        print(f"benchmark {name}: left out lengths {left_out}; context {context}, text {text_tokens}", file=sys.stderr)
+    return usable
+
+
 def windows(token_ids: list[int], n: int, batch: int) -> Tensor:
     """`batch` windows of `n` tokens, (batch, query), evenly spread over the text; each keeps the text's first token,
     which is where a model that was given BOS keeps it."""
-    if len(token_ids) < n:
-        raise StudyError(
-            f"the benchmark text has {len(token_ids)} tokens, fewer than benchmark length {n}; lengthen it."
-        )
     starts = np.linspace(1, len(token_ids) - n + 1, batch).astype(int)
     return torch.tensor([[token_ids[0], *token_ids[s : s + n - 1]] for s in starts])
 

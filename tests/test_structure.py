@@ -1,0 +1,72 @@
+"""The direction of the code: what may import what."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+PACKAGE = Path("sinkstudy")
+LIGHT = [
+    "scores",
+    "stats",
+    "simulation",
+    "findings",
+    "conclusions",
+    "comparison",
+    "examples",
+    "figures.heatmaps",
+    "config",
+]
+
+
+@pytest.mark.parametrize("module", [*LIGHT, "prompts", "sources", "fingerprint", "store", "tables"])
+def test_stages_past_the_captures_and_the_workflow_do_not_load_torch(module):
+    code = f"import sys, sinkstudy.{module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name for name in names if name and name.split(".")[0] == "sinkstudy"}
+
+
+def test_the_optimizing_half_imports_nothing_of_the_measuring_half():
+    for path in (PACKAGE / "attention").rglob("*.py"):
+        assert all(n.startswith("sinkstudy.attention") or n == "sinkstudy.errors" for n in imported(path)), path
+
+
+def test_the_measuring_half_imports_nothing_of_the_optimizing_half():
+    for path in PACKAGE.rglob("*.py"):
+        if "attention" not in path.parts:
+            assert not any(name.startswith("sinkstudy.attention") for name in imported(path)), path
+
+
+def test_only_scripts_know_snakemake():
+    for path in PACKAGE.rglob("*.py"):
+        assert not re.search(r"^\s*(import|from) snakemake|snakemake\.(input|output|params)", path.read_text(), re.M), (
+            path
+        )
+
+
+def test_scripts_are_short():
+    for path in Path("workflow/scripts").glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 60, path
+
+
+def test_the_conda_environment_pins_what_the_lock_pins():
+    lines = Path("requirements.lock").read_text().lower().splitlines()
+    lock = {line for line in lines if line and not line.startswith("#")}
+    pins = yaml.safe_load(Path("envs/sinkstudy.yaml").read_text())["dependencies"][-1]["pip"]
+    wanted = tomllib.loads(Path("pyproject.toml").read_text())["project"]["dependencies"]
+    assert {pin.split("==")[0] for pin in pins} == set(wanted)
+    assert set(pins) <= lock
