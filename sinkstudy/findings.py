@@ -211,7 +211,7 @@ def _optimization(t: Tables) -> str:
             "policy": row["policy"],
             "heads replaced": f"{int(row['heads_replaced'])} ({percent(row['head_fraction'])})",
             "median ms": f"{1e3 * row['median_s']:.2f} ± {1e3 * row['iqr_s'] / 2:.2f}",
-            "vs SDPA": f"{row['speedup_vs_sdpa']:.2f}",
+            "vs SDPA": "not run" if pd.isna(row["speedup_vs_sdpa"]) else f"{row['speedup_vs_sdpa']:.2f}",
             "vs eager": f"{row['speedup_vs_eager']:.2f}",
             "ceiling": f"{row['ceiling']:.2f}",
             "KL": f"{row['kl']:.1e}",

@@ -161,6 +161,13 @@ def test_a_head_the_model_does_not_have_is_refused(heads):
         pass
 
 
+@pytest.mark.parametrize("model_type", ["gemma2", "gpt_oss"])
+def test_attention_that_plans_do_not_cover_is_refused(model_type):
+    model = tiny_model(model_type)
+    with pytest.raises(StudyError, match="plans do not cover"), optimized(model, Plan(heads={1: [0]})):
+        model(prompt_ids(5))
+
+
 def test_a_plan_survives_its_file(tmp_path):
     plan = Plan(heads={3: [2, 1], 0: [5]}, strategy="reuse", max_tokens=7, policy="consistent")
     plan.save(tmp_path / "plan.json")

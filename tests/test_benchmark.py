@@ -63,6 +63,14 @@ def test_the_ceiling_counts_what_the_shapes_say(model):
     assert prefill_ceiling(model, n, 3, "reuse") == pytest.approx(total / (total - 1.5 * per_head))
 
 
+@pytest.mark.parametrize("model_type", ["bloom", "gpt_oss", "gemma2"])
+def test_a_model_that_sdpa_does_not_cover_is_timed_as_it_is(model_type):
+    table = benchmark_table(tiny_model(model_type), model_type, TOKENS, [Plan(first_layer_threshold=0.5)], GRID)
+    assert table["strategy"].tolist() == ["eager"] * 4
+    assert table["speedup_vs_sdpa"].isna().all()
+    assert (table["kl"] == 0).all()
+
+
 def test_windows_keep_the_first_token_and_stay_inside_the_text():
     ids = windows(list(range(100, 130)), 10, 4)
     assert ids.shape == (4, 10)

@@ -102,6 +102,8 @@ def _optimized_attention(
 ) -> tuple[Tensor, None]:
     """The registered attention function: output (batch, query, head, width), and no weights."""
     run, layer = _run.get(), module.layer_idx
+    if features.get("softcap") is not None or features.get("s_aux") is not None:
+        raise StudyError(f"{type(module).__name__} caps its scores or learns sinks, which plans do not cover yet.")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     too_long = run.plan.max_tokens is not None and key.shape[-2] > run.plan.max_tokens
     if too_long:

@@ -31,7 +31,8 @@ tags: [attention-sinks, synthetic]
 # sinkstudy reference model
 
 A Llama-architecture model of {parameters:,} parameters with *learned* attention sinks, for trying the study without a
-network or a GPU. It is no language model: its text is noise. What it shows is how sinks come about and behave.
+network or a GPU. It is no language model: its text is noise. What it shows is how sinks come about and behave. It
+learned on short sequences (see the recipe): on much longer prompts its sinks fade, as the study shows.
 
 ## Task and data
 

@@ -29,6 +29,7 @@ PRESETS = sorted(config["simulation"])
 POLICIES = config["benchmark"]["policies"]
 THRESHOLD = config["sinks"]["threshold"]
 FORMATS = ["png", "svg"]
+COMPARISONS = ["short_vs_long", "model_vs_model", *(["measured_vs_simulated"] if PRESETS else [])]
 
 
 wildcard_constraints:

@@ -5,7 +5,7 @@ FIGURES = [
         *expand("heatmap_{model}_{set}", model=MODELS, set=[*SETS, "all"]),
         *expand("{kind}_{model}", kind=["contour", "layers", "lengths", "maps", "timing"], model=MODELS),
         *expand("simulated_{preset}", preset=PRESETS),
-        *expand("comparison_{kind}", kind=["short_vs_long", "model_vs_model", "measured_vs_simulated"]),
+        *expand("comparison_{kind}", kind=COMPARISONS),
     )
 ]
 
@@ -162,7 +162,7 @@ rule comparison_figures:
                 caption="../report/comparison.rst",
             )
             for ending in FORMATS
-            for kind in ["short_vs_long", "model_vs_model", "measured_vs_simulated"]
+            for kind in COMPARISONS
         ],
     log:
         "logs/figures/comparison.log",

@@ -16,6 +16,6 @@ TITLES = {
 with job_log(snakemake.log[0]):
     table = read_tables(snakemake.input)
     folder = Path(snakemake.output[0]).parent
-    for name, title in TITLES.items():
-        figure = comparison_figure(table[table["comparison"] == name], title)
+    for name, part in table.groupby("comparison", sort=False):
+        figure = comparison_figure(part, TITLES[name])
         save(figure, folder / f"comparison_{name}.png", folder / f"comparison_{name}.svg")
