@@ -101,6 +101,17 @@ def test_decoding_after_a_prefill_equals_a_prefill_of_the_whole(strategy, name):
     torch.testing.assert_close(torch.cat(steps, 1), whole, atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+def test_decoding_from_a_cache_filled_outside_the_block():
+    model, ids = tiny_model("llama"), prompt_ids(12)
+    plan = Plan(heads={2: [0, 1]}, strategy="first_value")  # the last layer, so that the cache is the same
+    cache = model(ids[:, :11], use_cache=True).past_key_values
+    with optimized(model, plan):
+        step = model(ids[:, 11:], past_key_values=cache).logits
+        whole = model(ids).logits[:, 11:]
+    torch.testing.assert_close(step, whole, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("strategy", ["first_value", "reuse"])
 @torch.no_grad()

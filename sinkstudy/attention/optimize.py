@@ -140,7 +140,7 @@ def _optimized_attention(
 def _begin(run: Run, query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> None:
     """In the first layer: find each sequence's first token, decide heads where the input decides, keep patterns."""
     prefill = query.shape[-2] == key.shape[-2]
-    if prefill:
+    if prefill or run.first is None:  # None: the block was entered with a cache filled outside it
         run.first = _first_token(query, mask)
     decide = run.plan.first_layer_threshold is not None and prefill
     if decide:
