@@ -70,3 +70,18 @@ def test_the_conda_environment_pins_what_the_lock_pins():
     wanted = tomllib.loads(Path("pyproject.toml").read_text())["project"]["dependencies"]
     assert {pin.split("==")[0] for pin in pins} == set(wanted)
     assert set(pins) <= lock
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ruff check .",
+        "ruff format --check .",
+        "snakefmt --check Snakefile workflow",
+        "snakemake --lint",
+    ],
+)
+def test_formatting_and_lint_are_clean(command):
+    program, *arguments = command.split()
+    done = subprocess.run([sys.executable, "-m", program, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
