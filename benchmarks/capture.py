@@ -168,20 +168,27 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    from sinkstudy.figures.style import COLOURS, DASHES, MARKERS, length_axis, new_figure
+    from sinkstudy.figures.style import COLOURS, DASHES, MARKERS, new_figure, styled
 
-    figure, axes = new_figure(6.8, 2.8, columns=2)
-    for ax, column, label in zip(
-        axes, ["seconds", "extra_mb"], ["time per pass (s)", "memory beyond the model (MB)"], strict=True
-    ):
-        for i, (method, part) in enumerate(table.groupby("method", sort=False)):
-            values = np.maximum(part[column], 1e-3)
-            ax.plot(part["n_tokens"], values, color=COLOURS[i], linestyle=DASHES[i], marker=MARKERS[i], label=method)
-        length_axis(ax, table["n_tokens"].max())
-        ax.set(yscale="log", ylabel=label)
-        ax.grid(alpha=0.25, linewidth=0.5)
-    axes[0].legend()
-    figure.savefig(path, dpi=150)
+    @styled
+    def figure():
+        drawn, axes = new_figure(6.8, 2.8, columns=2)
+        lengths = sorted(table["n_tokens"].unique())
+        labels = {"seconds": "time per pass (s)", "extra_mb": "memory beyond the model (MB)"}
+        for ax, (column, label) in zip(axes, labels.items(), strict=True):
+            for i, (method, part) in enumerate(table.groupby("method", sort=False)):
+                values = np.maximum(part[column], 1e-3)
+                ax.plot(
+                    part["n_tokens"], values, color=COLOURS[i], linestyle=DASHES[i], marker=MARKERS[i], label=method
+                )
+            ax.set(xscale="log", yscale="log", xlabel="prompt length (tokens)", ylabel=label)
+            ax.set_xticks(lengths, [str(n) for n in lengths])
+            ax.minorticks_off()
+            ax.grid(alpha=0.25, linewidth=0.5)
+        axes[0].legend()
+        return drawn
+
+    figure().savefig(path, dpi=150)
 
 
 if __name__ == "__main__":
