@@ -90,7 +90,7 @@ def _matrix(ax: Axes, values: pd.DataFrame):
             value = values.iat[row, column]
             if np.isfinite(value):
                 colour = "white" if value < 0.5 else "black"
-                ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=5.5, color=colour)
+                ax.text(column, row, f"{round(value, 2) + 0:.2f}", ha="center", va="center", fontsize=5.5, color=colour)
     return image
 
 

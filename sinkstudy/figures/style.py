@@ -14,7 +14,7 @@ SCORE_MAP = "cividis"  # even in lightness, so it reads in greyscale and with an
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), "-")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-NULL_STYLE = {"color": "0.35", "linestyle": (0, (2, 2)), "linewidth": 1.2}
+NULL_STYLE = {"color": "black", "linestyle": (0, (2, 2)), "linewidth": 1.2, "zorder": 3}  # above a model that equals it
 THRESHOLD_STYLE = {"color": "#B00020", "linestyle": "-", "linewidth": 1.0}
 
 _RC = {
