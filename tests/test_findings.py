@@ -11,7 +11,8 @@ from sinkstudy.conclusions import (
     length_threshold,
     worth_optimizing,
 )
-from sinkstudy.findings import Tables, markdown, percent
+from sinkstudy.findings import Tables, markdown
+from sinkstudy.findings.text import evidence, number_footnotes, percent, table
 from sinkstudy.scores import null_score
 
 NAN = float("nan")
@@ -334,12 +335,13 @@ def made_up_tables() -> Tables:
             ("sinky", "fox", 30, 6e-8),
             ("plain", "fox", 30, 2e-7),
         ),
+        provenance=dict.fromkeys(("sinky", "plain"), PROVENANCE),
         threshold=0.9,
     )
 
 
 def report(tables: Tables) -> str:
-    return markdown(tables, {model: PROVENANCE for model in tables.models})
+    return markdown(tables)
 
 
 def section(text: str, heading: str) -> str:
@@ -505,6 +507,23 @@ def test_a_study_too_short_to_judge_does_not_conclude_that_there_are_no_sinks():
     conclusion = section(report(tables), "Conclusion")
     assert "cannot be judged" in conclusion
     assert "there are no sinks" not in conclusion
+
+
+def test_footnotes_are_numbered_in_order_and_the_same_one_is_listed_once():
+    first, second = evidence("heads/m.csv", "set=long"), evidence("comparison.csv", "group=5 tokens")
+    rows = [{"set": "long", "sinks": 3, "evidence": first}, {"set": "all", "sinks": 4, "evidence": second}]
+    assert number_footnotes(f"{table(rows)}\n\nThree{first}.").splitlines() == [
+        "| set | sinks |",
+        "| --- | --- |",
+        "| long[^1] | 3 |",
+        "| all[^2] | 4 |",
+        "",
+        "Three[^1].",
+        "",
+        "[^1]: `results/heads/m.csv`: set=long",
+        "[^2]: `results/comparison.csv`: group=5 tokens",
+    ]
+    assert number_footnotes("No number.") == "No number."
 
 
 def test_every_result_section_names_existing_tables_as_its_source():

@@ -12,7 +12,7 @@ with job_log(snakemake.log[0]):
     tables = Tables(
         **{name: read_tables(getattr(snakemake.input, name)) for name in names},
         comparison=read_tables([snakemake.input.comparison]),
+        provenance={one["model"]: one for one in map(read_provenance, snakemake.input.captures)},
         threshold=snakemake.params.threshold,
     )
-    provenance = {one["model"]: one for one in map(read_provenance, snakemake.input.captures)}
-    Path(snakemake.output[0]).write_text(markdown(tables, provenance), encoding="utf-8")
+    Path(snakemake.output[0]).write_text(markdown(tables), encoding="utf-8")

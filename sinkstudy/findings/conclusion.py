@@ -1,0 +1,28 @@
+"""The verdicts, and what to do."""
+
+from sinkstudy import conclusions as rules
+from sinkstudy.findings.inputs import Tables
+from sinkstudy.findings.text import has, holds
+
+
+def section(t: Tables) -> str:
+    lines = []
+    for model in t.models:
+        hypothesis = rules.first_layer_hypothesis(t.overall(model))
+        speed = rules.worth_optimizing(t.of("benchmark", model))
+        sinks = rules.has_sinks(t.of("scores", model), t.threshold)
+        if speed.holds:
+            strategy = "replace heads with the strategy and policy of the row named under optimization potential."
+        elif sinks.holds and speed.holds is False:
+            strategy = "leave attention as it is: the sinks are real, but replacing them did not pay here."
+        elif sinks.holds:
+            strategy = "leave attention as it is: the sinks are real, but no policy found a head to replace."
+        elif sinks.holds is False:
+            strategy = "leave attention as it is: there are no sinks to use."
+        else:
+            strategy = "measure on longer prompts first: these say nothing about sinks."
+        lines.append(
+            f"- **{model}**: {has(sinks)} The first-layer hypothesis {holds(hypothesis)}: {hypothesis.reason} "
+            f"Strategy: {strategy}"
+        )
+    return "\n\n".join(["## Conclusion and strategy", "\n".join(lines)])

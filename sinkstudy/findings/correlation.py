@@ -1,0 +1,42 @@
+"""Whether first-layer sinks foretell later sinks."""
+
+import pandas as pd
+
+from sinkstudy import conclusions as rules
+from sinkstudy.comparison import short_and_long_sets
+from sinkstudy.findings.inputs import Tables
+from sinkstudy.findings.text import interval, number, percent, source, table
+
+
+def section(t: Tables) -> str:
+    short, long = short_and_long_sets(t.heads)
+    rows = []
+    for model in t.models:
+        for name in dict.fromkeys((short, long, "all")):
+            for threshold in sorted(t.correlation["threshold"].unique()):
+                row = t.overall(model, name, threshold)
+                rows.append(
+                    {
+                        "model": model,
+                        "set": name,
+                        "threshold": f"{threshold:g}",
+                        "first-layer sinks": int(row["first_layer_sinks"]),
+                        "correlation": percent(row["p_later_given_first"]),
+                        "95% interval": interval(row),
+                        "base rate": percent(row["p_later"]),
+                        "lift": number(row["lift"]),
+                        "phi": number(row["phi"]),
+                        "p": "undefined" if pd.isna(row["p_value"]) else f"{row['p_value']:.3g}",
+                    }
+                )
+    lines = [f"- **{model}**: {rules.first_layer_hypothesis(t.overall(model)).reason}" for model in t.models]
+    return "\n\n".join(
+        [
+            "## Strength of the first-layer correlation",
+            "First-layer sinks are counted over all prompts of the set. A correlation no higher than the base rate "
+            "says nothing about the first layer.",
+            table(rows),
+            "\n".join(lines),
+            source(*(f"correlation/{model}.csv" for model in t.models)),
+        ]
+    )

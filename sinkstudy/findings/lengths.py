@@ -1,0 +1,36 @@
+"""Scores against prompt length, beside the null."""
+
+from sinkstudy import conclusions as rules
+from sinkstudy.findings.inputs import Tables
+from sinkstudy.findings.text import number, percent, source, table
+
+
+def section(t: Tables) -> str:
+    at = t.lengths[t.lengths["threshold"] == t.threshold]
+    rows = []
+    for model in t.models:
+        mine = at[at["model"] == model]
+        for n in (2, 5, 10, 24, 64, 128, 256, 512, 1024):
+            part = mine[mine["n_tokens"] == n]
+            if len(part):
+                rows.append(
+                    {
+                        "model": model,
+                        "tokens": n,
+                        "prompts": len(part),
+                        "sink %": percent(part["sink_fraction"].mean()),
+                        "mean score": f"{part['mean_score'].mean():.3f}",
+                        "null": f"{part['null_score'].mean():.3f}",
+                        "mean excess": number(part["mean_excess"].mean()),
+                    }
+                )
+    lines = [f"- **{model}**: {rules.length_effect(t.of('lengths', model)).reason}" for model in t.models]
+    return "\n\n".join(
+        [
+            "## Impact of sequence length, beside the null",
+            "Prompts are cut to each length (causal attention over the first tokens does not depend on later ones).",
+            table(rows),
+            "\n".join(lines),
+            source(*(f"lengths/{model}.csv" for model in t.models)),
+        ]
+    )
