@@ -18,8 +18,9 @@ import torch
 from sinkstudy.models import LoadedModel, ModelSpec, load_model
 from sinkstudy.prompts import Prompt
 from sinkstudy.recording import record
-from sinkstudy.scores import length_table, score_table
-from sinkstudy.stats import Resampling, correlation_table
+from sinkstudy.resampling import Resampling
+from sinkstudy.scores import length_tables, score_tables
+from sinkstudy.stats import correlation_table
 from sinkstudy.store import read_captures
 from sinkstudy.tables import write_table
 
@@ -66,8 +67,8 @@ def ours(loaded: LoadedModel, prompts: list[Prompt]) -> None:
         path = folder / "capture.h5"
         record(path, "reference", loaded, prompts, maps_max_tokens=128)
         captures = list(read_captures([path]))
-        write_table(pd.concat([score_table(c, "reference", 0.9) for c in captures]), folder / "scores.csv")
-        write_table(pd.concat([length_table(c, "reference", THRESHOLDS) for c in captures]), folder / "lengths.csv")
+        write_table(score_tables(captures, "reference", 0.9), folder / "scores.csv")
+        write_table(length_tables(captures, "reference", THRESHOLDS), folder / "lengths.csv")
         resampling = Resampling(bootstrap=1000, permutations=1000, seed=0)
         table = correlation_table(captures, "reference", THRESHOLDS, [2, 5, 10, 16, 24], resampling)
         write_table(table, folder / "correlation.csv")

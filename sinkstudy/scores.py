@@ -4,12 +4,15 @@ Everything follows from `m` (layer, head, query): causal attention over the firs
 comes after, so the score at every prefix length is a running mean of the same array.
 """
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import pandas as pd
 
 from sinkstudy.store import Capture
 
 POSITIONS = 4  # the first key classes of a capture are the mass on positions 0 to 3
+_BATCH_BYTES = 1 << 26
 
 
 def null_score(n: int | np.ndarray) -> np.ndarray:
@@ -26,7 +29,7 @@ def excess_score(score: np.ndarray, null: np.ndarray) -> np.ndarray:
 
 
 def prefix_scores(sink_mass: np.ndarray, row_sum: np.ndarray | None = None) -> np.ndarray:
-    """Sink score at every prefix length, (layer, head, query) float64; index k - 1 is length k.
+    """Sink score at every prefix length, (..., layer, head, query) float64; index k - 1 is length k.
 
     The score is sum_i A[i, 0] / sum_ij A[i, j] (the original study's; Gu et al., arXiv 2410.10781, use the same
     quantity at threshold 0.3). `row_sum` None means that rows sum to 1.
@@ -36,74 +39,127 @@ def prefix_scores(sink_mass: np.ndarray, row_sum: np.ndarray | None = None) -> n
 
 
 def tail_score(sink_mass: np.ndarray) -> np.ndarray:
-    """Mean mass over the queries after the first, (layer, head); NaN for a single token."""
+    """Mean mass over the queries after the first, (..., layer, head); NaN for a single token."""
     if sink_mass.shape[-1] == 1:
         return np.full(sink_mass.shape[:-1], np.nan)
     return sink_mass[..., 1:].mean(-1, dtype=float)
 
 
 def strongest_position(key_mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the first four positions draws most mass, and how much, (layer, head) each.
+    """Which of the first four positions draws most mass, and how much, (..., layer, head) each.
 
     Averaged over the queries that come after all four, so that no position has a head start; NaN where there is no
-    such query. `key_mass` (layer, head, query, key_class).
+    such query. `key_mass` (..., layer, head, query, key_class).
     """
-    if key_mass.shape[2] <= POSITIONS:
-        undefined = np.full(key_mass.shape[:2], np.nan)
+    if key_mass.shape[-2] <= POSITIONS:
+        undefined = np.full(key_mass.shape[:-2], np.nan)
         return undefined, undefined
-    mean = key_mass[:, :, POSITIONS:, :POSITIONS].mean(2, dtype=float)  # (layer, head, position)
+    mean = key_mass[..., POSITIONS:, :POSITIONS].mean(-2, dtype=float)  # (..., layer, head, position)
     return mean.argmax(-1), mean.max(-1)
 
 
-def score_table(capture: Capture, model: str, threshold: float) -> pd.DataFrame:
-    """One row per layer and head, at the prompt's whole length.
+def in_batches(captures: Iterable[Capture]) -> Iterator[list[Capture]]:
+    """Captures in their order, as many together as hold a bounded amount of memory."""
+    batch, held = [], 0
+    for capture in captures:
+        batch.append(capture)
+        held += capture.sink_mass.nbytes + capture.key_mass.nbytes
+        if held >= _BATCH_BYTES:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def by_length(batch: list[Capture]) -> Iterator[tuple[np.ndarray, list[Capture], np.ndarray]]:
+    """Captures of one length at a time: their places in the batch, themselves, and their scores at every prefix length.
+
+    Scores are (prompt, layer, head, query) float64, see `prefix_scores`.
+    """
+    lengths = np.array([capture.n_tokens for capture in batch])
+    for n in np.unique(lengths):
+        places = np.flatnonzero(lengths == n)
+        members = [batch[place] for place in places]
+        row_sum = None if members[0].row_sum is None else np.stack([capture.row_sum for capture in members])
+        yield places, members, prefix_scores(np.stack([capture.sink_mass for capture in members]), row_sum)
+
+
+def score_tables(captures: Iterable[Capture], model: str, threshold: float) -> Iterator[pd.DataFrame]:
+    """One row per prompt, layer and head, at the prompt's whole length, in parts of bounded size.
 
     Beyond the scores: the strongest of the first four positions with its score, and the norm of the head's output
     relative to the residual stream, near zero for a head that does nothing.
     """
-    score = prefix_scores(capture.sink_mass, capture.row_sum)[..., -1]  # (layer, head)
-    null = null_score(capture.n_tokens)
-    layers, heads = score.shape
-    position, position_score = strongest_position(capture.key_mass)
-    return pd.DataFrame(
-        {
-            "model": model,
-            "set": capture.set,
-            "prompt": capture.prompt,
-            "n_tokens": capture.n_tokens,
-            "layer": np.repeat(capture.layers, heads),
-            "head": np.tile(np.arange(heads), layers),
-            "sink_score": score.ravel(),
-            "null_score": null,
-            "excess_score": excess_score(score, null).ravel(),
-            "tail_score": tail_score(capture.sink_mass).ravel(),
-            "is_sink": (score >= threshold).ravel(),
-            "strongest_position": position.ravel(),
-            "position_score": position_score.ravel(),
-            "output_norm": capture.output_norm.ravel(),
-        }
-    )
+    for batch in in_batches(captures):
+        layers, heads = batch[0].sink_mass.shape[:2]
+        score, tail, position, position_score = np.empty((4, len(batch), layers, heads))
+        for places, members, scores in by_length(batch):
+            score[places] = scores[..., -1]
+            tail[places] = tail_score(np.stack([capture.sink_mass for capture in members]))
+            key_mass = np.stack([capture.key_mass for capture in members])
+            position[places], position_score[places] = strongest_position(key_mass)
+        lengths = np.array([capture.n_tokens for capture in batch])
+        null = null_score(lengths)[:, None, None]  # (prompt, 1, 1)
+        each = layers * heads
+        yield pd.DataFrame(
+            {
+                "model": model,
+                **_names(batch, each),
+                "n_tokens": np.repeat(lengths, each),
+                "layer": np.repeat([capture.layers for capture in batch], heads),
+                "head": np.tile(np.arange(heads), layers * len(batch)),
+                "sink_score": score.ravel(),
+                "null_score": np.repeat(null, each),
+                "excess_score": excess_score(score, null).ravel(),
+                "tail_score": tail.ravel(),
+                "is_sink": (score >= threshold).ravel(),
+                "strongest_position": position.ravel(),
+                "position_score": position_score.ravel(),
+                "output_norm": np.concatenate([capture.output_norm.ravel() for capture in batch]),
+            }
+        )
 
 
-def length_table(capture: Capture, model: str, thresholds: list[float]) -> pd.DataFrame:
-    """One row per prefix length and threshold: the fraction of all heads that are sinks, and mean scores."""
-    score = prefix_scores(capture.sink_mass, capture.row_sum)  # (layer, head, query)
-    lengths = np.arange(1, capture.n_tokens + 1)
-    null = null_score(lengths)
+def length_tables(captures: Iterable[Capture], model: str, thresholds: list[float]) -> Iterator[pd.DataFrame]:
+    """One row per prompt, threshold and prefix length, in parts of bounded size.
+
+    `sink_fraction` is that of all heads; `mean_score` and `mean_excess` are averages over them.
+    """
     times = len(thresholds)
-    return pd.DataFrame(
-        {
-            "model": model,
-            "set": capture.set,
-            "prompt": capture.prompt,
-            "n_tokens": np.tile(lengths, times),
-            "threshold": np.repeat(thresholds, capture.n_tokens),
-            "sink_fraction": np.concatenate([(score >= t).mean((0, 1)) for t in thresholds]),
-            "mean_score": np.tile(score.mean((0, 1)), times),
-            "null_score": np.tile(null, times),
-            "mean_excess": np.tile(excess_score(score, null).mean((0, 1)), times),
-        }
-    )
+    for batch in in_batches(captures):
+        lengths = np.array([capture.n_tokens for capture in batch])
+        ends = np.cumsum(times * lengths)
+        n_tokens, level, fraction, mean, null, excess = np.empty((6, ends[-1]))
+        for places, _, scores in by_length(batch):
+            n = scores.shape[-1]
+            rows = (ends[places] - times * n)[:, None] + np.arange(times * n)  # (prompt, threshold and length)
+            every = np.arange(1, n + 1)
+            n_tokens[rows] = np.tile(every, times)
+            level[rows] = np.repeat(thresholds, n)
+            fraction[rows] = np.concatenate([(scores >= t).mean((1, 2)) for t in thresholds], axis=1)
+            mean[rows] = np.tile(scores.mean((1, 2)), times)
+            null[rows] = np.tile(null_score(every), times)
+            excess[rows] = np.tile(excess_score(scores, null_score(every)).mean((1, 2)), times)
+        yield pd.DataFrame(
+            {
+                "model": model,
+                **_names(batch, times * lengths),
+                "n_tokens": n_tokens.astype(int),
+                "threshold": level,
+                "sink_fraction": fraction,
+                "mean_score": mean,
+                "null_score": null,
+                "mean_excess": excess,
+            }
+        )
+
+
+def _names(batch: list[Capture], times: int | np.ndarray) -> dict[str, np.ndarray]:
+    """The set and the prompt of every row, for `times` rows per prompt."""
+    return {
+        "set": np.repeat(np.array([capture.set for capture in batch], object), times),
+        "prompt": np.repeat(np.array([capture.prompt for capture in batch], object), times),
+    }
 
 
 def head_table(scores: pd.DataFrame) -> pd.DataFrame:

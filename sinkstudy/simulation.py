@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from sinkstudy.stats import Resampling, correlate
+from sinkstudy.resampling import Resampling
+from sinkstudy.stats import correlate
 
 
 @dataclass(frozen=True)

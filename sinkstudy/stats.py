@@ -6,23 +6,13 @@ carries the base rate, the lift over it, phi, an interval and a permutation p-va
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 
-from sinkstudy.scores import prefix_scores
+from sinkstudy.resampling import Resampling, drawn_p_value, exact_p_value, ratio_interval
+from sinkstudy.scores import by_length, in_batches
 from sinkstudy.store import Capture
-
-
-@dataclass(frozen=True)
-class Resampling:
-    """How many bootstrap draws and permutations, and the seed of both."""
-
-    bootstrap: int
-    permutations: int
-    seed: int
 
 
 def follow_fraction(is_sink: np.ndarray) -> np.ndarray:
@@ -34,28 +24,13 @@ def correlate(is_sink: np.ndarray, resampling: Resampling) -> dict[str, float | 
     """First-layer-to-later-layer statistics of sink decisions (prompt, layer, head) bool.
 
     Values that are undefined (no first-layer sinks, no later sinks, fewer than two layers) are NaN. The interval
-    is a 95% percentile bootstrap over prompts, undefined unless two have first-layer sinks. The p-value is the share
-    of permutations of head labels within every later layer (the same ones for all prompts) that reach the observed
-    statistic, the observed order counted as one of them.
+    is a 95% percentile bootstrap over prompts, undefined unless two have first-layer sinks. The p-value is that of
+    the observed statistic when head labels are permuted within every later layer, the same way for all prompts:
+    exact for one prompt, otherwise the share of drawn permutations that reach it, the observed order being one.
     """
-    first, later = is_sink[:, 0], is_sink[:, 1:]  # (prompt, head), (prompt, layer - 1, head)
-    sinks = int(first.sum())
-    row: dict[str, float | int] = {"first_layer_sinks": sinks}
-    row |= dict.fromkeys(("p_later_given_first", "p_later", "lift", "phi", "ci_low", "ci_high", "p_value"), np.nan)
-    if later.shape[1] == 0:
-        return row
-    row["p_later"] = float(later.mean())
-    row["phi"] = _phi(np.broadcast_to(first[:, None], later.shape), later)
-    if sinks == 0:
-        return row
-    follow = follow_fraction(is_sink)  # (prompt, head)
-    row["p_later_given_first"] = float(follow[first].mean())
-    if row["p_later"] > 0:
-        row["lift"] = row["p_later_given_first"] / row["p_later"]
-    if (first.sum(1) > 0).sum() > 1:
-        row["ci_low"], row["ci_high"] = _bootstrap(first.sum(1), (first * follow).sum(1), resampling)
-    row["p_value"] = _permutation_p(first, later, resampling)
-    return row
+    pool = _Pool()
+    pool.add(is_sink[:, None])
+    return next(pool.rows(resampling))
 
 
 def correlation_table(
@@ -70,82 +45,130 @@ def correlation_table(
     In rows over several prompts at their own lengths `n_tokens` is empty; with a length, prompts of at least that
     many tokens count, cut to it.
     """
-    whole: list[np.ndarray] = []  # per prompt (threshold, layer, head)
-    cut: dict[int, list[np.ndarray]] = {n: [] for n in lengths}
-    names: list[tuple[str, str, int]] = []
-    levels = np.array(thresholds)[:, None, None]
-    for capture in captures:
-        score = prefix_scores(capture.sink_mass, capture.row_sum)
-        names.append((capture.set, capture.prompt, capture.n_tokens))
-        whole.append(score[..., -1] >= levels)
-        for n in lengths:
-            if n <= capture.n_tokens:
-                cut[n].append(score[..., n - 1] >= levels)
-
-    groups = [(s, p, n, [decision]) for (s, p, n), decision in zip(names, whole, strict=True)]
-    for name in dict.fromkeys(s for s, _, _ in names):
-        members = [d for (s, _, _), d in zip(names, whole, strict=True) if s == name]
-        groups.append((name, "all", None, members))
-    groups.append(("all", "all", None, whole))
-    groups += [("all", "all", n, members) for n, members in cut.items() if members]
-    rows = []
-    for set_name, prompt, n, members in groups:
-        stacked = np.stack(members)  # (prompt, threshold, layer, head)
-        for i, threshold in enumerate(thresholds):
-            key = {"model": model, "set": set_name, "prompt": prompt, "n_tokens": n, "threshold": threshold}
-            rows.append(key | correlate(stacked[:, i], resampling) | {"prompts": len(members)})
-    return pd.DataFrame(rows).astype({"n_tokens": "Int64"})
-
-
-def _phi(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson correlation of two boolean arrays; NaN where either is constant."""
-    if x.all() or y.all() or not x.any() or not y.any():
-        return np.nan
-    return float(np.corrcoef(x.ravel(), y.ravel())[0, 1])
+    sets: dict[str, _Pool] = {}
+    every, cut = _Pool(), {n: _Pool() for n in lengths}
+    tables = []
+    for batch in in_batches(captures):
+        whole = np.empty((len(batch), len(thresholds), *batch[0].sink_mass.shape[:2]), bool)
+        for places, members, scores in by_length(batch):
+            whole[places] = _decisions(scores[..., -1], thresholds)
+            for n in lengths:
+                if n <= members[0].n_tokens:
+                    cut[n].add(_decisions(scores[..., n - 1], thresholds))
+        names = np.array([capture.set for capture in batch])
+        for name in dict.fromkeys(names.tolist()):
+            sets.setdefault(name, _Pool()).add(whole[names == name])
+        every.add(whole)
+        tables.append(_prompt_rows(batch, whole, thresholds))
+    pools = [(name, None, pool) for name, pool in sets.items()] + [("all", None, every)]
+    pools += [("all", n, pool) for n, pool in cut.items() if pool.counts]
+    rows = [
+        {"set": name, "prompt": "all", "n_tokens": n, "threshold": threshold, **row, "prompts": pool.prompts}
+        for name, n, pool in pools
+        for threshold, row in zip(thresholds, pool.rows(resampling), strict=True)
+    ]
+    table = pd.concat([*tables, pd.DataFrame(rows)], ignore_index=True)
+    table.insert(0, "model", model)
+    return table.astype({"n_tokens": "Int64"})
 
 
-def _bootstrap(weight: np.ndarray, total: np.ndarray, resampling: Resampling) -> tuple[float, float]:
-    """Percentile interval of sum(total) / sum(weight) over resampled prompts; draws without any weight do not count."""
-    prompts = len(weight)
-    rng = np.random.default_rng(resampling.seed)
-    counts = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resampling.bootstrap)
-    drawn = counts @ weight
-    ratios = (counts @ total)[drawn > 0] / drawn[drawn > 0]
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return float(low), float(high)
+def contingency(first: np.ndarray, both: np.ndarray, later: np.ndarray, cells: np.ndarray) -> dict[str, np.ndarray]:
+    """Shares and association from counts, arrays of one shape: cells that are sinks first, first and later, later.
 
-
-def _permutation_p(first: np.ndarray, later: np.ndarray, resampling: Resampling) -> float:
-    """One-sided permutation p-value, (1 + hits) / (1 + permutations)."""
-    if len(first) == 1:
-        observed = int((first[0] & later[0]).sum())
-        null = _null_of_counts(int(first.sum()), tuple(later[0].sum(1).tolist()), first.shape[1], resampling)
-        return (1 + len(null) - int(np.searchsorted(null, observed))) / (1 + len(null))
-    # pairs[l, g, h]: prompts in which head g is a sink in the first layer and head h in later layer l. Relabelling
-    # the heads of layer l picks one entry per g, so no permutation has to touch the prompts again.
-    pairs = np.einsum("pg,plh->lgh", first.astype(np.int32), later.astype(np.int32), optimize=True)
-    layers, heads = pairs.shape[:2]
-    observed = np.trace(pairs, axis1=1, axis2=2).sum()
-    labels = _relabellings(layers, heads, resampling)
-    reached = np.zeros(len(labels), dtype=np.int64)
-    for layer in range(layers):
-        reached += pairs[layer, np.arange(heads), labels[:, layer]].sum(1)
-    return (1 + int((reached >= observed).sum())) / (1 + resampling.permutations)
-
-
-@lru_cache(maxsize=4096)
-def _null_of_counts(first: int, later: tuple[int, ...], heads: int, resampling: Resampling) -> np.ndarray:
-    """Permutation distribution of one prompt, sorted: it depends only on how many heads are sinks in each layer.
-
-    Tables have a row per prompt, and thousands of prompts share a few such counts.
+    Undefined values are NaN: a share of nothing, a lift over 0, phi (Pearson's correlation) of a constant.
     """
-    labels = _relabellings(len(later), heads, resampling)
-    return np.sort((labels[:, :, :first] < np.array(later)[:, None]).sum((1, 2)))
+    first, both, later, cells = (np.asarray(a, float) for a in (first, both, later, cells))
+    given, base = _divide(both, first), _divide(later, cells)
+    spread = first * (cells - first) * later * (cells - later)
+    return {
+        "p_later_given_first": given,
+        "p_later": base,
+        "lift": _divide(given, base),
+        "phi": _divide(cells * both - first * later, np.sqrt(spread)),
+    }
 
 
-@lru_cache(maxsize=1)
-def _relabellings(layers: int, heads: int, resampling: Resampling) -> np.ndarray:
-    """Random orders of the heads of every layer, (permutation, layer, head); the same for every row of a table."""
-    rng = np.random.default_rng(resampling.seed)
-    order = np.broadcast_to(np.arange(heads, dtype=np.int16), (resampling.permutations, layers, heads))
-    return rng.permuted(order, axis=2)
+class _Pool:
+    """Prompts that make one row per threshold, kept as counts: memory hardly grows with their number."""
+
+    def __init__(self) -> None:
+        self.counts: list[np.ndarray] = []  # (prompt, threshold, 2): first-layer sinks, and later sinks that follow
+        self.later: np.ndarray | int = 0  # (threshold, layer - 1)
+        self.pairs: np.ndarray | int = 0  # (threshold, layer - 1, head, head), see `drawn_p_value`
+
+    def add(self, is_sink: np.ndarray) -> None:
+        """`is_sink` (prompt, threshold, layer, head) bool."""
+        first, later = is_sink[:, :, 0], is_sink[:, :, 1:]
+        self.counts.append(np.stack(_overlaps(is_sink), axis=-1))
+        self.later = self.later + later.sum((0, 3))
+        levels, layers, heads = later.shape[1:]
+        left = first.transpose(1, 2, 0).astype(np.float32)  # (threshold, head, prompt)
+        right = later.transpose(1, 0, 2, 3).reshape(levels, len(later), layers * heads).astype(np.float32)
+        pairs = (left @ right).reshape(levels, heads, layers, heads).transpose(0, 2, 1, 3)
+        self.pairs = self.pairs + pairs.astype(np.int32)
+
+    @property
+    def prompts(self) -> int:
+        return sum(map(len, self.counts))
+
+    def rows(self, resampling: Resampling) -> Iterable[dict[str, float | int]]:
+        """The statistics at each threshold."""
+        counts = np.concatenate(self.counts)  # (prompt, threshold, 2)
+        layers, heads = self.pairs.shape[1:3]
+        for i in range(counts.shape[1]):
+            first, both = counts[:, i].T
+            cells = len(counts) * layers * heads
+            shares = contingency(layers * first.sum(), both.sum(), self.later[i].sum(), cells)
+            row = {"first_layer_sinks": int(first.sum()), **{name: float(value) for name, value in shares.items()}}
+            row |= dict.fromkeys(("ci_low", "ci_high", "p_value"), np.nan)
+            if layers and first.sum():
+                if (first > 0).sum() > 1:
+                    row["ci_low"], row["ci_high"] = ratio_interval(both, layers * first, resampling)
+                row["p_value"] = (
+                    drawn_p_value(self.pairs[i], resampling)
+                    if len(counts) > 1
+                    else exact_p_value(int(first[0]), self.later[i], heads, int(both[0]))
+                )
+            yield row
+
+
+def _decisions(score: np.ndarray, thresholds: list[float]) -> np.ndarray:
+    """(prompt, layer, head) scores to (prompt, threshold, layer, head) bool."""
+    return score[:, None] >= np.array(thresholds)[:, None, None]
+
+
+def _overlaps(is_sink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First-layer sinks, and later sinks at their head indices: (..., layer, head) bool to (...) int each."""
+    first, later = is_sink[..., :1, :], is_sink[..., 1:, :]
+    return first.sum((-2, -1)), (first & later).sum((-2, -1))
+
+
+def _prompt_rows(batch: list[Capture], is_sink: np.ndarray, thresholds: list[float]) -> pd.DataFrame:
+    """A row per prompt and threshold; `is_sink` (prompt, threshold, layer, head)."""
+    layers, heads = is_sink.shape[2] - 1, is_sink.shape[3]
+    first, both = _overlaps(is_sink)  # (prompt, threshold)
+    later = is_sink[:, :, 1:].sum(-1)  # (prompt, threshold, layer)
+    p_value = np.full(first.shape, np.nan)
+    if layers:
+        for at in zip(*np.nonzero(first), strict=True):
+            p_value[at] = exact_p_value(int(first[at]), later[at], heads, int(both[at]))
+    times = len(thresholds)
+    shares = contingency(layers * first, both, later.sum(-1), np.full(first.shape, layers * heads))
+    return pd.DataFrame(
+        {
+            "set": np.repeat(np.array([capture.set for capture in batch], object), times),
+            "prompt": np.repeat(np.array([capture.prompt for capture in batch], object), times),
+            "n_tokens": np.repeat([capture.n_tokens for capture in batch], times),
+            "threshold": np.tile(thresholds, len(batch)),
+            "first_layer_sinks": first.ravel(),
+            **{name: values.ravel() for name, values in shares.items()},
+            "ci_low": np.nan,
+            "ci_high": np.nan,
+            "p_value": p_value.ravel(),
+            "prompts": 1,
+        }
+    )
+
+
+def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)

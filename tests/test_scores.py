@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sinkstudy import scores
 from sinkstudy.scores import (
     excess_score,
     head_table,
-    length_table,
+    length_tables,
     null_score,
     prefix_scores,
-    score_table,
+    score_tables,
     strongest_position,
     tail_score,
 )
@@ -74,6 +75,16 @@ def capture_of(maps: np.ndarray, prompt: str = "p", set_name: str = "s", layers:
         output_norm=np.arange(maps.shape[0] * maps.shape[1]).reshape(maps.shape[:2]) / 8,
         row_sum=None if np.allclose(row_sum, 1) else row_sum,
     )
+
+
+def score_table(capture: Capture, model: str, threshold: float) -> pd.DataFrame:
+    (table,) = score_tables([capture], model, threshold)
+    return table
+
+
+def length_table(capture: Capture, model: str, thresholds: list[float]) -> pd.DataFrame:
+    (table,) = length_tables([capture], model, thresholds)
+    return table
 
 
 small_maps = st.builds(
@@ -237,6 +248,30 @@ def test_last_rows_of_the_length_table_agree_with_the_score_table():
     assert last["mean_score"] == pytest.approx(scores["sink_score"].mean())
     assert last["sink_fraction"] == scores["is_sink"].mean()
     assert last["mean_excess"] == pytest.approx(scores["excess_score"].mean())
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 5000, 1 << 30], ids=["one at a time", "a few", "all at once"])
+def test_many_prompts_give_the_rows_of_each_in_their_order(batch_bytes, monkeypatch):
+    monkeypatch.setattr(scores, "_BATCH_BYTES", batch_bytes)
+    captures = [capture_of(causal_maps(i, 3, 4, n), f"p{i}") for i, n in enumerate((7, 2, 9, 7, 1, 2, 7))]
+    for tables, one in (
+        (score_tables(iter(captures), "m", 0.3), lambda capture: score_table(capture, "m", 0.3)),
+        (length_tables(iter(captures), "m", [0.3, 0.6]), lambda capture: length_table(capture, "m", [0.3, 0.6])),
+    ):
+        parts = list(tables)
+        assert len(parts) == {1: 7, 1 << 30: 1}.get(batch_bytes, len(parts))
+        expected = pd.concat([one(capture) for capture in captures], ignore_index=True)
+        pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), expected, check_dtype=False)
+
+
+def test_prompts_of_one_length_whose_rows_sum_to_less_are_scored_each_by_its_own_sums():
+    captures = [capture_of(causal_maps(i, 2, 3, 6, full_rows=False), f"p{i}") for i in range(3)]
+    table = pd.concat(score_tables(captures, "m", 0.3))
+    assert len(table) == 18
+    for i, capture in enumerate(captures):
+        part = table[table["prompt"] == f"p{i}"]
+        expected = capture.sink_mass.sum(-1) / capture.row_sum.sum(-1)
+        np.testing.assert_allclose(part["sink_score"], expected.ravel())
 
 
 def score_rows(*rows: tuple) -> pd.DataFrame:

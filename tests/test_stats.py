@@ -2,13 +2,16 @@ import math
 from itertools import permutations, product
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from sinkstudy.findings import percent
-from sinkstudy.stats import Resampling, correlate, correlation_table, follow_fraction
+from sinkstudy import scores
+from sinkstudy.findings.text import percent
+from sinkstudy.resampling import Resampling, drawn_p_value, exact_p_value
+from sinkstudy.stats import correlate, correlation_table, follow_fraction
 from sinkstudy.store import Capture
 
 FEW = Resampling(bootstrap=200, permutations=50, seed=0)
@@ -225,11 +228,32 @@ def test_p_value_equals_enumerating_every_relabelling(is_sink):
         reached.append(statistic(relabelled) >= statistic(later))
     exact, draws = np.mean(reached), 2000
     p_value = correlate(is_sink, Resampling(10, draws, 4))["p_value"]
-    assert p_value == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / draws) + 2 / draws)
+    drawn = 0 if len(is_sink) == 1 else 4 * math.sqrt(exact * (1 - exact) / draws) + 2 / draws
+    assert p_value == pytest.approx(exact, abs=drawn + 1e-12)
 
 
-def test_p_value_is_small_for_many_heads_that_all_follow_and_never_0():
+def test_the_exact_p_value_of_one_later_layer_is_fishers():
+    """Fisher's tea: of 8 cups, 4 had the milk first, and 3 of the 4 named were right: p = 17 / 70."""
+    assert exact_p_value(4, np.array([4]), 8, 3) == pytest.approx(17 / 70)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_exact_and_drawn_p_values_of_one_prompt_agree(seed):
+    is_sink = np.random.default_rng(seed).random((6, 12)) < 0.4
+    first, later = is_sink[0], is_sink[1:]
+    pairs = first[None, :, None] & later[:, None, :]
+    exact = exact_p_value(int(first.sum()), later.sum(1), 12, int((first & later).sum()))
+    drawn = drawn_p_value(pairs.astype(int), Resampling(10, 20000, seed))
+    assert drawn == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 20000) + 1e-4)
+
+
+def test_many_heads_that_all_follow_have_the_p_value_of_every_layer_drawing_the_same_half():
     is_sink = np.tile(np.arange(16) < 8, (1, 4, 1))
+    assert correlate(is_sink, FEW)["p_value"] == pytest.approx(math.comb(16, 8) ** -3)
+
+
+def test_a_drawn_p_value_is_never_0():
+    is_sink = np.tile(np.arange(16) < 8, (2, 4, 1))
     assert correlate(is_sink, Resampling(10, 99, 0))["p_value"] == pytest.approx(1 / 100)
 
 
@@ -320,6 +344,13 @@ def test_correlation_table_values_come_from_prompts_cut_to_the_length(length, th
         row = averages.loc[key]
         assert row["first_layer_sinks"] == values["first_layer_sinks"]
         assert row[STATISTICS].tolist() == pytest.approx([values[n] for n in STATISTICS], nan_ok=True)
+
+
+def test_correlation_table_does_not_depend_on_how_many_captures_are_held_at_once(monkeypatch):
+    made = captures(*(("p" + str(i), "ab"[i % 2], 2 + i % 5) for i in range(12)))
+    whole = correlation_table(iter(made), "m", [0.4, 0.6], [2, 4], FEW)
+    monkeypatch.setattr(scores, "_BATCH_BYTES", 1)
+    pd.testing.assert_frame_equal(correlation_table(iter(made), "m", [0.4, 0.6], [2, 4], FEW), whole)
 
 
 def test_correlation_table_scores_rows_below_1_by_the_ratio():

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from sinkstudy.joblog import job_log
-from sinkstudy.stats import Resampling, correlation_table
+from sinkstudy.resampling import Resampling
+from sinkstudy.stats import correlation_table
 from sinkstudy.store import read_captures
 from sinkstudy.tables import write_table
 

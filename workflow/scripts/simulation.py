@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from sinkstudy.joblog import job_log
+from sinkstudy.resampling import Resampling
 from sinkstudy.simulation import simulate, summary_table, write_simulation
-from sinkstudy.stats import Resampling
 from sinkstudy.tables import write_table
 
 with job_log(snakemake.log[0]):
