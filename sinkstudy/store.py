@@ -14,6 +14,7 @@ Layout (attributes of the file hold the schema version, provenance and `complete
 Group attributes: `set`, `n_tokens`, `row_sum_error`.
 """
 
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,7 +24,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from sinkstudy.errors import StudyError
+from sinkstudy.errors import DamagedFileError, StudyError
 from sinkstudy.prompts import Prompt
 
 SCHEMA = 1
@@ -197,18 +198,22 @@ def read_provenance(path: Path | str) -> dict[str, str]:
 
 @contextmanager
 def open_capture(path: Path) -> Iterator[h5py.File]:
-    """A capture open for reading. Raises StudyError, here or at a later read, when it is none or is damaged."""
-    again = "delete it and rerun to capture again"
+    """A capture open for reading. Raises DamagedFileError, here or at a later read, when it is none or is damaged."""
     try:
         with h5py.File(path, "r") as file:
             if not file.attrs.get("complete", False) or file.attrs.get("schema") != SCHEMA:
-                raise StudyError(f"{path}: is not a complete capture of schema {SCHEMA}; {again}.")
+                raise DamagedFileError(path, f"is not a complete capture of schema {SCHEMA}")
             if len(file) != file.attrs["prompts"]:
-                raise StudyError(f"{path}: holds {len(file)} of {file.attrs['prompts']} prompts; {again}.")
+                raise DamagedFileError(path, f"holds {len(file)} of {file.attrs['prompts']} prompts")
             yield file
     except (OSError, KeyError, RuntimeError) as error:
+        # With an error number it is the system that failed (no such file, a lock, a lost mount), else the content.
+        if isinstance(error, OSError) and error.errno is not None and error.errno != errno.EISDIR:
+            raise StudyError(
+                f"{path}: cannot be opened ({os.strerror(error.errno)}); mend that and run again."
+            ) from None
         reason = " ".join(str(error).strip("'\"").split())
-        raise StudyError(f"{path}: cannot be read as a capture ({reason}); {again}.") from None
+        raise DamagedFileError(path, f"cannot be read as a capture ({reason})") from None
 
 
 def _group(path: Path, file: h5py.File, prompt: str) -> h5py.Group:
@@ -249,9 +254,8 @@ def _read_group(path: Path, name: str, group: h5py.Group) -> Capture:
         output_norm=group["output_norm"][()],
         row_sum=group["row_sum"][()] if "row_sum" in group else None,
     )
-    again = "delete the file and rerun to capture again"
     if capture.sink_mass.shape[::2] != (len(capture.layers), capture.n_tokens):
-        raise StudyError(f"{path}: prompt {name!r} has axes that do not fit each other; {again}.")
+        raise DamagedFileError(path, f"prompt {name!r} has axes that do not fit each other")
     if not np.isfinite(capture.sink_mass).all():
-        raise StudyError(f"{path}: prompt {name!r} holds values that are not finite; {again}.")
+        raise DamagedFileError(path, f"prompt {name!r} holds values that are not finite")
     return capture

@@ -1,3 +1,5 @@
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -5,7 +7,7 @@ from pathlib import Path
 import pytest
 from tqdm import tqdm
 
-from sinkstudy.errors import StudyError
+from sinkstudy.errors import DamagedFileError, StudyError
 from sinkstudy.joblog import job_log
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +62,7 @@ def test_a_mistake_of_the_user_is_one_sentence_on_the_terminal_and_a_traceback_i
 
 def test_a_process_that_meets_a_mistake_of_the_user_ends_with_status_1_and_one_line(log):
     program = (
-        "import sys; from sinkstudy.joblog import job_log; from sinkstudy.errors import StudyError\n"
+        "import sys; from sinkstudy.joblog import job_log; from sinkstudy.errors import DamagedFileError, StudyError\n"
         "with job_log(sys.argv[1]):\n"
         "    raise StudyError('the file is empty.')\n"
     )
@@ -105,3 +107,50 @@ def test_a_job_that_goes_well_leaves_a_log_of_its_own(log):
     with job_log(log):
         pass
     assert log.read_text() == ""
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
+def test_what_the_surroundings_do_to_a_file_is_one_sentence_that_names_it(log, capsys, number):
+    with pytest.raises(SystemExit) as caught, job_log(log):
+        fail(OSError(number, os.strerror(number), "results/table.csv"))
+    assert caught.value.code == 1
+    sentence = capsys.readouterr().err
+    assert sentence.startswith("error: results/table.csv: ")
+    assert sentence.count("\n") == 1
+    assert "in fail" in log.read_text(encoding="utf-8")
+
+
+def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "logs").touch()
+    with pytest.raises(SystemExit), job_log(tmp_path / "logs/job.log"):
+        pytest.fail("the job must not start")
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/logs/job.log: Not a directory;")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_log_on_a_full_disk_neither_ends_a_job_nor_hides_what_ended_it(capsys):
+    with job_log("/dev/full"):
+        print("still here", file=sys.stderr, flush=True)
+    with pytest.raises(SystemExit), job_log("/dev/full"):
+        fail(StudyError(SENTENCE))
+    assert capsys.readouterr().err == f"still here\nerror: {SENTENCE}\n"
+
+
+def test_a_damaged_result_is_set_aside_and_not_deleted(log, capsys, tmp_path):
+    result = tmp_path / "00000.h5"
+    for content in ("damaged", "damaged again"):
+        result.write_text(content)
+        with pytest.raises(SystemExit), job_log(log):
+            fail(DamagedFileError(result, "is cut short"))
+        assert not result.exists()
+        assert (tmp_path / "00000.h5.damaged").read_text() == content
+        assert capsys.readouterr().err == (
+            f"error: {result}: is cut short; it is now called 00000.h5.damaged, and the next run makes it anew.\n"
+        )
+
+
+def test_a_damaged_result_that_cannot_be_set_aside_is_still_named(log, capsys, tmp_path):
+    with pytest.raises(SystemExit), job_log(log):
+        fail(DamagedFileError(tmp_path / "gone.h5", "is cut short"))
+    sentence = capsys.readouterr().err
+    assert sentence == f"error: {tmp_path}/gone.h5: is cut short; delete it and run again to make it anew.\n"
