@@ -23,4 +23,5 @@ rule all:
     default_target: True
     input:
         "results/findings.md",
+        "results/explorer.html",
         FIGURES,

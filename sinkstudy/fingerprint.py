@@ -1,4 +1,5 @@
-"""A fingerprint of the code a script really uses: itself and every module of this project it reaches by import.
+"""A fingerprint of the code a script really uses: itself and every module of this project it reaches by import, with
+the page templates, styles and browser scripts that lie in the reached packages.
 
 Comments, docstrings and layout do not count, so only an edit that can change a result changes the fingerprint.
 """
@@ -9,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 _PACKAGE = "sinkstudy"
+_PAGE_PARTS = {".css", ".html", ".js"}
 
 
 @cache
@@ -20,6 +22,8 @@ def fingerprint(script: Path, root: Path) -> str:
         for found in _imported(waiting.pop(), root) - reached:
             reached.add(found)
             waiting.append(found)
+    packages = [path.parent for path in reached if path.name == "__init__.py"]
+    reached |= {file for folder in packages for file in folder.iterdir() if file.suffix in _PAGE_PARTS}
     whole = hashlib.sha256()
     for path in sorted(reached, key=lambda p: p.relative_to(root).as_posix()):
         whole.update(path.relative_to(root).as_posix().encode())
@@ -51,6 +55,8 @@ def _imported(path: Path, root: Path) -> frozenset[Path]:
 
 @cache
 def _meaning(path: Path) -> str:
+    if path.suffix in _PAGE_PARTS:
+        return path.read_text(encoding="utf-8")
     tree = _tree(path)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

@@ -17,6 +17,8 @@ TREE = {
     "sinkstudy/deep/__init__.py": "",
     "sinkstudy/deep/inner.py": 'def double(x):\n    """Twice x."""\n    return 2 * x\n',
     "sinkstudy/deep/sibling.py": "VALUE = 1\n",
+    "sinkstudy/deep/page.html": "<p>One</p>\n",
+    "sinkstudy/apart/page.html": "<p>One</p>\n",
     "sinkstudy/unrelated.py": "VALUE = 1\n",
     "workflow/scripts/other.py": "VALUE = 1\n",
 }
@@ -52,8 +54,9 @@ def test_a_fingerprint_does_not_depend_on_where_the_project_lies(fingerprint_of)
         ("sinkstudy/deep/inner.py", 'def double(x, unit="a"):\n    return 2 * x\n'),
         ("sinkstudy/__init__.py", "VALUE = 1\n"),
         ("sinkstudy/deep/__init__.py", "VALUE = 1\n"),
+        ("sinkstudy/deep/page.html", "<p>Two</p>\n"),
     ],
-    ids=["script", "imported", "imported by imported", "default", "package", "inner package"],
+    ids=["script", "imported", "imported by imported", "default", "package", "inner package", "template"],
 )
 def test_code_that_the_script_reaches_counts(fingerprint_of, file, content):
     assert fingerprint_of({file: content}) != fingerprint_of({})
@@ -65,6 +68,7 @@ def test_code_that_the_script_reaches_counts(fingerprint_of, file, content):
         ("sinkstudy/unrelated.py", "VALUE = 2\n"),
         ("sinkstudy/deep/sibling.py", "VALUE = 2\n"),
         ("sinkstudy/new.py", "VALUE = 2\n"),
+        ("sinkstudy/apart/page.html", "<p>Two</p>\n"),
         ("workflow/scripts/other.py", "VALUE = 2\n"),
     ],
 )

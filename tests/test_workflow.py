@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from browser import opened, showing
 from foreign import save_foreign_model
 from study import PROMPTS, SMALL, copy_code, planned, snakemake, write_prompts, write_study
 from tiny import eager_maps
@@ -117,6 +118,19 @@ def test_captures_equal_eager_attention_and_tables_recompute_from_them(finished,
                     assert row["sink_fraction"] == pytest.approx((at_k >= 0.8).mean(), abs=1e-6)
                 seen.append(name)
     assert sorted(seen) == sorted(row[0] for row in PROMPTS)
+
+
+@pytest.mark.slow
+def test_the_explorer_shows_the_percentages_of_the_length_tables(finished):
+    with opened(finished / "results/explorer.html") as page:
+        for model in ("reference", "untrained", "foreign"):
+            lengths = pd.read_csv(finished / f"results/lengths/{model}.csv", dtype={"sink_fraction": str})
+            for prompt, rows in lengths[lengths["threshold"] == 0.9].groupby("prompt"):
+                n = min(24, rows["n_tokens"].max())
+                showing(page, model, prompt, n, 0.9)
+                (printed,) = rows.loc[rows["n_tokens"] == n, "sink_fraction"]
+                assert page.locator("#sink-percent").get_attribute("data-fraction") == printed
+                assert page.locator("#sink-percent").inner_text() == f"{100 * float(printed):.2f}%"
 
 
 @pytest.mark.slow

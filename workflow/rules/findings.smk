@@ -25,3 +25,25 @@ rule findings:
         "Writing the findings"
     script:
         "../scripts/findings.py"
+
+
+rule explorer:
+    input:
+        [f"results/captures/{model}/{shard}.h5" for model in MODELS for shard in SHARDS],
+    output:
+        "results/explorer.html",
+    log:
+        "logs/explorer.log",
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        code=code_of("explorer.py"),
+        threshold=THRESHOLD,
+        thresholds=config["sinks"]["thresholds"],
+    message:
+        "Writing the explorer"
+    script:
+        "../scripts/explorer.py"

@@ -1,0 +1,89 @@
+"""Scores and maps in few bytes, so that the page stays small, without changing a single sink decision.
+
+Score steps: instead of masses the page gets q_k = score_k * k * SCORE_STEPS, rounded, at every stored length k, as
+differences along k. Every score is then within 1 / (2 * SCORE_STEPS * k), and where rounding would carry it across
+one of the thresholds it goes to the next step on the right side instead.
+"""
+
+import base64
+import gzip
+
+import numpy as np
+
+from sinkstudy.errors import StudyError
+
+SCORE_STEPS = 1 << 14
+MAP_STEPS = 255  # steps of the square root, finer where most of a map lies
+SLIDER = tuple(i / 100 for i in range(1, 101))  # the thresholds the page offers, besides the configured ones
+
+
+def stored_lengths(n: int, dense: int) -> np.ndarray:
+    """Prefix lengths kept of a prompt of `n` tokens: all up to `dense`, then dense / 4 per doubling, and n itself.
+
+    `dense` is a power of 2, 32 or more.
+    """
+    lengths = list(range(1, min(n, dense) + 1))
+    while lengths[-1] < n:
+        doublings = (lengths[-1] // dense).bit_length() - 1
+        lengths.append(lengths[-1] + 4 * 2**doublings)
+    return np.array([*lengths[:-1], n])
+
+
+def score_steps(score: np.ndarray, lengths: np.ndarray, thresholds: list[float]) -> np.ndarray:
+    """Quantised scores: (layer, head, length) float64 to int64 of the same shape.
+
+    `q / (SCORE_STEPS * k) >= t` in float64 equals `score >= t` for every t of `thresholds`. Raises StudyError where
+    two thresholds are too close for that.
+    """
+    scale = SCORE_STEPS * lengths.astype(float)
+    levels = np.unique(thresholds)
+    passed = np.searchsorted(levels, score, side="right")  # how many thresholds each score reaches
+    steps = np.rint(score * scale)
+    steps += np.sign(passed - np.searchsorted(levels, steps / scale, side="right"))
+    if (np.searchsorted(levels, steps / scale, side="right") != passed).any():
+        close = int(np.diff(levels).argmin())
+        raise StudyError(
+            f"sinks.thresholds: {levels[close]!r} and {levels[close + 1]!r} are too close for the explorer, whose "
+            f"slider has steps of {SLIDER[0]:g}; move one apart by 1/{SCORE_STEPS} or leave it out."
+        )
+    return steps.astype(np.int64)
+
+
+def pack_scores(steps: np.ndarray) -> tuple[str, str]:
+    """Type (`int16` or `int32`) and packed bytes of the differences along the length axis of (layer, head, length)."""
+    differences = np.diff(steps, axis=-1, prepend=0)
+    kind = "int16" if np.abs(differences).max(initial=0) < 1 << 15 else "int32"
+    values = differences.astype(f"<{kind[0]}{int(kind[3:]) // 8}").ravel()
+    # Low bytes apart from high ones: the latter compress to almost nothing.
+    return kind, _pack(np.ascontiguousarray(values.view(np.uint8).reshape(-1, values.itemsize).T))
+
+
+def block_cells(n: int, block: int) -> int:
+    """Stored cells of one causal map of `n` tokens in blocks of `block` x `block`."""
+    side = -(-n // block)
+    return side * (side + 1) // 2
+
+
+def pack_maps(maps: np.ndarray, block: int) -> np.ndarray:
+    """Maps (head, query, key) to uint8 (head, cell): lower triangle, averages over blocks of causal cells."""
+    heads, n, _ = maps.shape
+    side = -(-n // block)
+    inside = np.zeros((side * block, side * block))
+    inside[:n, :n] = np.tril(np.ones((n, n)))
+    padded = np.zeros((heads, side * block, side * block))
+    padded[:, :n, :n] = np.tril(maps.astype(float))
+    split = (side, block, side, block)
+    total = padded.reshape(heads, *split).sum((2, 4))
+    count = inside.reshape(split).sum((1, 3))
+    rows, columns = np.tril_indices(side)
+    mean = total[:, rows, columns] / count[rows, columns]
+    return np.rint(MAP_STEPS * np.sqrt(np.clip(mean, 0, 1))).astype(np.uint8)
+
+
+def pack_bytes(values: np.ndarray) -> str:
+    """Base64 of the gzip of an array's bytes; the same array gives the same text."""
+    return _pack(np.ascontiguousarray(values))
+
+
+def _pack(values: np.ndarray) -> str:
+    return base64.b64encode(gzip.compress(values.tobytes(), compresslevel=6, mtime=0)).decode("ascii")

@@ -1,0 +1,30 @@
+"""The explorer's page: the template, style and scripts beside this module, filled with a study; it loads nothing."""
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from sinkstudy.explorer.study import read_study
+
+
+def write_page(captures: Mapping[str, list[Path]], thresholds: list[float], threshold: float, page: Path) -> None:
+    """Write the page for each model's capture files; for arguments and errors see `read_study`."""
+    study = read_study(captures, thresholds, threshold)
+    environment = Environment(
+        loader=PackageLoader("sinkstudy.explorer", ""), autoescape=True, undefined=StrictUndefined
+    )
+    environment.globals["source"] = _source
+    html = environment.get_template("page.html").stream(
+        description=study.description, packs=study.packs, plotly=Markup(get_plotlyjs())
+    )
+    with page.open("wb") as stream:
+        html.dump(stream, encoding="utf-8")
+
+
+def _source(name: str) -> Markup:
+    """A file beside this module, put into the page as it is."""
+    return Markup(files("sinkstudy.explorer").joinpath(name).read_text(encoding="utf-8"))
