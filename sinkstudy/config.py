@@ -122,3 +122,14 @@ def _bounds(schema: Mapping[str, Any]) -> str:
     if "maximum" in schema:
         parts.append(f"at most {schema['maximum']}")
     return " and ".join(parts)
+
+
+def control_pairs(models: dict[str, dict]) -> list[tuple[str, str]]:
+    """(model, control) names: a control is the same source and revision with random weights."""
+
+    def source(settings: dict) -> tuple:
+        return settings["source"], settings.get("revision")
+
+    controls = {source(s): name for name, s in sorted(models.items()) if s.get("random_weights") is not None}
+    trained = [(name, source(s)) for name, s in sorted(models.items()) if s.get("random_weights") is None]
+    return [(name, controls[where]) for name, where in trained if where in controls]

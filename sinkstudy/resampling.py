@@ -7,7 +7,9 @@ from math import comb
 
 import numpy as np
 
-_DRAWN_AT_ONCE = 1 << 22
+_TAILS = [0.025, 0.975]
+_NUMBERS_AT_ONCE = 1 << 22
+_COLUMNS_AT_ONCE = 1 << 11
 
 
 @dataclass(frozen=True)
@@ -19,14 +21,15 @@ class Resampling:
     seed: int
 
 
-def resamples(counts: np.ndarray, resampling: Resampling) -> Iterator[np.ndarray]:
+def resamples(counts: np.ndarray, resampling: Resampling, width: int = 1) -> Iterator[np.ndarray]:
     """How often each kind of prompt is drawn, (draw, kind) float64, in parts of bounded size.
 
     `counts` (kind,): how many prompts there are of each. Prompts that agree in all that is counted are one kind:
-    drawing kinds in proportion to their counts is drawing prompts.
+    drawing kinds in proportion to their counts is drawing prompts. `width`: numbers made of each draw by the caller.
+    The draws depend on the seed and `counts` alone, not on how many come at once.
     """
     rng = np.random.default_rng(resampling.seed)
-    total, at_once = counts.sum(), max(1, _DRAWN_AT_ONCE // len(counts))
+    total, at_once = counts.sum(), max(1, _NUMBERS_AT_ONCE // max(width, len(counts)))
     for start in range(0, resampling.bootstrap, at_once):
         draws = min(at_once, resampling.bootstrap - start)
         yield rng.multinomial(total, counts / total, size=draws).astype(float)
@@ -40,8 +43,28 @@ def ratio_interval(part: np.ndarray, whole: np.ndarray, resampling: Resampling) 
     kinds, counts = np.unique(np.stack([part, whole], axis=1), axis=0, return_counts=True)
     drawn = np.concatenate([draw @ kinds for draw in resamples(counts, resampling)])  # (draw, 2)
     drawn = drawn[drawn[:, 1] > 0]
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], _TAILS)
     return float(low), float(high)
+
+
+def ratio_intervals(part: np.ndarray, whole: np.ndarray, resampling: Resampling) -> tuple[np.ndarray, np.ndarray]:
+    """The same for many ratios that share their resamples: (prompt, column) each, to (column,) low and high.
+
+    NaN where fewer than two prompts count: one prompt says nothing of how prompts vary.
+    """
+    low, high = np.full((2, part.shape[1]), np.nan)
+    usable = np.flatnonzero((whole > 0).sum(0) > 1)
+    each = np.ones(len(part), int)
+    for start in range(0, len(usable), _COLUMNS_AT_ONCE):
+        columns = usable[start : start + _COLUMNS_AT_ONCE]
+        parts, wholes = part[:, columns].astype(float), whole[:, columns].astype(float)
+        ratios = np.concatenate([_ratio(draw @ parts, draw @ wholes) for draw in resamples(each, resampling)])
+        low[columns], high[columns] = np.nanquantile(ratios, _TAILS, axis=0)
+    return low, high
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
 def exact_p_value(first: int, later: np.ndarray, heads: int, observed: int) -> float:

@@ -84,6 +84,15 @@ def by_length(batch: list[Capture]) -> Iterator[tuple[np.ndarray, list[Capture],
         yield places, members, prefix_scores(np.stack([capture.sink_mass for capture in members]), row_sum)
 
 
+def scored(captures: Iterable[Capture]) -> Iterator[tuple[np.ndarray, list[Capture], np.ndarray]]:
+    """As `by_length`, over any number of captures: places count from the first of all, a bounded number is held."""
+    done = 0
+    for batch in in_batches(captures):
+        for places, members, scores in by_length(batch):
+            yield done + places, members, scores
+        done += len(batch)
+
+
 def score_tables(captures: Iterable[Capture], model: str, threshold: float) -> Iterator[pd.DataFrame]:
     """One row per prompt, layer and head, at the prompt's whole length, in parts of bounded size.
 

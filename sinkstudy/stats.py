@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sinkstudy.resampling import Resampling, drawn_p_value, exact_p_value, ratio_interval
-from sinkstudy.scores import by_length, in_batches
+from sinkstudy.scores import scored
 from sinkstudy.store import Capture
 
 
@@ -40,36 +40,56 @@ def correlation_table(
     lengths: list[int],
     resampling: Resampling,
 ) -> pd.DataFrame:
+    """The table of `Correlation` for all captures of one model."""
+    correlation = Correlation(thresholds, lengths)
+    for order, members, scores in scored(captures):
+        correlation.add(order, members, scores)
+    return correlation.table(model, resampling)
+
+
+class Correlation:
     """Rows per prompt at its whole length, per set and over all (prompt `all`), and over all at each of `lengths`.
 
     In rows over several prompts at their own lengths `n_tokens` is empty; with a length, prompts of at least that
     many tokens count, cut to it.
     """
-    sets: dict[str, _Pool] = {}
-    every, cut = _Pool(), {n: _Pool() for n in lengths}
-    tables = []
-    for batch in in_batches(captures):
-        whole = np.empty((len(batch), len(thresholds), *batch[0].sink_mass.shape[:2]), bool)
-        for places, members, scores in by_length(batch):
-            whole[places] = _decisions(scores[..., -1], thresholds)
-            for n in lengths:
-                if n <= members[0].n_tokens:
-                    cut[n].add(_decisions(scores[..., n - 1], thresholds))
-        names = np.array([capture.set for capture in batch])
+
+    def __init__(self, thresholds: list[float], lengths: list[int]):
+        self._thresholds = thresholds
+        self._sets: dict[str, _Pool] = {}
+        self._every, self._cut = _Pool(), {n: _Pool() for n in lengths}
+        self._rows: list[dict[str, np.ndarray]] = []
+        self._first_of_set: dict[str, int] = {}
+
+    def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
+        """Captures of one length with their places in the study and their scores (prompt, layer, head, query)."""
+        whole = _decisions(scores[..., -1], self._thresholds)
+        for n, pool in self._cut.items():
+            if n <= scores.shape[-1]:
+                pool.add(_decisions(scores[..., n - 1], self._thresholds))
+        names = np.array([capture.set for capture in members])
         for name in dict.fromkeys(names.tolist()):
-            sets.setdefault(name, _Pool()).add(whole[names == name])
-        every.add(whole)
-        tables.append(_prompt_rows(batch, whole, thresholds))
-    pools = [(name, None, pool) for name, pool in sets.items()] + [("all", None, every)]
-    pools += [("all", n, pool) for n, pool in cut.items() if pool.counts]
-    rows = [
-        {"set": name, "prompt": "all", "n_tokens": n, "threshold": threshold, **row, "prompts": pool.prompts}
-        for name, n, pool in pools
-        for threshold, row in zip(thresholds, pool.rows(resampling), strict=True)
-    ]
-    table = pd.concat([*tables, pd.DataFrame(rows)], ignore_index=True)
-    table.insert(0, "model", model)
-    return table.astype({"n_tokens": "Int64"})
+            of_set = names == name
+            self._sets.setdefault(name, _Pool()).add(whole[of_set])
+            first = int(order[of_set][0])
+            self._first_of_set[name] = min(first, self._first_of_set.get(name, first))
+        self._every.add(whole)
+        self._rows.append(_prompt_rows(order, members, whole, self._thresholds))
+
+    def table(self, model: str, resampling: Resampling) -> pd.DataFrame:
+        columns = {name: np.concatenate([part[name] for part in self._rows]) for name in self._rows[0]}
+        prompts = pd.DataFrame(columns).sort_values("order", kind="stable").drop(columns="order")
+        pools = [(name, None, self._sets[name]) for name in sorted(self._sets, key=self._first_of_set.get)]
+        pools += [("all", None, self._every)]
+        pools += [("all", n, pool) for n, pool in self._cut.items() if pool.counts]
+        rows = [
+            {"set": name, "prompt": "all", "n_tokens": n, "threshold": threshold, **row, "prompts": pool.prompts}
+            for name, n, pool in pools
+            for threshold, row in zip(self._thresholds, pool.rows(resampling), strict=True)
+        ]
+        table = pd.concat([prompts, pd.DataFrame(rows)], ignore_index=True)
+        table.insert(0, "model", model)
+        return table.astype({"n_tokens": "Int64"})
 
 
 def contingency(first: np.ndarray, both: np.ndarray, later: np.ndarray, cells: np.ndarray) -> dict[str, np.ndarray]:
@@ -143,8 +163,10 @@ def _overlaps(is_sink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first.sum((-2, -1)), (first & later).sum((-2, -1))
 
 
-def _prompt_rows(batch: list[Capture], is_sink: np.ndarray, thresholds: list[float]) -> pd.DataFrame:
-    """A row per prompt and threshold; `is_sink` (prompt, threshold, layer, head)."""
+def _prompt_rows(
+    order: np.ndarray, members: list[Capture], is_sink: np.ndarray, thresholds: list[float]
+) -> dict[str, np.ndarray]:
+    """The columns of a row per prompt and threshold; `is_sink` (prompt, threshold, layer, head)."""
     layers, heads = is_sink.shape[2] - 1, is_sink.shape[3]
     first, both = _overlaps(is_sink)  # (prompt, threshold)
     later = is_sink[:, :, 1:].sum(-1)  # (prompt, threshold, layer)
@@ -154,20 +176,20 @@ def _prompt_rows(batch: list[Capture], is_sink: np.ndarray, thresholds: list[flo
             p_value[at] = exact_p_value(int(first[at]), later[at], heads, int(both[at]))
     times = len(thresholds)
     shares = contingency(layers * first, both, later.sum(-1), np.full(first.shape, layers * heads))
-    return pd.DataFrame(
-        {
-            "set": np.repeat(np.array([capture.set for capture in batch], object), times),
-            "prompt": np.repeat(np.array([capture.prompt for capture in batch], object), times),
-            "n_tokens": np.repeat([capture.n_tokens for capture in batch], times),
-            "threshold": np.tile(thresholds, len(batch)),
-            "first_layer_sinks": first.ravel(),
-            **{name: values.ravel() for name, values in shares.items()},
-            "ci_low": np.nan,
-            "ci_high": np.nan,
-            "p_value": p_value.ravel(),
-            "prompts": 1,
-        }
-    )
+    undefined = np.full(first.size, np.nan)
+    return {
+        "order": np.repeat(order, times),
+        "set": np.repeat(np.array([capture.set for capture in members], object), times),
+        "prompt": np.repeat(np.array([capture.prompt for capture in members], object), times),
+        "n_tokens": np.repeat([capture.n_tokens for capture in members], times),
+        "threshold": np.tile(thresholds, len(members)),
+        "first_layer_sinks": first.ravel(),
+        **{name: values.ravel() for name, values in shares.items()},
+        "ci_low": undefined,
+        "ci_high": undefined,
+        "p_value": p_value.ravel(),
+        "prompts": np.ones(first.size, int),
+    }
 
 
 def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from sinkstudy.config import check_config
+from sinkstudy.config import check_config, control_pairs
 from sinkstudy.errors import StudyError
 from sinkstudy.fingerprint import fingerprint
 from sinkstudy.prompts import digest, read_prompts, shards
@@ -29,6 +29,8 @@ PRESETS = sorted(config["simulation"])
 POLICIES = config["benchmark"]["policies"]
 THRESHOLD = config["sinks"]["threshold"]
 FORMATS = ["png", "svg"]
+STATISTICS = ["correlation", "curves", "weakening", "layer_pairs", "persistence", "domains"]
+REPORTED_LENGTHS = [2, 10, 24, 64]
 COMPARISONS = ["short_vs_long", "model_vs_model", *(["measured_vs_simulated"] if PRESETS else [])]
 
 

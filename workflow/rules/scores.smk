@@ -64,7 +64,7 @@ rule correlation:
     input:
         captures,
     output:
-        "results/correlation/{model}.csv",
+        **{name: f"results/{name}/{{model}}.csv" for name in STATISTICS},
     log:
         "logs/correlation/{model}.log",
     conda:
@@ -75,10 +75,11 @@ rule correlation:
     params:
         code=code_of("correlation.py"),
         lengths=correlation_lengths(),
+        reported=REPORTED_LENGTHS,
         resampling=dict(sorted(config["statistics"].items())),
         thresholds=config["sinks"]["thresholds"],
     message:
-        "Correlating the first layer of {wildcards.model} with later layers"
+        "Correlating the layers of {wildcards.model}, at every length and over its prompt sets"
     script:
         "../scripts/correlation.py"
 
@@ -90,7 +91,8 @@ rule comparison:
         lengths=expand("results/lengths/{model}.csv", model=MODELS),
         simulation=expand("results/simulation/{preset}.csv", preset=PRESETS),
     output:
-        "results/comparison.csv",
+        comparison="results/comparison.csv",
+        control="results/control.csv",
     log:
         "logs/comparison.log",
     conda:
@@ -100,6 +102,9 @@ rule comparison:
         runtime=30,
     params:
         code=code_of("comparison.py"),
+        controls=control_pairs(config["models"]),
+        reported=REPORTED_LENGTHS,
+        resampling=dict(sorted(config["statistics"].items())),
         threshold=THRESHOLD,
     message:
         "Comparing settings"

@@ -1,10 +1,17 @@
-"""Set short beside long prompts, model beside model, and measured beside simulated."""
+"""Set short beside long prompts, model beside model, measured beside simulated, and trained beside untrained."""
 
 from sinkstudy.comparison import comparison_table
+from sinkstudy.control import control_table
 from sinkstudy.joblog import job_log
+from sinkstudy.resampling import Resampling
 from sinkstudy.tables import read_tables, write_table
 
 with job_log(snakemake.log[0]):
-    files = snakemake.input
-    parts = [read_tables(part) for part in (files.heads, files.lengths, files.correlation, files.simulation)]
-    write_table(comparison_table(*parts, threshold=snakemake.params.threshold), snakemake.output[0])
+    files, params = snakemake.input, snakemake.params
+    heads, lengths, correlation, simulation = (
+        read_tables(part) for part in (files.heads, files.lengths, files.correlation, files.simulation)
+    )
+    comparison = comparison_table(heads, lengths, correlation, simulation, threshold=params.threshold)
+    control = control_table(lengths, params.controls, params.reported, Resampling(**params.resampling))
+    write_table(comparison, snakemake.output.comparison)
+    write_table(control, snakemake.output.control)

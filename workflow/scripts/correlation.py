@@ -1,20 +1,22 @@
-"""Correlate first-layer sinks with later layers for one model."""
+"""Correlation, curves over length, layer pairs and persistence of the heads of one model."""
 
 from pathlib import Path
 
+from sinkstudy.analysis import analyse
 from sinkstudy.joblog import job_log
 from sinkstudy.resampling import Resampling
-from sinkstudy.stats import correlation_table
 from sinkstudy.store import read_captures
 from sinkstudy.tables import write_table
 
 with job_log(snakemake.log[0]):
     params = snakemake.params
-    table = correlation_table(
-        read_captures([Path(p) for p in snakemake.input]),
+    tables = analyse(
+        read_captures([Path(path) for path in snakemake.input]),
         snakemake.wildcards.model,
         params.thresholds,
         params.lengths,
+        params.reported,
         Resampling(**params.resampling),
     )
-    write_table(table, snakemake.output[0])
+    for name, table in tables.items():
+        write_table(table, snakemake.output[name])

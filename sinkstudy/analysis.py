@@ -1,0 +1,46 @@
+"""All statistics of one model in one pass over its captures, a bounded number of them in memory at a time."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from sinkstudy.curves import Curves
+from sinkstudy.layers import LayerPairs
+from sinkstudy.persistence import Persistence
+from sinkstudy.resampling import Resampling
+from sinkstudy.scores import scored
+from sinkstudy.stats import Correlation
+from sinkstudy.store import Capture
+
+
+def analyse(
+    captures: Iterable[Capture],
+    model: str,
+    thresholds: list[float],
+    correlation_lengths: list[int],
+    reported_lengths: list[int],
+    resampling: Resampling,
+) -> dict[str, pd.DataFrame]:
+    """The tables by name: correlation, curves, weakening, layer_pairs, persistence and domains.
+
+    The correlation over all prompts is tabulated at `correlation_lengths`, layer pairs and persistence at
+    `reported_lengths` (persistence without those so short that uniform attention itself scores high).
+    """
+    correlation, curves = Correlation(thresholds, correlation_lengths), Curves(thresholds)
+    pairs = LayerPairs(thresholds, reported_lengths)
+    persistence = Persistence(thresholds, [n for n in reported_lengths if n >= _INFORMATIVE_TOKENS])
+    for order, members, scores in scored(captures):
+        for part in (correlation, curves, pairs, persistence):
+            part.add(order, members, scores)
+    shares, domains = persistence.tables(model, resampling)
+    return {
+        "correlation": correlation.table(model, resampling),
+        "curves": curves.table(model, resampling),
+        "weakening": curves.weakening_table(model, resampling),
+        "layer_pairs": pairs.table(model, resampling),
+        "persistence": shares,
+        "domains": domains,
+    }
+
+
+_INFORMATIVE_TOKENS = 10  # uniform attention scores 0.29 there

@@ -1,0 +1,207 @@
+"""Sink fraction, excess and correlation at every prefix length, with intervals over prompts.
+
+At each length the prompts that reach it count, cut to it. Means over prompts; the correlation pools first-layer sinks.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pandas as pd
+
+from sinkstudy.resampling import Resampling, ratio_intervals, resamples
+from sinkstudy.scores import excess_score, null_score, scored
+from sinkstudy.stats import contingency
+from sinkstudy.store import Capture
+
+
+class Curves:
+    """Counts per prompt, threshold and length; what is kept is a few numbers per token, never a capture."""
+
+    def __init__(self, thresholds: list[float]):
+        self.thresholds = thresholds
+        self._sets: list[str] = []
+        self._order: list[int] = []
+        self._mean: list[np.ndarray] = []  # per prompt (query,)
+        self._counts: list[np.ndarray] = []  # per prompt (threshold, query, 3): sinks, in the first layer, followers
+
+    def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
+        """Captures of one length with their places in the study and their scores (prompt, layer, head, query)."""
+        self._layers, self._heads = scores.shape[1:3]
+        counts = np.stack([_counts(scores >= threshold) for threshold in self.thresholds], axis=1)
+        self._counts += list(counts)
+        self._mean += list(scores.mean((1, 2)))
+        self._sets += [capture.set for capture in members]
+        self._order += order.tolist()
+
+    def table(self, model: str, resampling: Resampling) -> pd.DataFrame:
+        """Rows per set (and `all`), threshold and length."""
+        parts = [
+            self._rows(members, threshold, resampling).assign(set=name)
+            for name, members in self._members()
+            for threshold in range(len(self.thresholds))
+        ]
+        table = pd.concat(parts, ignore_index=True)
+        table.insert(0, "model", model)
+        table.insert(1, "set", table.pop("set"))
+        return table
+
+    def weakening_table(self, model: str, resampling: Resampling) -> pd.DataFrame:
+        """A row per threshold over all prompts, see `weakening`."""
+        (_, members), *_ = self._members()
+        rows = []
+        for i, threshold in enumerate(self.thresholds):
+            _, _, first, both, later, reached = self._padded(members, i)
+            lengths = np.arange(1, first.shape[1] + 1)
+            told = null_score(lengths) < threshold  # below it a sink is more than uniform attention
+            columns = (first[:, told], both[:, told], later[:, told], reached[:, told])
+            cells = (self._layers - 1, self._heads)
+            rows.append({"threshold": threshold, **weakening(*columns, lengths[told], cells, resampling)})
+        table = pd.DataFrame(rows)
+        table.insert(0, "model", model)
+        return table.astype({name: "Int64" for name in ("length", "length_low", "length_high", "last_length")})
+
+    def _members(self) -> list[tuple[str, np.ndarray]]:
+        """`all` and every set in the order of the study, with the prompts of each."""
+        order = np.argsort(self._order)
+        names = np.array(self._sets)[order]
+        return [("all", order)] + [(name, order[names == name]) for name in dict.fromkeys(names.tolist())]
+
+    def _padded(self, members: np.ndarray, threshold: int) -> Iterator[np.ndarray]:
+        """(prompt, length) arrays, 0 beyond a prompt's end: mean score, sinks, first, both, later, and 1 if reached."""
+        longest = max(len(self._mean[p]) for p in members)
+        out = np.zeros((6, len(members), longest))
+        for row, p in enumerate(members):
+            n = len(self._mean[p])
+            sinks, first, both = self._counts[p][threshold].T
+            out[:, row, :n] = self._mean[p], sinks, first, both, sinks - first, np.ones(n)
+        return iter(out)
+
+    def _rows(self, members: np.ndarray, i: int, resampling: Resampling) -> pd.DataFrame:
+        mean, sinks, first, both, later, reached = self._padded(members, i)
+        prompts, lengths = reached.sum(0), np.arange(1, reached.shape[1] + 1)
+        layers, heads = self._layers - 1, self._heads
+        null = null_score(lengths)
+        fraction = sinks / (self._layers * heads)
+        shares = contingency(layers * first.sum(0), both.sum(0), later.sum(0), layers * heads * prompts)
+        estimates = {
+            "sink_fraction": (fraction, reached),
+            "mean_excess": (excess_score(mean, null) * reached, reached),
+            "p_later_given_first": (both, layers * first),
+            "p_later": (later, layers * heads * reached),
+        }
+        estimates["mean_excess"][0][:, 0] = 0  # undefined for one token, see below
+        intervals = {name: ratio_intervals(part, whole, resampling) for name, (part, whole) in estimates.items()}
+        columns = {
+            "threshold": self.thresholds[i],
+            "n_tokens": lengths,
+            "prompts": prompts.astype(int),
+            "sink_fraction": fraction.sum(0) / prompts,
+            "mean_score": mean.sum(0) / prompts,
+            "null_score": null,
+            "mean_excess": excess_score(mean.sum(0) / prompts, null),
+            "first_layer_sinks": first.sum(0).astype(int),
+            "p_later_given_first": shares["p_later_given_first"],
+            "p_later": shares["p_later"],
+        }
+        for name, (low, high) in intervals.items():
+            columns |= {f"{name}_low": low, f"{name}_high": high}
+        table = pd.DataFrame(columns)
+        table.loc[table["n_tokens"] == 1, ["mean_excess_low", "mean_excess_high"]] = np.nan
+        return table
+
+
+def curve_tables(
+    captures: Iterable[Capture], model: str, thresholds: list[float], resampling: Resampling
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The table of curves and that of the lengths at which the correlation weakens, for all captures of one model."""
+    curves = Curves(thresholds)
+    for order, members, scores in scored(captures):
+        curves.add(order, members, scores)
+    return curves.table(model, resampling), curves.weakening_table(model, resampling)
+
+
+def weakening(
+    first: np.ndarray,
+    both: np.ndarray,
+    later: np.ndarray,
+    reached: np.ndarray,
+    lengths: np.ndarray,
+    cells: tuple[int, int],
+    resampling: Resampling,
+) -> dict[str, float]:
+    """The length at which the correlation falls, and from what to what.
+
+    The correlation over all lengths is split in two where the two means, weighted by first-layer sinks, leave the
+    least squares: the estimate of a single change point (Hinkley, Biometrika 57, 1970; Bai, Journal of Time Series
+    Analysis 15, 1994). `length` is the first length of the second part. Its interval, and that of the fall, come
+    from repeating the whole estimate on resampled prompts. `first`, `both`, `later`, `reached` (prompt, length);
+    `cells`: later layers, heads. `excess_*` is the same beyond the base rate.
+    """
+    layers, heads = cells
+    estimate = _change(*(a.sum(0, keepdims=True) for a in (first, both, later, reached)), layers, heads)
+    defined = np.flatnonzero(first.sum(0)) if layers else np.array([], int)
+    row = {
+        "prompts": len(first),
+        "length": np.nan,
+        "length_low": np.nan,
+        "length_high": np.nan,
+        **{name: float(estimate[name][0]) for name in _LEVELS},
+        "fall_low": np.nan,
+        "fall_high": np.nan,
+        "draws": 0,
+        "last_length": lengths[defined[-1]] if len(defined) else np.nan,
+    }
+    if np.isnan(estimate["split"][0]):
+        return row
+    row["length"] = lengths[int(estimate["split"][0])]
+    if (first.sum(1) > 0).sum() < 2:
+        return row
+    parts = [
+        _change(draw @ first, draw @ both, draw @ later, draw @ reached, layers, heads)
+        for draw in resamples(np.ones(len(first), int), resampling, width=4 * first.shape[1])
+    ]
+    split, fall = (np.concatenate([part[name] for part in parts]) for name in ("split", "fall"))
+    kept = ~np.isnan(split)
+    row["draws"] = int(kept.sum())
+    # Lengths are whole: the interval ends at ones that were drawn.
+    low, high = np.quantile(split[kept], [0.025, 0.975], method="inverted_cdf").astype(int)
+    row["length_low"], row["length_high"] = lengths[low], lengths[high]
+    row["fall_low"], row["fall_high"] = np.quantile(fall[kept], [0.025, 0.975])
+    return row
+
+
+_LEVELS = ("before", "after", "fall", "excess_before", "excess_after")
+
+
+def _change(
+    first: np.ndarray, both: np.ndarray, later: np.ndarray, reached: np.ndarray, layers: int, heads: int
+) -> dict[str, np.ndarray]:
+    """Where the correlation (row, length) is best split, and its levels before and after; NaN where it cannot be."""
+    weight, follow = layers * first, both
+    base = np.divide(later, layers * heads * reached, out=np.zeros_like(later), where=reached > 0) if layers else later
+    expected = weight * base
+    sums = np.cumsum(np.stack([weight, follow, expected]), axis=2)  # (3, row, length)
+    before, after = sums[:, :, :-1], sums[:, :, -1:] - sums[:, :, :-1]
+    splittable = (before[0] > 0) & (after[0] > 0)
+    gain = np.full(before[0].shape, -np.inf)
+    np.divide(before[1] ** 2, before[0], out=gain, where=splittable)
+    gain += np.divide(after[1] ** 2, after[0], out=np.zeros_like(gain), where=splittable)
+    found = splittable.any(1)
+    at = np.where(found, gain.argmax(1) if gain.shape[1] else 0, 0)
+    result = {name: np.full(len(first), np.nan) for name in ("split", *_LEVELS)}
+    rows = np.flatnonzero(found)
+    for name, part in (("before", before), ("after", after)):
+        weights, follows, expecteds = part[:, rows, at[rows]]
+        result[name][rows] = follows / weights
+        result[f"excess_{name}"][rows] = (follows - expecteds) / weights
+    result["split"][rows] = at[rows] + 1
+    result["fall"] = result["before"] - result["after"]
+    return result
+
+
+def _counts(is_sink: np.ndarray) -> np.ndarray:
+    """(prompt, layer, head, query) bool to (prompt, query, 3): sinks, those of the first layer, later ones at these."""
+    first, later = is_sink[:, :1], is_sink[:, 1:]
+    # Two bytes hold the heads of any model; these counts are what grows with the number of prompts.
+    counts = [is_sink.sum((1, 2)), first.sum((1, 2)), (first & later).sum((1, 2))]
+    return np.stack(counts, axis=-1).astype(np.uint16)

@@ -1,0 +1,74 @@
+"""Layer by layer: if a head is a sink in layer a, is the head with the same index a sink in layer b?"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from sinkstudy.resampling import Resampling, ratio_intervals
+from sinkstudy.scores import scored
+from sinkstudy.stats import contingency
+from sinkstudy.store import Capture
+
+
+class LayerPairs:
+    """Counts per prompt of the heads that are sinks in both of two layers, at whole prompts and at some lengths."""
+
+    def __init__(self, thresholds: list[float], lengths: list[int]):
+        self._thresholds = thresholds
+        # By length (None: whole prompts), per prompts (prompt, threshold, layer, layer); the diagonal counts one layer.
+        self._both: dict[int | None, list[np.ndarray]] = {None: [], **{n: [] for n in lengths}}
+
+    def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
+        """Captures of one length with their places in the study and their scores (prompt, layer, head, query)."""
+        self._layers, self._heads = members[0].layers, scores.shape[2]
+        for n, kept in self._both.items():
+            if n is None or n <= scores.shape[-1]:
+                at = scores[..., -1 if n is None else n - 1][:, None]  # (prompt, 1, layer, head)
+                is_sink = (at >= np.array(self._thresholds)[:, None, None]).astype(np.float32)
+                kept.append((is_sink @ is_sink.swapaxes(2, 3)).astype(np.uint16))
+
+    def table(self, model: str, resampling: Resampling) -> pd.DataFrame:
+        """A row per length (empty: whole prompts), threshold and ordered pair of different layers, over all prompts."""
+        parts = [
+            self._rows(np.concatenate(kept)[:, i], n, threshold, resampling)
+            for n, kept in self._both.items()
+            if kept
+            for i, threshold in enumerate(self._thresholds)
+        ]
+        table = pd.concat(parts, ignore_index=True)
+        table.insert(0, "model", model)
+        return table.astype({"n_tokens": "Int64"})
+
+    def _rows(self, both: np.ndarray, n: int | None, threshold: float, resampling: Resampling) -> pd.DataFrame:
+        prompts, count = both.shape[:2]
+        a, b = np.nonzero(~np.eye(count, dtype=bool))
+        given, later, shared = both[:, a, a], both[:, b, b], both[:, a, b]  # (prompt, pair)
+        shares = contingency(given.sum(0), shared.sum(0), later.sum(0), np.full(len(a), prompts * self._heads))
+        low, high = ratio_intervals(shared, given, resampling)
+        return pd.DataFrame(
+            {
+                "n_tokens": pd.array([n] * len(a), dtype="Int64"),
+                "threshold": threshold,
+                "layer_a": self._layers[a],
+                "layer_b": self._layers[b],
+                "prompts": prompts,
+                "sinks_a": given.sum(0, dtype=int),
+                "p_b_given_a": shares["p_later_given_first"],
+                "p_b": shares["p_later"],
+                "lift": shares["lift"],
+                "phi": shares["phi"],
+                "ci_low": low,
+                "ci_high": high,
+            }
+        )
+
+
+def layer_table(
+    captures: Iterable[Capture], model: str, thresholds: list[float], lengths: list[int], resampling: Resampling
+) -> pd.DataFrame:
+    """The table of `LayerPairs` for all captures of one model."""
+    pairs = LayerPairs(thresholds, lengths)
+    for order, members, scores in scored(captures):
+        pairs.add(order, members, scores)
+    return pairs.table(model, resampling)

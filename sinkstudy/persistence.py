@@ -1,0 +1,172 @@
+"""Which heads are sinks whatever the prompt, and which only for some kinds of prompts.
+
+Prompts are cut to the same length, because a head that is a sink on short prompts only would otherwise look like one
+that depends on the kind of text.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from sinkstudy.resampling import Resampling
+from sinkstudy.scores import scored
+from sinkstudy.store import Capture
+
+_NORMAL_975 = 1.959963984540054
+_SHARES = "set layer head prompts sink_share share_low share_high"
+_DOMAINS = (
+    "layer head prompts sets sets_where_sink sink_share lowest_set lowest_share highest_set highest_share "
+    "p_value q_value"
+)
+
+
+class Persistence:
+    """Sink decisions per prompt at some lengths, a bit each."""
+
+    def __init__(self, thresholds: list[float], lengths: list[int]):
+        self._thresholds, self._lengths = thresholds, lengths
+        self._bits: dict[int, list[np.ndarray]] = {
+            n: [] for n in lengths
+        }  # per prompt, packed (threshold, layer, head)
+        self._sets: dict[int, list[tuple[int, str]]] = {n: [] for n in lengths}
+
+    def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
+        """Captures of one length with their places in the study and their scores (prompt, layer, head, query)."""
+        self._layers, self._heads = members[0].layers, scores.shape[2]
+        for n in self._lengths:
+            if n <= scores.shape[-1]:
+                is_sink = scores[:, None, ..., n - 1] >= np.array(self._thresholds)[:, None, None]
+                self._bits[n] += list(np.packbits(is_sink.reshape(len(members), -1), axis=1))
+                self._sets[n] += zip(order.tolist(), (capture.set for capture in members), strict=True)
+
+    def tables(self, model: str, resampling: Resampling) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Shares per set (and `all`) and head; and per head whether its share depends on the set."""
+        shares, domains = [], []
+        for n in self._lengths:
+            if self._bits[n]:
+                names, is_sink = self._decisions(n)
+                for i, threshold in enumerate(self._thresholds):
+                    where = {"n_tokens": n, "threshold": threshold}
+                    shares.append(self._shares(names, is_sink[:, i]).assign(**where))
+                    domains.append(self._domains(names, is_sink[:, i], resampling).assign(**where))
+        return _joined(shares, _SHARES, model), _joined(domains, _DOMAINS, model)
+
+    def _decisions(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """The set of every prompt, and (prompt, threshold, layer and head) bool, in the order of the study."""
+        order = np.argsort([place for place, _ in self._sets[n]])
+        names = np.array([name for _, name in self._sets[n]])[order]
+        cells = len(self._layers) * self._heads
+        bits = np.unpackbits(np.stack(self._bits[n])[order], axis=1, count=len(self._thresholds) * cells)
+        return names, bits.reshape(len(names), len(self._thresholds), cells).astype(bool)
+
+    def _shares(self, names: np.ndarray, is_sink: np.ndarray) -> pd.DataFrame:
+        parts = []
+        for name in ("all", *dict.fromkeys(names.tolist())):
+            members = is_sink if name == "all" else is_sink[names == name]
+            low, high = wilson_interval(members.sum(0), len(members))
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "set": name,
+                        **self._head_columns(),
+                        "prompts": len(members),
+                        "sink_share": members.mean(0),
+                        "share_low": low,
+                        "share_high": high,
+                    }
+                )
+            )
+        return pd.concat(parts)
+
+    def _domains(self, names: np.ndarray, is_sink: np.ndarray, resampling: Resampling) -> pd.DataFrame:
+        sets = list(dict.fromkeys(names.tolist()))
+        share = np.stack([is_sink[names == name].mean(0) for name in sets])  # (set, layer and head)
+        usual = share >= 0.5
+        p_value = set_dependence(names, is_sink, resampling)
+        return pd.DataFrame(
+            {
+                **self._head_columns(),
+                "prompts": len(names),
+                "sets": len(sets),
+                "sets_where_sink": usual.sum(0),
+                "sink_share": is_sink.mean(0),
+                "lowest_set": np.array(sets, object)[share.argmin(0)],
+                "lowest_share": share.min(0),
+                "highest_set": np.array(sets, object)[share.argmax(0)],
+                "highest_share": share.max(0),
+                "p_value": p_value,
+                "q_value": false_discovery_rate(p_value),
+            }
+        )
+
+    def _head_columns(self) -> dict[str, np.ndarray]:
+        return {
+            "layer": np.repeat(self._layers, self._heads),
+            "head": np.tile(np.arange(self._heads), len(self._layers)),
+        }
+
+
+def persistence_tables(
+    captures: Iterable[Capture], model: str, thresholds: list[float], lengths: list[int], resampling: Resampling
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of `Persistence` for all captures of one model."""
+    persistence = Persistence(thresholds, lengths)
+    for order, members, scores in scored(captures):
+        persistence.add(order, members, scores)
+    return persistence.tables(model, resampling)
+
+
+def wilson_interval(hits: np.ndarray, prompts: int) -> tuple[np.ndarray, np.ndarray]:
+    """95% score interval of a share (Wilson, Journal of the American Statistical Association 22, 1927)."""
+    share, z2 = hits / prompts, _NORMAL_975**2
+    centre = (share + z2 / (2 * prompts)) / (1 + z2 / prompts)
+    half = _NORMAL_975 * np.sqrt(share * (1 - share) / prompts + z2 / (4 * prompts**2)) / (1 + z2 / prompts)
+    # The ends of shares 0 and 1 are 0 and 1 up to rounding.
+    return np.clip(centre - half, 0, share), np.clip(centre + half, share, 1)
+
+
+def set_dependence(names: np.ndarray, is_sink: np.ndarray, resampling: Resampling) -> np.ndarray:
+    """Permutation p-value per head that its share does not depend on the set; NaN where all prompts agree.
+
+    `names` (prompt,) sets, `is_sink` (prompt, head) bool. Statistic: the between-set sum of squares, as in the
+    analysis of variance; sets are relabelled over prompts, the observed order counted as one of the relabellings.
+    """
+    prompts = len(names)
+    member = (np.array(list(dict.fromkeys(names.tolist())))[:, None] == names).astype(np.float32)  # (set, prompt)
+    weight = 1 / member.sum(1)
+    hits = is_sink.sum(0)
+    undecided = (hits > 0) & (hits < prompts)
+    p_value = np.full(is_sink.shape[1], np.nan)
+    if len(member) < 2 or not undecided.any():
+        return p_value
+    # Heads that agree on every prompt share their p-value.
+    patterns, place = np.unique(is_sink[:, undecided], axis=1, return_inverse=True)
+    decisions = patterns.astype(np.float32)
+
+    def between(order: np.ndarray) -> np.ndarray:
+        return weight @ (member[:, order] @ decisions) ** 2  # (head,)
+
+    rng = np.random.default_rng(resampling.seed)
+    observed = between(np.arange(prompts)) * (1 - 1e-5)  # equal sums differ by rounding
+    reached = sum((between(rng.permutation(prompts)) >= observed).astype(int) for _ in range(resampling.permutations))
+    p_value[undecided] = ((1 + reached) / (1 + resampling.permutations))[place.ravel()]
+    return p_value
+
+
+def false_discovery_rate(p_value: np.ndarray) -> np.ndarray:
+    """Adjusted p-values (Benjamini and Hochberg, Journal of the Royal Statistical Society B 57, 1995); NaN stay NaN."""
+    adjusted = np.full(p_value.shape, np.nan)
+    tested = np.flatnonzero(~np.isnan(p_value))
+    order = tested[np.argsort(p_value[tested])]
+    scaled = p_value[order] * len(order) / np.arange(1, len(order) + 1)
+    adjusted[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
+    return adjusted
+
+
+def _joined(parts: list[pd.DataFrame], columns: str, model: str) -> pd.DataFrame:
+    """One table that begins with model, length and threshold; without rows where no prompt is long enough."""
+    order = ["n_tokens", "threshold", *columns.split()]
+    table = pd.concat(parts, ignore_index=True)[order] if parts else pd.DataFrame(columns=order)
+    table.insert(0, "model", model)
+    return table
