@@ -1,36 +1,46 @@
 """Running a loaded model under a plan, through Transformers' attention interface.
 
-Replaced heads' attention is not computed; kept heads run on SDPA, as all heads do in layers the plan leaves alone.
+Two depths. On every model that goes through the interface, attention of replaced heads is not computed; kept heads run
+on SDPA, as all heads do in layers the plan leaves alone. On models whose projections can be cut, replaced heads are not
+projected either (`projections`).
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from sinkstudy.attention.layout import Layout
 from sinkstudy.attention.plan import Plan
+from sinkstudy.attention.projections import CutAttention, cuttable_layers
 from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.attention.strategies.contract import ReplacedHeads
 from sinkstudy.errors import StudyError
 
 _NAME = "sinkstudy_optimized"
+DEPTHS = ("projections", "attention")
 
 
 @dataclass
 class Run:
-    """State of one `with optimized(...)` block; what layer 0 decided lasts from a prefill through its decoding."""
+    """State of one `with optimized(...)` block. What a prompt decided (whether it is short enough, which heads of the
+    first layer are sinks, how much mass they leave) lasts from its prefill through its decoding."""
 
     plan: Plan
-    first_layer: int = 2**31
+    cut: dict[int, CutAttention] = field(default_factory=dict)
+    active: bool | None = None  # None: no prompt seen yet
+    first_layer: int = -1
+    last_layer: int = 2**31
     first_layer_heads: list[int] = field(default_factory=list)
     first_layer_map: Tensor | None = None  # (batch, mapped head, query, key)
-    first: Tensor | None = None  # (batch,)
+    memory: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # of the strategy, by layer
+    layouts: dict[tuple, Layout] = field(default_factory=dict)
 
     @property
     def mapped(self) -> list[int]:
@@ -40,42 +50,80 @@ class Run:
         return sorted({h for layer, heads in self.plan.heads.items() if layer != self.first_layer for h in heads})
 
     def replaced(self, layer: int) -> list[int]:
+        """Heads of `layer` replaced for the input that runs, or ran last."""
+        if not self.active:
+            return []
         if self.plan.first_layer_threshold is not None:
             return [] if layer == self.first_layer else self.first_layer_heads
         if self.plan.strategy == "reuse" and layer == self.first_layer:
             return []  # reusing the first layer's pattern in the first layer is computing it
         return list(self.plan.heads.get(layer, ()))
 
+    def begin(self, layer: int, prefill: bool, tokens: int) -> bool:
+        """Note that a layer runs; True in the first one of a forward pass."""
+        starts, self.last_layer = layer <= self.last_layer, layer
+        if starts:
+            self.first_layer = layer
+            if prefill or self.active is None:
+                self.memory.clear()
+                self.active = self.plan.max_tokens is None or tokens <= self.plan.max_tokens
+        return starts
 
-_run: ContextVar[Run] = ContextVar("sinkstudy_optimized")
+    def layout(self, replaced: list[int], query: Tensor, key: Tensor) -> Layout:
+        wanted = (query.shape[1], key.shape[1], tuple(replaced), query.device)
+        if wanted not in self.layouts:
+            self.layouts[wanted] = Layout(*wanted)
+        return self.layouts[wanted]
+
+
+_runs: "WeakKeyDictionary[nn.Module, Run]" = WeakKeyDictionary()  # by attention module, so that any thread finds it
 
 
 @contextmanager
-def optimized(model: PreTrainedModel, plan: Plan) -> Iterator[Run | None]:
+def optimized(model: PreTrainedModel, plan: Plan, depth: str = "projections") -> Iterator[Run | None]:
     """Run `model(...)` and `model.generate(...)` under `plan` inside the block; restore the model exactly after it.
 
+    `depth` "projections" cuts replaced heads out of the projections where model and strategy allow it, and leaves out
+    only their attention elsewhere; "attention" does the latter everywhere. Works with the default (dynamic) KV cache.
+    A cache filled inside the block belongs to it; one filled before may be continued. Layers with a sliding window run
+    under the plan only while the context is shorter than the window.
+
     Yields the run's state (None for an empty plan, which changes nothing). Raises StudyError when the plan names a
-    layer or head the model does not have, or the model does not go through the attention interface.
+    layer or head the model does not have, the model does not go through the attention interface, or it already runs
+    under a plan.
     """
-    _check(model, plan)
+    _check(model, plan, depth)
     if plan.is_empty:
         yield None
         return
     AttentionInterface.register(_NAME, _optimized_attention)
     AttentionMaskInterface.register(_NAME, sdpa_mask)
+    run = Run(plan)
+    if depth == "projections":
+        heads = model.config.get_text_config().num_attention_heads
+        layers = cuttable_layers(model, plan)
+        run.cut = {layer: CutAttention(module, heads, plan, run.begin) for layer, module in layers.items()}
+    modules = [module for module in model.modules() if hasattr(module, "layer_idx")]
     before = model.config._attn_implementation
     model.set_attn_implementation(_NAME)
-    token = _run.set(Run(plan))
+    _runs.update(dict.fromkeys(modules, run))
+    for cut in run.cut.values():
+        cut.install()
     try:
-        yield _run.get()
+        yield run
     finally:
-        _run.reset(token)
+        for cut in run.cut.values():
+            cut.remove()
+        for module in modules:
+            del _runs[module]
         model.set_attn_implementation(before)
 
 
-def _check(model: PreTrainedModel, plan: Plan) -> None:
+def _check(model: PreTrainedModel, plan: Plan, depth: str) -> None:
     config = model.config.get_text_config()
     layers, heads = config.num_hidden_layers, config.num_attention_heads
+    if depth not in DEPTHS:
+        raise StudyError(f"optimized: depth {depth!r} is unknown; use one of {', '.join(DEPTHS)}.")
     for layer, named in plan.heads.items():
         bad = [h for h in named if not 0 <= h < heads]
         if not 0 <= layer < layers or bad:
@@ -86,13 +134,14 @@ def _check(model: PreTrainedModel, plan: Plan) -> None:
     if not plan.is_empty and not model._can_set_attn_implementation():
         raise StudyError(
             f"model type {model.config.model_type!r} computes attention by itself; plans need a model that goes "
-            "through "
-            "Transformers' attention interface."
+            "through Transformers' attention interface."
         )
+    if not plan.is_empty and any(module in _runs for module in model.modules()):
+        raise StudyError("this model already runs under a plan; leave that `with optimized(...)` block first.")
 
 
 def _optimized_attention(
-    module: torch.nn.Module,
+    module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -101,53 +150,68 @@ def _optimized_attention(
     **features: object,
 ) -> tuple[Tensor, None]:
     """The registered attention function: output (batch, query, head, width), and no weights."""
-    run, layer = _run.get(), module.layer_idx
+    run, layer = _runs[module], module.layer_idx
     if features.get("softcap") is not None or features.get("s_aux") is not None:
         raise StudyError(f"{type(module).__name__} caps its scores or learns sinks, which plans do not cover yet.")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    too_long = run.plan.max_tokens is not None and key.shape[-2] > run.plan.max_tokens
-    if too_long:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **features)
-    run.first_layer = min(run.first_layer, layer)
-    if layer == run.first_layer:
-        _begin(run, query, key, attention_mask, scale)
+    if layer in run.cut and run.cut[layer].running:
+        return run.cut[layer].attend(query, key, value, attention_mask, scale), None
+    prefill = query.shape[-2] == key.shape[-2]
+    if run.begin(layer, prefill, key.shape[-2]):
+        _first_layer(run, query, key, attention_mask, scale, prefill)
+    window = features.get("sliding_window")
     replaced = run.replaced(layer)
-    if not replaced:
+    if not replaced or (window is not None and key.shape[-2] >= window):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **features)
+    return _attend(run, layer, replaced, (query, key, value), attention_mask, scale), None
 
-    heads, groups = query.shape[1], query.shape[1] // key.shape[1]
-    kept = [h for h in range(heads) if h not in set(replaced)]
-    output = query.new_empty(query.shape[0], query.shape[2], heads, value.shape[-1])
-    if kept:
-        kv = [h // groups for h in kept]
-        output[:, :, kept] = torch.nn.functional.scaled_dot_product_attention(
-            query[:, kept],
-            key[:, kv],
-            value[:, kv],
-            attn_mask=attention_mask,
-            is_causal=attention_mask is None and query.shape[-2] > 1,
-            scale=scale,
-        ).transpose(1, 2)
+
+def _attend(
+    run: Run,
+    layer: int,
+    replaced: list[int],
+    states: tuple[Tensor, Tensor, Tensor],
+    mask: Tensor | None,
+    scale: float,
+) -> Tensor:
+    """Kept heads by SDPA, replaced ones by the plan's strategy: (batch, query, head, width)."""
+    query, key, value = states
+    layout = run.layout(replaced, query, key)
+    output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
+    for group in layout.decode_groups if query.shape[2] == 1 else layout.prefill_groups:
+        output[:, :, group.queries] = group.attend(query, key, value, mask, scale)
     given = ReplacedHeads(
-        value=value[:, [h // groups for h in replaced]],
-        first=run.first,
+        query=query[:, layout.replaced_index],
+        key=key,
+        value=value,
+        kv_head=layout.kv_of_replaced,
+        mask=mask,
+        first=_first_token(query, mask),
+        scale=scale,
+        sink_tokens=run.plan.sink_tokens,
+        window=run.plan.window,
+        rest_weight=_rest_weight(run.plan, layer, replaced, query.device),
+        memory=run.memory.setdefault(layer, {}),
         first_layer_map=lambda: run.first_layer_map[:, [run.mapped.index(h) for h in replaced]],
     )
-    output[:, :, replaced] = STRATEGIES[run.plan.strategy](given).transpose(1, 2)
-    return output, None
+    output[:, :, layout.replaced_index] = STRATEGIES[run.plan.strategy].from_heads(given).transpose(1, 2)
+    return output
 
 
-def _begin(run: Run, query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> None:
-    """In the first layer: find each sequence's first token, decide heads where the input decides, keep patterns."""
-    prefill = query.shape[-2] == key.shape[-2]
-    if prefill or run.first is None:  # None: the block was entered with a cache filled outside it
-        run.first = _first_token(query, mask)
+def _rest_weight(plan: Plan, layer: int, replaced: list[int], device: torch.device) -> Tensor | None:
+    if plan.rest_weight is None:
+        return None
+    return torch.tensor([[plan.rest_weight[layer][head] for head in replaced]], device=device)
+
+
+def _first_layer(run: Run, query: Tensor, key: Tensor, mask: Tensor | None, scale: float, prefill: bool) -> None:
+    """Before the first layer: decide heads where the input decides, keep the patterns that later layers reuse."""
     decide = run.plan.first_layer_threshold is not None and prefill
     if decide:
         pattern = _pattern(query, key, mask, scale, list(range(query.shape[1])))
-        run.first_layer_heads = _sinks(pattern, run.first, mask, run.plan.first_layer_threshold)
+        run.first_layer_heads = _sinks(pattern, _first_token(query, mask), mask, run.plan.first_layer_threshold)
     run.first_layer_map = None
-    if run.plan.strategy == "reuse" and run.mapped:
+    if run.plan.strategy == "reuse" and run.active and run.mapped:
         run.first_layer_map = pattern[:, run.mapped] if decide else _pattern(query, key, mask, scale, run.mapped)
 
 

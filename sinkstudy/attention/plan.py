@@ -16,13 +16,20 @@ class Plan:
     `heads`: layer index to head indices. `strategy`: a key of STRATEGIES. `max_tokens`: inputs of more tokens than
     this run unchanged (None: no limit). `first_layer_threshold`: instead of `heads`, decide at inference: heads
     whose sink score in the first layer, for this very input, reaches it are replaced in all later layers.
-    `policy`: the name of what chose the heads, for tables.
+    `rest_weight`: layer to head to the weight of each other token relative to the first's, for `first_value_mean`
+    (None: measured on each prompt). `sink_tokens`, `window`: what `sink_window` attends to. `policy`: the name of what
+    chose the heads, for tables.
+
+    Raises StudyError for an unknown strategy and for settings that contradict each other.
     """
 
     heads: Mapping[int, Sequence[int]] = field(default_factory=dict)
     strategy: str = "first_value"
     max_tokens: int | None = None
     first_layer_threshold: float | None = None
+    rest_weight: Mapping[int, Mapping[int, float]] | None = None
+    sink_tokens: int = 4
+    window: int = 64
     policy: str = "by hand"
 
     def __post_init__(self) -> None:
@@ -32,6 +39,18 @@ class Plan:
             raise StudyError("plan: give either heads or first_layer_threshold, not both.")
         cleaned = {int(layer): sorted({int(h) for h in heads}) for layer, heads in self.heads.items() if len(heads)}
         object.__setattr__(self, "heads", dict(sorted(cleaned.items())))
+        if self.sink_tokens < 1 or self.window < 1:
+            raise StudyError("plan: sink_tokens and window must be at least 1.")
+        if self.rest_weight is not None:
+            weights = {int(n): {int(h): float(w) for h, w in of.items()} for n, of in self.rest_weight.items()}
+            object.__setattr__(self, "rest_weight", weights)
+            for layer, heads in self.heads.items():
+                for head in heads:
+                    if not weights.get(layer, {}).get(head, -1) >= 0:
+                        raise StudyError(
+                            f"plan: rest_weight must give layer {layer}, head {head} a weight of 0 or more; leave "
+                            "rest_weight out to have it measured on each prompt."
+                        )
 
     @property
     def is_empty(self) -> bool:

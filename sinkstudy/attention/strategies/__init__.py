@@ -1,12 +1,16 @@
-"""What a replaced head computes instead of attention: one file per strategy, one contract.
+"""What a replaced head computes instead of attention: one file per strategy, one contract."""
 
-A strategy is a function of a `ReplacedHeads` and returns their outputs, (batch, head, query, width), or something
-that broadcasts to it.
-"""
+from sinkstudy.attention.strategies.contract import Strategy
+from sinkstudy.attention.strategies.first_value import FIRST_VALUE
+from sinkstudy.attention.strategies.first_value_mean import FIRST_VALUE_MEAN
+from sinkstudy.attention.strategies.reuse import REUSE
+from sinkstudy.attention.strategies.sink_window import SINK_WINDOW
 
-from sinkstudy.attention.strategies.first_value import first_value
-from sinkstudy.attention.strategies.reuse import reuse
+STRATEGIES: dict[str, Strategy] = {
+    "reuse": REUSE,
+    "first_value": FIRST_VALUE,
+    "first_value_mean": FIRST_VALUE_MEAN,
+    "sink_window": SINK_WINDOW,
+}
 
-STRATEGIES = {"reuse": reuse, "first_value": first_value}
-
-__all__ = ["STRATEGIES"]
+__all__ = ["STRATEGIES", "Strategy"]

@@ -1,4 +1,4 @@
-"""What a strategy is given."""
+"""What a strategy is given, and what it must say about itself."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,13 +8,66 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ReplacedHeads:
-    """The replaced heads of one layer in one forward pass.
+    """The replaced heads of one layer in one forward pass, where the model has computed everything but attention.
 
-    `value` (batch, head, key, width): each replaced head's values. `first` (batch,): position of each sequence's
-    first token (not 0 with left padding). `first_layer_map()`: the first layer's attention of the same head indices
-    for the same queries, (batch, head, query, key).
+    `query` (batch, head, query, width): the replaced heads'. `key`, `value` (batch, kv_head, key, width): all KV heads,
+    tokens of the cache included. `kv_head` (head,) int64: which of them each replaced head reads. `mask`
+    (batch, 1, query, key) bool, or None for plain causal attention. `first` (batch,) int64: position of each sequence's
+    first token (not 0 with left padding). `rest_weight` (batch or 1, head) float32, from the plan, or None.
+    `memory`: what the strategy keeps from a prompt's prefill through its decoding. `sink_tokens`, `window`: the plan's.
+    `first_layer_map()`: the first layer's attention of the same head indices for
+    the same queries, (batch, head, query, key).
     """
 
+    query: Tensor
+    key: Tensor
     value: Tensor
+    kv_head: Tensor
+    mask: Tensor | None
     first: Tensor
+    scale: float
+    sink_tokens: int
+    window: int
+    rest_weight: Tensor | None
+    memory: dict[str, Tensor]
     first_layer_map: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class HiddenStates:
+    """The tokens of one layer in one forward pass, before any projection of its replaced heads.
+
+    `hidden` (batch, query, hidden): what the layer's projections read. `real` (batch, query) bool, or None where no
+    token is padding. `state`: what this strategy keeps of earlier tokens, batch first, kept with the KV cache; empty at
+    a sequence's start. `value_of(hidden)`: values of the KV heads that replaced heads read, (batch, query, kv_head,
+    width). `kv_head` (head,): which of those each replaced head reads. `output_of(outputs)`: what the replaced heads'
+    outputs (batch, query, head, width) add to the layer's output, (batch, query, hidden).
+    `shared_output_of(outputs)`: the same where heads that read one KV head have the same output, given per KV head.
+    """
+
+    hidden: Tensor
+    real: Tensor | None
+    state: dict[str, Tensor]
+    kv_head: Tensor
+    rest_weight: Tensor | None
+    value_of: Callable[[Tensor], Tensor]
+    output_of: Callable[[Tensor], Tensor]
+    shared_output_of: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What a replaced head computes instead of attention.
+
+    `from_heads`: outputs (batch, head, query, width), or something that broadcasts to it. `from_hidden`: what the
+    replaced heads add to the layer's output, (batch, query or 1, hidden), without their queries and keys; None where
+    those are needed. `needs_rest_weight`: whether `from_hidden` reads the plan's. `work(n, width, sink_tokens,
+    window)`: multiply-adds of attention that a replaced head still does in a prefill of n tokens. `values`: whether it
+    reads every token's value ("all") or only the first token's ("first").
+    """
+
+    from_heads: Callable[[ReplacedHeads], Tensor]
+    work: Callable[[int, int, int, int], float]
+    values: str
+    from_hidden: Callable[[HiddenStates], Tensor] | None = None
+    needs_rest_weight: bool = False

@@ -1,0 +1,117 @@
+"""Which heads of a layer are replaced, and how fused attention runs over the others without repeating KV heads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+
+import torch
+from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+Index = slice | Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """Query heads and the KV heads they share evenly: one fused call. Stands in for the model's attention module in
+    Transformers' SDPA function, which reads these attributes of it."""
+
+    queries: Index
+    kv: Index
+    num_key_value_groups: int
+    is_causal: bool = True
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+        """(batch, query, head, width) of this group's heads."""
+        return sdpa_attention_forward(
+            self, query[:, self.queries], key[:, self.kv], value[:, self.kv], mask, scaling=scale
+        )[0]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The heads of one layer. `heads` query heads share `kv_heads` KV heads evenly, neighbours together."""
+
+    heads: int
+    kv_heads: int
+    replaced: tuple[int, ...]
+    device: torch.device
+
+    @property
+    def per_kv(self) -> int:
+        return self.heads // self.kv_heads
+
+    @cached_property
+    def kept(self) -> list[int]:
+        """Kept query heads, those of KV heads with equally many kept ones together."""
+        gone = set(self.replaced)
+        left = {kv: [h for h in self._of(kv) if h not in gone] for kv in range(self.kv_heads)}
+        return [h for kv in sorted(left, key=lambda kv: (len(left[kv]), kv)) for h in left[kv]]
+
+    @cached_property
+    def kept_kv(self) -> list[int]:
+        """KV heads that some kept head reads, in the order of `kept`."""
+        return list(dict.fromkeys(h // self.per_kv for h in self.kept))
+
+    @cached_property
+    def replaced_kv(self) -> list[int]:
+        """KV heads that some replaced head reads."""
+        return sorted({h // self.per_kv for h in self.replaced})
+
+    @cached_property
+    def kv_of_replaced(self) -> Tensor:
+        return self._tensor([h // self.per_kv for h in self.replaced])
+
+    @cached_property
+    def replaced_index(self) -> Index:
+        return self._index(self.replaced)
+
+    @cached_property
+    def cut_groups(self) -> list[Group]:
+        """Fused calls over the kept heads where nothing else was projected, in the order of `kept`: all are slices."""
+        groups, query, kv = [], 0, 0
+        for count, members in groupby(self.kept_kv, lambda kv: len(self._kept_of(kv))):
+            size = len(list(members))
+            groups.append(Group(slice(query, query + size * count), slice(kv, kv + size), count))
+            query, kv = query + size * count, kv + size
+        return groups
+
+    @cached_property
+    def prefill_groups(self) -> list[Group]:
+        """Fused calls over the kept heads among all: neighbouring KV heads that keep all their query heads, then the
+        rest by how many they keep."""
+        if all(len(self._kept_of(kv)) == self.per_kv for kv in self.kept_kv):
+            return self.decode_groups
+        return [
+            Group(self._index(self.kept[cut.queries]), self._index(self.kept_kv[cut.kv]), cut.num_key_value_groups)
+            for cut in self.cut_groups
+        ]
+
+    @cached_property
+    def decode_groups(self) -> list[Group]:
+        """Fused calls without copying a cached key or value: runs of neighbouring KV heads with all their query heads,
+        replaced ones among them included, since reading keys and values is what decoding waits for."""
+        runs: list[list[int]] = []
+        for kv in sorted(self.kept_kv):
+            if runs and runs[-1][-1] == kv - 1:
+                runs[-1].append(kv)
+            else:
+                runs.append([kv])
+        n = self.per_kv
+        return [Group(slice(run[0] * n, (run[-1] + 1) * n), slice(run[0], run[-1] + 1), n) for run in runs]
+
+    def _of(self, kv: int) -> range:
+        return range(kv * self.per_kv, (kv + 1) * self.per_kv)
+
+    def _kept_of(self, kv: int) -> list[int]:
+        return [h for h in self._of(kv) if h not in self.replaced]
+
+    def _tensor(self, heads: Sequence[int]) -> Tensor:
+        return torch.tensor(heads, dtype=torch.long, device=self.device)
+
+    def _index(self, heads: Sequence[int]) -> Index:
+        """A slice, which copies nothing, where the heads are neighbours."""
+        if list(heads) == list(range(heads[0], heads[0] + len(heads))):
+            return slice(heads[0], heads[0] + len(heads))
+        return self._tensor(heads)

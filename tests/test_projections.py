@@ -1,0 +1,239 @@
+"""Replaced heads cut out of the projections and the KV cache: every class in the table, and how a block is left."""
+
+import threading
+
+import pytest
+import torch
+from tiny import prompt_ids, tiny_model
+from transformers import DynamicCache, StaticCache
+
+from sinkstudy.attention import Plan, optimized
+from sinkstudy.attention.cache import ReducedLayer, cache_bytes
+from sinkstudy.attention.projections import CUTTABLE
+from sinkstudy.errors import StudyError
+
+# Model types whose attention class is in the table, set so that their layers do not slide.
+FULL = {
+    "gemma3_text": {"layer_types": ["full_attention"] * 3},
+    "glm4": {},
+    "granite": {"attention_bias": True},
+    "llama": {"attention_bias": True},
+    "mistral": {"sliding_window": None},
+    "mixtral": {},
+    "phi": {},
+    "qwen2": {"use_sliding_window": False, "layer_types": None},
+    "qwen3": {},
+    "qwen3_moe": {},
+    "starcoder2": {"sliding_window": None},
+}
+HEADS = {0: [0, 1, 2, 3], 1: [0, 1], 2: [1, 2, 3]}
+WEIGHTS = {layer: dict.fromkeys(range(4), 0.1) for layer in range(3)}
+PLANS = {
+    strategy: Plan(heads=HEADS, strategy=strategy, rest_weight=WEIGHTS)
+    for strategy in ("first_value", "first_value_mean")
+}
+
+
+def full_model(model_type):
+    model = tiny_model(model_type, **FULL[model_type])
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, 0, 0.3)
+    return model
+
+
+@pytest.mark.parametrize("strategy", PLANS)
+@pytest.mark.parametrize("model_type", FULL)
+@torch.no_grad()
+def test_a_cut_model_equals_one_whose_attention_alone_is_left_out(model_type, strategy):
+    model, ids = full_model(model_type), prompt_ids(15)
+    with optimized(model, PLANS[strategy], "attention"):
+        expected = model(ids).logits
+    with optimized(model, PLANS[strategy]) as run:
+        assert sorted(run.cut) == [0, 1, 2]
+        cache = model(ids[:, :12]).past_key_values
+        steps = [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(12, 15)]
+        torch.testing.assert_close(model(ids, use_cache=False).logits, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(steps, 1), expected[:, 12:], atol=1e-5, rtol=1e-5)
+
+
+def test_every_class_in_the_table_is_tested():
+    models = {type(tiny_model(name, **FULL[name]).model.layers[0].self_attn).__name__ for name in FULL}
+    assert models == set(CUTTABLE)
+
+
+@pytest.mark.parametrize("model_type", ["olmo2", "gpt_neox", "phi3", "cohere", "mistral", "opt"])
+@torch.no_grad()
+def test_other_models_run_at_the_attention_depth(model_type):
+    model, ids = tiny_model(model_type), prompt_ids(6)  # shorter than mistral's window of 7
+    results = []
+    for depth in ("projections", "attention"):
+        with optimized(model, PLANS["first_value"], depth) as run:
+            assert not run.cut
+            results.append(model(ids).logits)
+    assert torch.equal(*results)
+    assert not torch.equal(results[0], model(ids).logits)
+
+
+@torch.no_grad()
+def test_a_sliding_layer_runs_unchanged_once_its_window_is_full():
+    model = tiny_model("mistral")
+    for n, changed in ((6, True), (7, False), (20, False)):
+        before = model(prompt_ids(n)).logits
+        with optimized(model, PLANS["first_value"]):
+            assert torch.equal(model(prompt_ids(n)).logits, before) is not changed
+
+
+@torch.no_grad()
+def test_the_cache_keeps_only_kv_heads_that_are_read():
+    model, ids = full_model("llama"), prompt_ids(50)  # 2 KV heads of width 8, each read by 2 query heads
+    whole = cache_bytes(model(ids).past_key_values)
+    assert whole == 3 * 2 * 2 * 8 * 50 * 4
+    with optimized(model, PLANS["first_value"]):
+        layers = model(ids).past_key_values.layers
+    assert [layer.keys.shape[1] if layer.is_initialized else 0 for layer in layers] == [0, 1, 1]
+    assert [sum(t.numel() for t in layer.state.values()) for layer in layers] == [32, 32, 32]  # a vector of the output
+    with optimized(model, PLANS["first_value_mean"]):
+        cache = model(ids).past_key_values
+    assert cache_bytes(cache) < 0.4 * whole
+
+
+@torch.no_grad()
+def test_projections_read_only_what_kept_heads_need():
+    model, ids = full_model("llama"), prompt_ids(5)
+    attention = model.model.layers[1].self_attn
+    seen = {}
+    with optimized(model, PLANS["first_value"]) as run:
+        for name, linear in run.cut[1]._cut.items():
+            linear.register_forward_hook(lambda m, i, o, name=name: seen.update({name: (i[0].shape[-1], o.shape[-1])}))
+        model(ids)
+    assert seen == {"q_proj": (32, 16), "k_proj": (32, 8), "v_proj": (32, 8), "o_proj": (16, 32)}
+    assert (attention.q_proj.out_features, attention.k_proj.out_features) == (32, 16)
+
+
+@pytest.mark.parametrize("strategy", PLANS)
+@torch.no_grad()
+def test_leaving_the_block_restores_the_model_exactly(strategy):
+    model, ids = full_model("llama"), prompt_ids(9)
+    before, modules = model(ids).logits, dict(model.named_modules())
+    weights = {name: (p, p.clone()) for name, p in model.named_parameters()}
+    plain = model.generate(ids, max_new_tokens=8, do_sample=False)
+    with optimized(model, PLANS[strategy]):
+        assert not torch.equal(model(ids).logits, before)
+        assert dict(model.named_modules()) == modules
+    with pytest.raises(RuntimeError, match="on purpose"), optimized(model, PLANS[strategy]):
+        raise RuntimeError("on purpose")
+    with pytest.raises(IndexError), optimized(model, PLANS[strategy]):
+        model(torch.tensor([[10_000]]))
+    assert dict(model.named_modules()) == modules
+    assert all(p is weights[name][0] and torch.equal(p, weights[name][1]) for name, p in model.named_parameters())
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert model.config._attn_implementation == "sdpa"
+    assert torch.equal(model(ids).logits, before)
+    assert torch.equal(model.generate(ids, max_new_tokens=8, do_sample=False), plain)
+
+
+@pytest.mark.parametrize("strategy", PLANS)
+@torch.no_grad()
+def test_generate_greedily_with_beams_and_from_a_thread(strategy):
+    model = full_model("llama")
+    ids = torch.cat([prompt_ids(9), prompt_ids(9, seed=1)])
+    mask = torch.ones_like(ids)
+    mask[1, :4] = 0  # left padding
+    for settings in ({}, {"num_beams": 3}):
+        results = []
+        for depth in ("projections", "attention"):
+            with optimized(model, PLANS[strategy], depth):
+                thread = threading.Thread(
+                    target=lambda settings=settings, results=results: results.append(
+                        model.generate(ids, attention_mask=mask, max_new_tokens=12, do_sample=False, **settings)
+                    )
+                )
+                thread.start()
+                thread.join()
+        assert torch.equal(*results)
+        assert results[0].shape == (2, 21)
+
+
+@torch.no_grad()
+def test_a_prompt_beyond_max_tokens_runs_unchanged_and_so_does_its_decoding():
+    model, ids = full_model("llama"), prompt_ids(14)
+    for n, changed in ((10, True), (11, False)):
+        before = model(ids[:, :n]).past_key_values
+        expected = model(ids[:, n:], past_key_values=before).logits
+        for depth in ("projections", "attention"):
+            with optimized(model, Plan(heads=HEADS, max_tokens=10), depth):
+                cache = model(ids[:, :n]).past_key_values
+                steps = [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(n, 14)]
+            assert torch.allclose(torch.cat(steps, 1), expected, atol=1e-5) is not changed
+
+
+@torch.no_grad()
+def test_a_cache_filled_before_the_block_is_continued_at_the_attention_depth():
+    model, ids = full_model("llama"), prompt_ids(12)
+    plan = Plan(heads={2: [0, 1]})  # the last layer, so that the cache is the same
+    cache = model(ids[:, :11]).past_key_values
+    with optimized(model, plan):
+        step = model(ids[:, 11:], past_key_values=cache).logits
+        whole = model(ids).logits[:, 11:]
+    torch.testing.assert_close(step, whole, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_bare_dynamic_cache_is_reduced_and_a_static_one_is_left_whole():
+    model, ids = full_model("llama"), prompt_ids(6)
+    with optimized(model, PLANS["first_value"]):
+        expected = model(ids).logits
+        bare, static = DynamicCache(), StaticCache(config=model.config, max_cache_len=10)
+        for cache in (bare, static):
+            torch.testing.assert_close(model(ids, past_key_values=cache).logits, expected, atol=1e-5, rtol=1e-5)
+    assert all(isinstance(layer, ReducedLayer) for layer in bare.layers)
+    assert not any(isinstance(layer, ReducedLayer) for layer in static.layers)
+
+
+@torch.no_grad()
+def test_batches_of_a_reduced_cache_are_picked_and_repeated(refuses):
+    model = full_model("llama")
+    ids = torch.cat([prompt_ids(9, seed=s) for s in range(3)])
+    with optimized(model, PLANS["first_value_mean"]):
+        cache = model(ids[:, :8]).past_key_values
+        expected = model(ids).logits[:, 8:]
+        cache.batch_select_indices(torch.tensor([2, 0]))
+        cache.batch_repeat_interleave(2)
+        step = model(ids[[2, 2, 0, 0], 8:], past_key_values=cache).logits
+        with refuses("cannot be shortened"):
+            cache.crop(-1)
+        cache.reset()
+        assert cache.get_seq_length() == 0
+        torch.testing.assert_close(model(ids, past_key_values=cache).logits[:, 8:], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(step, expected[[2, 2, 0, 0]], atol=1e-5, rtol=1e-5)
+
+
+def test_a_second_block_on_the_same_model_is_refused(refuses):
+    model = full_model("llama")
+    with optimized(model, PLANS["first_value"]), refuses("already runs under a plan"):
+        optimized(model, PLANS["first_value"]).__enter__()
+    with optimized(model, PLANS["first_value"]):
+        pass
+
+
+@torch.no_grad()
+def test_blocks_on_two_models_do_not_meet():
+    one, other, ids = full_model("llama"), full_model("qwen3"), prompt_ids(9)
+    with optimized(one, PLANS["first_value"]):
+        alone = one(ids).logits
+        with optimized(other, PLANS["first_value_mean"]):
+            assert torch.equal(one(ids).logits, alone)
+
+
+def test_a_model_already_hooked_into_is_not_cut():
+    model = full_model("llama")
+    model.model.layers[0].self_attn.forward = model.model.layers[0].self_attn.forward
+    model.model.layers[1].self_attn.q_proj = torch.nn.Sequential(model.model.layers[1].self_attn.q_proj)
+    with optimized(model, PLANS["first_value"]) as run:
+        assert sorted(run.cut) == [2]
+
+
+def test_an_unknown_depth_is_refused():
+    with pytest.raises(StudyError, match="use one of projections, attention"):
+        optimized(full_model("llama"), Plan(), "deep").__enter__()

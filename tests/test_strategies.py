@@ -1,0 +1,144 @@
+"""Every strategy at both depths against its readable reference, at awkward sizes."""
+
+import pytest
+import torch
+from readable import readable_logits
+from tiny import prompt_ids, tiny_model
+
+from sinkstudy.attention import Plan, optimized
+from sinkstudy.attention.strategies.first_value_mean import running_sum
+
+LAYERS, HEADS = 3, 8
+SHARES = {"1:1": 8, "4:1": 2, "8:1": 1}  # query heads per KV head: number of KV heads
+WEIGHTS = {layer: {head: 0.02 * (1 + head + 3 * layer) for head in range(HEADS)} for layer in range(LAYERS)}
+STRATEGIES = {
+    "first_value": {"strategy": "first_value"},
+    "first_value_mean": {"strategy": "first_value_mean", "rest_weight": WEIGHTS},
+    "first_value_mean, measured": {"strategy": "first_value_mean"},
+    "sink_window": {"strategy": "sink_window", "sink_tokens": 2, "window": 5},
+    "reuse": {"strategy": "reuse"},
+}
+HEADS_OF = {
+    "one head": {1: [2]},
+    "every head": {layer: range(HEADS) for layer in range(LAYERS)},
+    "a whole group and more": {0: range(4), 1: [0, 1, 2, 3, 6], 2: [1, 3, 4, 7]},
+}
+
+
+def model_of(share: str):
+    return tiny_model("llama", num_attention_heads=HEADS, num_key_value_heads=SHARES[share], num_hidden_layers=LAYERS)
+
+
+def logits_of(model, plan, *arguments, depth="projections", **named):
+    with optimized(model, plan, depth), torch.no_grad():
+        return model(*arguments, **named).logits
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 17, 129])
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("heads", HEADS_OF)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_strategy_equals_its_readable_reference_at_both_depths(strategy, heads, share, n):
+    model, ids = model_of(share), prompt_ids(n)
+    plan = Plan(heads=HEADS_OF[heads], **STRATEGIES[strategy])
+    expected = readable_logits(model, ids, plan)
+    for depth in ("projections", "attention"):
+        torch.testing.assert_close(logits_of(model, plan, ids, depth=depth), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 2, 17])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_heads_chosen_by_the_input_equal_the_readable_reference(strategy, n):
+    model, ids = tiny_model("llama"), prompt_ids(n)
+    plan = Plan(first_layer_threshold=0.15, **STRATEGIES[strategy] | {"rest_weight": None})
+    torch.testing.assert_close(logits_of(model, plan, ids), readable_logits(model, ids, plan), atol=1e-5, rtol=1e-5)
+
+
+LASTING = [name for name in STRATEGIES if name != "first_value_mean, measured"]  # measured on the prompt alone
+
+
+@pytest.mark.parametrize("depth", ["projections", "attention"])
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("heads", HEADS_OF)
+@pytest.mark.parametrize("strategy", LASTING)
+@torch.no_grad()
+def test_a_prefill_in_pieces_and_decoding_equal_a_prefill_of_the_whole(strategy, heads, share, depth):
+    model, ids = model_of(share), prompt_ids(20)
+    plan = Plan(heads=HEADS_OF[heads], **STRATEGIES[strategy])
+    with optimized(model, plan, depth):
+        cache = model(ids[:, :9], use_cache=True).past_key_values
+        steps = [model(ids[:, 9:15], past_key_values=cache).logits]
+        steps += [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(15, 20)]
+    assert cache.get_seq_length() == 20
+    expected = readable_logits(model, ids, plan)[:, 9:]
+    torch.testing.assert_close(torch.cat(steps, 1), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["first_value", "sink_window", "reuse"])
+@torch.no_grad()
+def test_what_the_first_layer_decided_lasts_through_decoding(strategy):
+    model, ids = tiny_model("llama"), prompt_ids(20)
+    settings = STRATEGIES[strategy]
+    with optimized(model, Plan(first_layer_threshold=0.15, **settings)) as run:
+        cache = model(ids[:, :15], use_cache=True).past_key_values
+        heads = run.first_layer_heads
+        steps = [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(15, 20)]
+    assert 0 < len(heads) < 4
+    expected = readable_logits(model, ids, Plan(heads={1: heads, 2: heads}, **settings))[:, 15:]
+    torch.testing.assert_close(torch.cat(steps, 1), expected, atol=1e-5, rtol=1e-5)
+
+
+def padded(prompts, side):
+    """Token ids and attention mask (batch, query), positions, and where each prompt lies."""
+    longest = max(map(len, prompts))
+    ids, mask = torch.zeros(2, len(prompts), longest, dtype=torch.long)
+    places = [slice(longest - len(p), None) if side == "left" else slice(0, len(p)) for p in prompts]
+    for row, (prompt, place) in enumerate(zip(prompts, places, strict=True)):
+        ids[row, place], mask[row, place] = prompt, 1
+    return ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), places
+
+
+@pytest.mark.parametrize("depth", ["projections", "attention"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("strategy", LASTING)
+@torch.no_grad()
+def test_a_padded_batch_and_its_decoding_equal_its_prompts_alone(strategy, share, side, depth):
+    model = model_of(share)
+    prompts = [prompt_ids(n, seed=n)[0] for n in (4, 11, 1, 7)]
+    plan = Plan(heads=HEADS_OF["a whole group and more"], **STRATEGIES[strategy])
+    ids, mask, positions, places = padded(prompts, side)
+    following = prompt_ids(4, seed=99).T  # one more token for each
+    with optimized(model, plan, depth):
+        prefill = model(ids, attention_mask=mask, position_ids=positions, use_cache=True)
+        mask = torch.cat([mask, torch.ones(4, 1, dtype=torch.long)], 1)
+        step = model(
+            following,
+            attention_mask=mask,
+            position_ids=positions.amax(-1, keepdim=True) + 1,
+            past_key_values=prefill.past_key_values,
+        )
+    for row, (prompt, place) in enumerate(zip(prompts, places, strict=True)):
+        alone = readable_logits(model, torch.cat([prompt, following[row]])[None], plan)[0]
+        torch.testing.assert_close(prefill.logits[row, place], alone[:-1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(step.logits[row], alone[-1:], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@torch.no_grad()
+def test_bfloat16_stays_near_float32(strategy):
+    plan = Plan(heads=HEADS_OF["a whole group and more"], **STRATEGIES[strategy])
+    ids = prompt_ids(70)
+    exact = logits_of(model_of("4:1"), plan, ids)
+    for depth in ("projections", "attention"):
+        rounded = logits_of(model_of("4:1").to(torch.bfloat16), plan, ids, depth=depth)
+        assert rounded.dtype == torch.bfloat16
+        assert (rounded.float() - exact).norm() / exact.norm() < 0.03
+
+
+@pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 300])
+def test_the_blocked_running_sum_is_the_cumulative_sum(n):
+    x = torch.randn(2, 3, n, 5, dtype=torch.float64)
+    before = x.clone()
+    torch.testing.assert_close(running_sum(x), x.cumsum(-2))
+    assert torch.equal(x, before)
