@@ -22,6 +22,6 @@ include: "workflow/rules/reference.smk"
 rule all:
     default_target: True
     input:
-        "results/findings.md",
+        "results/findings.html",
         "results/explorer.html",
         FIGURES,

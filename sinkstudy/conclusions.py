@@ -131,12 +131,18 @@ def length_threshold(correlation: pd.DataFrame) -> Verdict:
     return Verdict(True, f"{text}; at {int(following['n_tokens'])} tokens it is {then}.")
 
 
+def harmless(benchmark: pd.DataFrame) -> pd.DataFrame:
+    """The rows in which heads were replaced and predictions stayed what they were."""
+    same = (benchmark["kl"] <= HARMLESS_KL) & (benchmark["top1_agreement"] >= HARMLESS_AGREEMENT)
+    return benchmark[(benchmark["heads_replaced"] > 0) & same]
+
+
 def worth_optimizing(benchmark: pd.DataFrame) -> Verdict:
     """Whether some strategy is faster than SDPA while leaving predictions alone."""
     tried = benchmark[benchmark["heads_replaced"] > 0]
     if tried.empty:
         return Verdict(None, "no policy found a head to replace at any benchmarked length.")
-    safe = tried[(tried["kl"] <= HARMLESS_KL) & (tried["top1_agreement"] >= HARMLESS_AGREEMENT)]
+    safe = harmless(benchmark)
     limits = f"KL at most {HARMLESS_KL:g} and top-1 agreement at least {HARMLESS_AGREEMENT:g}"
     if safe.empty:
         least = tried.loc[tried["kl"].idxmin()]

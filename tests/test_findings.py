@@ -1,8 +1,11 @@
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import pandas as pd
 import pytest
+from browser import opened
+from PIL import Image
 
 from sinkstudy.conclusions import (
     first_layer_hypothesis,
@@ -12,7 +15,8 @@ from sinkstudy.conclusions import (
     worth_optimizing,
 )
 from sinkstudy.findings import Tables, markdown
-from sinkstudy.findings.text import evidence, number_footnotes, percent, table
+from sinkstudy.findings.html import html
+from sinkstudy.findings.text import evidence, figure, number_footnotes, percent, table
 from sinkstudy.scores import null_score
 
 NAN = float("nan")
@@ -351,7 +355,8 @@ def section(text: str, heading: str) -> str:
 
 
 def cells(text: str, heading: str) -> list[dict[str, str]]:
-    """The rows of the table under a heading."""
+    """The rows of the table under a heading, without footnote marks."""
+    text = re.sub(r"\[\^\d+\]", "", text)
     lines = [line for line in section(text, heading).splitlines() if line.startswith("|")]
     split = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [dict(zip(split[0], row, strict=True)) for row in split[2:]]
@@ -524,6 +529,85 @@ def test_footnotes_are_numbered_in_order_and_the_same_one_is_listed_once():
         "[^2]: `results/comparison.csv`: group=5 tokens",
     ]
     assert number_footnotes("No number.") == "No number."
+
+
+def test_every_row_and_every_verdict_says_which_rows_of_which_table_it_comes_from():
+    text, notes = report(made_up_tables()).split("\n\n[^1]: ")
+    text = re.sub(r"^\|.*\n(?=\| ---)", "", text, flags=re.M)  # heads of tables
+    rows = [line for line in text.splitlines() if line.startswith(("| ", "- ")) and not line.startswith("| ---")]
+    bodies = [line for line in rows if re.search(r"\d", line)]
+    assert len(bodies) > 40
+    for line in bodies:
+        assert re.search(r"^\| [^|]*\[\^\d+\] \||\[\^\d+\]$", line), line
+    listed = f"[^1]: {notes}".strip().splitlines()
+    assert [int(re.match(r"\[\^(\d+)\]: `results/", note)[1]) for note in listed] == list(range(1, len(listed) + 1))
+    assert len(set(listed)) == len(listed)
+
+
+def test_the_summary_holds_the_answer_three_numbers_and_a_figure_of_the_model_with_sinks():
+    text = report(made_up_tables()).split("\n## ")[0]
+    lines = re.sub(r"\[\^\d+\]", "", text).splitlines()
+    assert "- **sinky** has sinks. The first-layer hypothesis holds; replacing sink heads pays." in lines
+    assert any(
+        line.startswith("- **plain** has no sinks. The first-layer hypothesis cannot be tested;") for line in lines
+    )
+    assert "| sinky | 75.00% (0.762) | 74.04% (40.62%) | 1.53 × |" in lines
+    assert "| plain | 0.00% (0.203) | undefined (12.50%) | 1.53 × |" in lines
+    assert re.findall(r"\(figures/(.*)\.png\)", text) == ["lengths_sinky"]
+
+
+@pytest.fixture
+def page(tmp_path) -> Callable[[str], str]:
+    """The HTML page of some Markdown, beside a figure of 2 x 1 pixels called dot."""
+    (tmp_path / "figures").mkdir()
+    Image.new("RGB", (2, 1)).save(tmp_path / "figures/dot.png")
+    return lambda text: html(text, tmp_path)
+
+
+def test_the_page_has_every_section_figure_and_note_of_the_markdown_and_needs_no_network(page):
+    note = evidence("heads/m.csv", "set=long")
+    rows = [{"set": "long", "sinks": 3, "evidence": note}]
+    text = number_footnotes(f"# Title\n\n{figure('dot', 'A dot')}\n\n## First part\n\n{table(rows)}\n\n- Three.{note}")
+    made = page(text)
+    assert re.findall(r'<section id="(.*?)">', made) == ["summary", "first-part", "evidence"]
+    assert '<a href="#first-part">First part</a>' in made
+    assert '<img src="data:image/png;base64,' in made
+    assert "<figcaption>A dot</figcaption>" in made
+    source = "results/heads/m.csv: set=long"
+    assert re.findall(r"<td([^>]*)>", made) == [f' title="{source}"'] * 2
+    assert made.count(f'<a href="#note-1" title="{source}">1</a>') == 2
+    assert '<li id="note-1">' in made
+    assert not re.search(r"""(src|href)=["'](?!#|data:)""", made)
+    assert "@import" not in made
+
+
+def test_a_figure_that_is_not_there_is_named(page, refuses):
+    with refuses("figures/none.png"):
+        page(figure("none", "Nothing"))
+
+
+def test_what_looks_like_html_in_names_stays_text(page):
+    hostile = "<script>alert(1)</script>"
+    note = evidence("x.csv", f'prompt="{hostile}')
+    made = page(number_footnotes(f"## {hostile}\n\n{table([{'set': hostile, 'evidence': note}])}"))
+    assert "<script" not in made
+    assert made.count("&lt;script&gt;") >= 4
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_summary_fits_a_desktop_screen_and_nothing_is_wider_than_the_window(page, tmp_path, width):
+    (tmp_path / "figures/lengths_sinky.png").parent.mkdir(exist_ok=True)
+    for name in set(re.findall(r"\(figures/(.+?)\.png\)", report(made_up_tables()))):
+        Image.new("RGB", (1360, 540)).save(tmp_path / f"figures/{name}.png")
+    path = tmp_path / "findings.html"
+    path.write_text(page(report(made_up_tables())), encoding="utf-8")
+    with opened(path, width=width, height=900) as browser:
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+        bottom = browser.evaluate("document.getElementById('summary').getBoundingClientRect().bottom")
+        assert bottom <= 900 or width == 390
+        titles = browser.evaluate("[...document.querySelectorAll('td')].map(cell => cell.title)")
+        assert len(titles) > 100
+        assert all(title.startswith("results/") for title in titles)
 
 
 def test_every_result_section_names_existing_tables_as_its_source():

@@ -2,7 +2,7 @@
 
 from sinkstudy import conclusions as rules
 from sinkstudy.findings.inputs import Tables
-from sinkstudy.findings.text import has, holds
+from sinkstudy.findings.text import evidence, has, holds
 
 
 def section(t: Tables) -> str:
@@ -24,5 +24,7 @@ def section(t: Tables) -> str:
         lines.append(
             f"- **{model}**: {has(sinks)} The first-layer hypothesis {holds(hypothesis)}: {hypothesis.reason} "
             f"Strategy: {strategy}"
+            + evidence(f"scores/{model}.csv", f"n_tokens>={rules.MIN_TOKENS}, over prompts per head")
+            + evidence(f"correlation/{model}.csv", f"set=all, prompt=all, n_tokens empty, threshold={t.threshold:g}")
         )
     return "\n\n".join(["## Conclusion and strategy", "\n".join(lines)])

@@ -5,7 +5,7 @@ import pandas as pd
 from sinkstudy import conclusions as rules
 from sinkstudy.comparison import short_and_long_sets
 from sinkstudy.findings.inputs import Tables
-from sinkstudy.findings.text import interval, number, percent, source, table
+from sinkstudy.findings.text import evidence, interval, number, percent, source, table
 
 
 def section(t: Tables) -> str:
@@ -27,9 +27,17 @@ def section(t: Tables) -> str:
                         "lift": number(row["lift"]),
                         "phi": number(row["phi"]),
                         "p": "undefined" if pd.isna(row["p_value"]) else f"{row['p_value']:.3g}",
+                        "evidence": evidence(
+                            f"correlation/{model}.csv",
+                            f"set={name}, prompt=all, n_tokens empty, threshold={threshold:g}",
+                        ),
                     }
                 )
-    lines = [f"- **{model}**: {rules.first_layer_hypothesis(t.overall(model)).reason}" for model in t.models]
+    lines = [
+        f"- **{model}**: {rules.first_layer_hypothesis(t.overall(model)).reason}"
+        + evidence(f"correlation/{model}.csv", f"set=all, prompt=all, n_tokens empty, threshold={t.threshold:g}")
+        for model in t.models
+    ]
     return "\n\n".join(
         [
             "## Strength of the first-layer correlation",

@@ -2,7 +2,7 @@
 
 from sinkstudy import conclusions as rules
 from sinkstudy.findings.inputs import Tables
-from sinkstudy.findings.text import number, percent, source, table
+from sinkstudy.findings.text import evidence, figure, number, percent, source, table
 
 
 def section(t: Tables) -> str:
@@ -22,15 +22,26 @@ def section(t: Tables) -> str:
                         "mean score": f"{part['mean_score'].mean():.3f}",
                         "null": f"{part['null_score'].mean():.3f}",
                         "mean excess": number(part["mean_excess"].mean()),
+                        "evidence": evidence(
+                            f"lengths/{model}.csv", f"n_tokens={n}, threshold={t.threshold:g}, mean over prompts"
+                        ),
                     }
                 )
-    lines = [f"- **{model}**: {rules.length_effect(t.of('lengths', model)).reason}" for model in t.models]
+    lines = [
+        f"- **{model}**: {rules.length_effect(t.of('lengths', model)).reason}"
+        + evidence(f"lengths/{model}.csv", "first and last length, mean over the prompts that reach the last")
+        for model in t.models
+    ]
     return "\n\n".join(
         [
             "## Impact of sequence length, beside the null",
             "Prompts are cut to each length (causal attention over the first tokens does not depend on later ones).",
             table(rows),
             "\n".join(lines),
+            *(
+                figure(f"lengths_{model}", f"{model}: sink percentage at each threshold, and scores beside the null.")
+                for model in t.models
+            ),
             source(*(f"lengths/{model}.csv" for model in t.models)),
         ]
     )

@@ -1,7 +1,7 @@
 """What was measured of each model, per prompt set."""
 
 from sinkstudy.findings.inputs import Tables
-from sinkstudy.findings.text import count, number, percent, source, table
+from sinkstudy.findings.text import count, evidence, figure, number, percent, source, table
 
 
 def section(t: Tables) -> str:
@@ -27,6 +27,12 @@ def _model(t: Tables, model: str) -> str:
                 "mean excess": number(part["mean_excess_score"].mean()),
                 "correlation": percent(row["p_later_given_first"]),
                 "base rate": percent(row["p_later"]),
+                "evidence": evidence(
+                    f"heads/{model}.csv", f"set={name}, over heads: sum of sink_share, means of scores"
+                )
+                + evidence(
+                    f"correlation/{model}.csv", f"set={name}, prompt=all, n_tokens empty, threshold={t.threshold:g}"
+                ),
             }
         )
     p = t.provenance[model]
@@ -38,6 +44,11 @@ def _model(t: Tables, model: str) -> str:
             "share in which the head index of a first-layer sink is a sink again; base rate: the share of all later "
             "heads.",
             table(rows),
+            figure(
+                f"heatmap_{model}_all",
+                f"{model}: mean sink score of every head, and what of it uniform attention does not explain.",
+            ),
+            figure(f"layers_{model}", f"{model}: the same by layer, every head a dot."),
             source(f"heads/{model}.csv", f"correlation/{model}.csv"),
         ]
     )

@@ -4,7 +4,7 @@ import pandas as pd
 
 from sinkstudy import conclusions as rules
 from sinkstudy.findings.inputs import Tables
-from sinkstudy.findings.text import percent, source, table
+from sinkstudy.findings.text import evidence, figure, percent, source, table
 
 
 def section(t: Tables) -> str:
@@ -23,10 +23,18 @@ def section(t: Tables) -> str:
             "KL": f"{row['kl']:.1e}",
             "top-1": percent(row["top1_agreement"]),
             "perplexity": f"× {row['perplexity_ratio']:.3f}",
+            "evidence": evidence(
+                f"benchmark/{row['model']}.csv",
+                f"n_tokens={row['n_tokens']}, batch={row['batch']}, strategy={row['strategy']}, policy={row['policy']}",
+            ),
         }
         for _, row in t.benchmark.iterrows()
     ]
-    lines = [f"- **{model}**: {rules.worth_optimizing(t.of('benchmark', model)).reason}" for model in t.models]
+    lines = [
+        f"- **{model}**: {rules.worth_optimizing(t.of('benchmark', model)).reason}"
+        + evidence(f"benchmark/{model}.csv", "every row with heads_replaced>0")
+        for model in t.models
+    ]
     device = ", ".join(t.benchmark["device"].unique())
     return "\n\n".join(
         [
@@ -36,6 +44,7 @@ def section(t: Tables) -> str:
             "the unmodified model on held-out text.",
             table(rows),
             "\n".join(lines),
+            *(figure(f"timing_{model}", f"{model}: time per pass, and speedup over SDPA.") for model in t.models),
             source(*(f"benchmark/{model}.csv" for model in t.models)),
         ]
     )

@@ -1,7 +1,7 @@
 """Simulated matrices beside measured models."""
 
 from sinkstudy.findings.inputs import Tables
-from sinkstudy.findings.text import percent, source, table
+from sinkstudy.findings.text import evidence, figure, percent, source, table
 
 
 def section(t: Tables) -> str:
@@ -16,6 +16,10 @@ def section(t: Tables) -> str:
             "sink %": f"{row['sink_percent']:.2f}%",
             "mean score": f"{row['mean_score']:.3f}",
             "correlation": percent(row["correlation_percent"], 100),
+            "evidence": evidence(
+                "comparison.csv",
+                f"comparison=measured_vs_simulated, group={row['group']}, side={row['side']}",
+            ),
         }
         for _, row in part.iterrows()
     ]
@@ -26,6 +30,10 @@ def section(t: Tables) -> str:
             "decisions are drawn independently per layer and head, so their correlation is their base rate by "
             "construction.",
             table(rows),
+            *(
+                figure(f"simulated_{preset}", f"SIMULATED {preset}, not measured: scores and sink decisions.")
+                for preset in t.simulation["preset"].unique()
+            ),
             source("comparison.csv", *(f"simulation/{preset}.csv" for preset in t.simulation["preset"].unique())),
         ]
     )

@@ -1,24 +1,61 @@
-"""The question and the answer in a few lines."""
+"""The question, the answer, three numbers and one figure: what fits on one screen."""
 
 from sinkstudy import conclusions as rules
 from sinkstudy.findings.inputs import Tables
-from sinkstudy.findings.text import has, holds, pays
+from sinkstudy.findings.text import evidence, figure, holds, number, pays, percent, table
 
 
 def section(t: Tables) -> str:
-    lines = [
-        "# Attention sinks: findings",
-        "Is a head that is a sink in the first layer a sink at the same index in later layers, and can inference use "
-        "sinks to run faster without changing what the model says? "
-        f"Here a head counts as a sink at a sink score of {t.threshold:g} or more. Uniform causal attention reaches a "
-        "score of its own (the null), high for short prompts; the excess score leaves it out.",
-    ]
-    for model in t.models:
-        sinks = rules.has_sinks(t.of("scores", model), t.threshold)
-        hypothesis = rules.first_layer_hypothesis(t.overall(model))
-        speed = rules.worth_optimizing(t.of("benchmark", model))
-        lines.append(
-            f"- **{model}**: {has(sinks)} The first-layer hypothesis {holds(hypothesis)}; "
-            f"replacing sink heads {pays(speed)}."
-        )
-    return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:])
+    return "\n\n".join(
+        [
+            "# Attention sinks: findings",
+            "**Question.** Is a head that is a sink in the first layer a sink at the same index in later layers, and "
+            "can inference use sinks to run faster without changing what the model says?",
+            "\n".join(_answer(t, model) for model in t.models),
+            table([_numbers(t, model) for model in t.models]),
+            f"A head is a sink where its sink score, its mean attention on the first token, is {t.threshold:g} or "
+            "more. Uniform causal attention has a score too (the null), high for short prompts; the excess score "
+            "leaves it out: 0 is uniform attention, 1 a perfect sink.",
+            figure(f"lengths_{_main_model(t)}", f"{_main_model(t)}: sinks and scores against prompt length."),
+        ]
+    )
+
+
+def _answer(t: Tables, model: str) -> str:
+    """One line of verdicts; their reasons stand in the conclusion."""
+    sinks = rules.has_sinks(t.of("scores", model), t.threshold)
+    has = {True: "has sinks", False: "has no sinks", None: "is measured on prompts too short to judge"}[sinks.holds]
+    line = f"- **{model}** {has}. The first-layer hypothesis {holds(rules.first_layer_hypothesis(t.overall(model)))}; "
+    line += f"replacing sink heads {pays(rules.worth_optimizing(t.of('benchmark', model)))}."
+    effect = rules.length_effect(t.of("lengths", model))
+    if sinks.holds is False and effect.holds is False:
+        line += " Its score falls with length only because uniform attention's does."
+    return line
+
+
+def _numbers(t: Tables, model: str) -> dict[str, str]:
+    """Sinks, correlation and speed in a row."""
+    heads = t.of("heads", model)
+    every = heads[heads["set"] == "all"]
+    row = t.overall(model)
+    safe = rules.harmless(t.of("benchmark", model)).dropna(subset=["speedup_vs_sdpa"])
+    excess = number(every["mean_excess_score"].mean())
+    return {
+        "model": model,
+        "sink heads (mean excess)": f"{percent(every['sink_share'].mean())} ({excess})",
+        "first-layer sinks followed (base rate)": f"{percent(row['p_later_given_first'])} ({percent(row['p_later'])})",
+        "best harmless speedup over SDPA": f"{safe['speedup_vs_sdpa'].max():.2f} ×" if len(safe) else "none",
+        "evidence": evidence(f"heads/{model}.csv", "set=all, means over heads of sink_share and mean_excess_score")
+        + evidence(f"correlation/{model}.csv", f"set=all, prompt=all, n_tokens empty, threshold={t.threshold:g}")
+        + evidence(
+            f"benchmark/{model}.csv",
+            f"largest speedup_vs_sdpa of rows with heads_replaced>0, kl<={rules.HARMLESS_KL:g}, "
+            f"top1_agreement>={rules.HARMLESS_AGREEMENT:g}",
+        ),
+    }
+
+
+def _main_model(t: Tables) -> str:
+    """The first model with sinks, or else the first."""
+    sinky = (m for m in t.models if rules.has_sinks(t.of("scores", m), t.threshold).holds)
+    return next(sinky, t.models[0])

@@ -36,15 +36,23 @@ def evidence(path: str, rows: str) -> str:
 
 
 def number_footnotes(text: str) -> str:
-    """Number the footnotes in the order of their appearance, the same text once, and list them at the end."""
+    """Number the footnotes in the order of their appearance, and list them at the end.
+
+    The same text has one number; footnotes that follow each other directly become one.
+    """
     numbers: dict[str, int] = {}
 
     def mark(match: re.Match[str]) -> str:
-        return f"[^{numbers.setdefault(match[1], len(numbers) + 1)}]"
+        return f"[^{numbers.setdefault(match[1].replace(_CLOSE + _OPEN, '; '), len(numbers) + 1)}]"
 
-    marked = re.sub(f"{_OPEN}(.*?){_CLOSE}", mark, text)
+    marked = re.sub(f"{_OPEN}(.*?){_CLOSE}(?!{_OPEN})", mark, text)
     notes = "\n".join(f"[^{number}]: {note}" for note, number in numbers.items())
     return f"{marked}\n\n{notes}" if notes else marked
+
+
+def figure(name: str, caption: str) -> str:
+    """A figure of the study, by its name without ending."""
+    return f"![{caption}](figures/{name}.png)"
 
 
 def table(rows: list[dict[str, object]]) -> str:

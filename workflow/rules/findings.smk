@@ -4,13 +4,15 @@ rule findings:
         captures=expand("results/captures/{model}/{shard}.h5", model=MODELS, shard=list(SHARDS)[0]),
         comparison="results/comparison.csv",
         correlation=expand("results/correlation/{model}.csv", model=MODELS),
+        figures=[path for path in FIGURES if path.endswith(".png")],
         heads=expand("results/heads/{model}.csv", model=MODELS),
         lengths=expand("results/lengths/{model}.csv", model=MODELS),
         scores=expand("results/scores/{model}.csv", model=MODELS),
         verification=expand("results/verification/{model}.csv", model=MODELS),
         simulation=expand("results/simulation/{preset}.csv", preset=PRESETS),
     output:
-        report("results/findings.md", category="findings", caption="../report/findings.rst"),
+        html=report("results/findings.html", category="findings", caption="../report/findings.rst"),
+        md="results/findings.md",
     log:
         "logs/findings.log",
     conda:

@@ -1,8 +1,9 @@
-"""Write the findings report from the result tables."""
+"""Write the findings report from the result tables: as Markdown, and as one HTML page with its figures inside."""
 
 from pathlib import Path
 
 from sinkstudy.findings import Tables, markdown
+from sinkstudy.findings.html import html
 from sinkstudy.joblog import job_log
 from sinkstudy.store import read_provenance
 from sinkstudy.tables import read_tables
@@ -15,4 +16,7 @@ with job_log(snakemake.log[0]):
         provenance={one["model"]: one for one in map(read_provenance, snakemake.input.captures)},
         threshold=snakemake.params.threshold,
     )
-    Path(snakemake.output[0]).write_text(markdown(tables), encoding="utf-8")
+    text = markdown(tables)
+    Path(snakemake.output.md).write_text(text, encoding="utf-8")
+    page = Path(snakemake.output.html)
+    page.write_text(html(text, page.parent), encoding="utf-8")

@@ -1,0 +1,112 @@
+"""The findings as one HTML page without network: the Markdown rendered, figures inside, evidence on hover."""
+
+import base64
+import re
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.rules_core import StateCore
+from markdown_it.token import Token
+from markupsafe import Markup
+from mdit_py_plugins.footnote import footnote_plugin
+
+from sinkstudy.errors import StudyError
+
+_SCALE = 0.65  # CSS pixels per pixel of a figure, which has 200 per inch
+
+
+def html(markdown: str, folder: Path) -> str:
+    """The page for findings in Markdown whose figures lie in or below `folder`.
+
+    Raises StudyError naming a figure that is not there. HTML within the Markdown is shown as text.
+    """
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table").use(footnote_plugin)
+    parser.core.ruler.push("evidence", _evidence_on_hover)
+    parser.renderer = _Renderer(parser)  # instead of the plugin's own way to draw footnotes
+    environment = {"folder": folder}
+    body = parser.render(markdown, environment)
+    loader = Environment(loader=PackageLoader("sinkstudy.findings", ""), autoescape=True, undefined=StrictUndefined)
+    return loader.get_template("page.html").render(
+        body=Markup(body),
+        contents=[(_slug(title), title) for title in re.findall(r"^## (.+)$", markdown, re.M)],
+        style=Markup(files("sinkstudy.findings").joinpath("page.css").read_text(encoding="utf-8")),
+    )
+
+
+class _Renderer(RendererHTML):
+    """Sections around second-level headings, figures with captions, wide tables that scroll by themselves."""
+
+    def heading_open(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
+        tag = tokens[at].tag
+        start = f'</section>\n<section id="{_slug(tokens[at + 1].content)}">\n' if tag == "h2" else ""
+        return f"{start}<{tag}>"
+
+    def image(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
+        path = env["folder"] / str(tokens[at].attrs["src"])
+        if not path.is_file():
+            raise StudyError(f"{path}: the findings show this figure and it is not there; run its rule first.")
+        png = path.read_bytes()
+        width = round(int.from_bytes(png[16:20], "big") * _SCALE)
+        data = base64.b64encode(png).decode("ascii")
+        caption = Markup.escape(tokens[at].content)
+        return (
+            f'<figure><img src="data:image/png;base64,{data}" alt="{caption}" width="{width}">'
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+
+    def table_open(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
+        return '<div class="table" tabindex="0"><table>\n'
+
+    def table_close(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
+        return "</table></div>\n"
+
+    def footnote_ref(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
+        number, note = tokens[at].meta["id"] + 1, Markup.escape(tokens[at].meta["text"])
+        return f'<sup class="note"><a href="#note-{number}" title="{note}">{number}</a></sup>'
+
+    def footnote_block_open(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
+        return '</section>\n<section id="evidence">\n<h2>Evidence</h2>\n<ol>\n'
+
+    def footnote_block_close(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
+        return "</ol>\n"
+
+    def footnote_open(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
+        return f'<li id="note-{tokens[at].meta["id"] + 1}">'
+
+    def footnote_close(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
+        return "</li>\n"
+
+    def footnote_anchor(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
+        return ""
+
+
+def _evidence_on_hover(state: StateCore) -> None:
+    """Give every footnote mark the text of its note, and every cell of a table row the notes of the row."""
+    notes = {}
+    for at, token in enumerate(state.tokens):
+        if token.type == "footnote_open":
+            notes[token.meta["id"]] = state.tokens[at + 2].content.replace("`", "")
+    row: list[Token] = []
+    for token in state.tokens:
+        if token.type == "tr_open":
+            row = []
+        elif token.type in ("td_open", "th_open"):
+            row.append(token)
+        marks = [mark for mark in token.children or () if mark.type == "footnote_ref"]
+        for mark in marks:
+            mark.meta["text"] = notes[mark.meta["id"]]
+        # The mark stands in the first cell: the cells after it get their titles when the row ends.
+        if marks and row:
+            row[0].meta["notes"] = "\n".join(mark.meta["text"] for mark in marks)
+        if token.type == "tr_close":
+            for cell in row:
+                if "notes" in row[0].meta:
+                    cell.attrSet("title", row[0].meta["notes"])
+            row = []
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
