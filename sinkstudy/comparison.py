@@ -19,15 +19,15 @@ def comparison_table(
     lengths = lengths[lengths["threshold"] == threshold]
     rows = [_set_row("short_vs_long", m, s, s, m, heads, correlation) for m, s in _short_and_long(heads)]
     rows += [_set_row("model_vs_model", m, s, m, s, heads, correlation) for m, s in _pairs(heads)]
-    for preset, part in simulation.groupby("preset", sort=False) if len(simulation) else ():
-        for n in part["n_tokens"]:
-            group = f"{n} tokens"
-            rows.append(_simulated_row(group, preset, part[part["n_tokens"] == n].iloc[0]))
-            rows += [
-                _length_row(group, model, n, lengths, correlation)
-                for model in lengths["model"].unique()
-                if ((lengths["model"] == model) & (lengths["n_tokens"] == n)).any()
-            ]
+    for n in sorted(simulation["n_tokens"].unique()) if len(simulation) else ():
+        group = f"{n} tokens"
+        here = simulation[simulation["n_tokens"] == n]
+        rows += [_simulated_row(group, row["preset"], row) for _, row in here.iterrows()]
+        rows += [
+            _length_row(group, model, n, lengths, correlation)
+            for model in lengths["model"].unique()
+            if ((lengths["model"] == model) & (lengths["n_tokens"] == n)).any()
+        ]
     return pd.DataFrame(rows).assign(threshold=threshold)
 
 

@@ -32,7 +32,8 @@ def check_config(config: Mapping[str, Any], schema_path: Path, root: Path) -> di
     """Return `config` with the schema's defaults filled in.
 
     Raises StudyError naming the offending key when the schema refuses the configuration, when a model's local
-    directory (looked up from `root`) does not exist, or when `prompts` or the benchmark text is not a file.
+    directory (looked up from `root`) does not exist, when a simulation is fitted to a model that is not there, or
+    when `prompts` or the benchmark text is not a file.
     """
     schema = yaml.safe_load(schema_path.read_text(encoding="utf-8"))
     filled = _with_defaults(config, schema, schema)
@@ -41,6 +42,12 @@ def check_config(config: Mapping[str, Any], schema_path: Path, root: Path) -> di
         raise StudyError(_sentence(error))
     for name, model in filled["models"].items():
         _check_source(name, model["source"], root)
+    for name, preset in filled["simulation"].items():
+        if preset.get("fitted_to", next(iter(filled["models"]))) not in filled["models"]:
+            raise StudyError(
+                f"config.yaml: simulation.{name}.fitted_to is {preset['fitted_to']!r}, which is not among models "
+                f"({', '.join(filled['models'])}); name one of them."
+            )
     for key, file in (("prompts", filled["prompts"]), ("benchmark.text", filled["benchmark"]["text"])):
         if not (root / file).is_file():
             raise StudyError(f"config.yaml: {key} is {file!r}, which is not a file; name an existing one.")

@@ -15,13 +15,15 @@ import pandas as pd
 from sinkstudy.resampling import Resampling
 from sinkstudy.stats import correlate
 
+_TENDENCY = (2, 3)  # of the Beta distribution
+
 
 @dataclass(frozen=True)
 class SimulatedSinks:
     """Simulated matrices, each (layer, head), for one prompt length.
 
-    `probability`: the formula. `is_sink`: one Bernoulli draw with it. `score`: a stand-in for a sink score, uniform
-    between the threshold and 1 where `is_sink`, uniform between 0 and the threshold elsewhere.
+    `probability` of a sink, `is_sink`: one draw with it, `score`: at or above the threshold where `is_sink`. The
+    formula says nothing of scores; its are a stand-in, uniform on either side of the threshold.
     """
 
     n_tokens: int
@@ -36,29 +38,50 @@ def simulate(layers: int, heads: int, lengths: list[int], seed: int, threshold: 
     A head's tendency and luck are drawn once and shared by all lengths, so a longer prompt only ever loses sinks.
     """
     rng = np.random.default_rng(seed)
-    base = np.linspace(0.9, 0.2, layers)[:, None]
-    tendency = rng.beta(2, 3, size=(layers, heads))
+    tendency = rng.beta(*_TENDENCY, size=(layers, heads))
     luck = rng.random((layers, heads))
     place = rng.random((layers, heads))
     simulated = []
     for n in lengths:
-        probability = base * tendency * max(0.2, 1 - 0.03 * n)
+        probability = _base(layers) * tendency * _length_factor(n)
         is_sink = luck < probability
         score = np.where(is_sink, threshold + (1 - threshold) * place, threshold * place)
         simulated.append(SimulatedSinks(n, probability, is_sink, score))
     return simulated
 
 
+def expected_probability(layers: int, heads: int, n: int) -> np.ndarray:
+    """The formula's sink probability at `n` tokens before a head's tendency is drawn, (layer, head)."""
+    a, b = _TENDENCY
+    return np.broadcast_to(_base(layers) * a / (a + b) * _length_factor(n), (layers, heads))
+
+
+def _base(layers: int) -> np.ndarray:
+    return np.linspace(0.9, 0.2, layers)[:, None]  # (layer, 1)
+
+
+def _length_factor(n: int) -> float:
+    return max(0.2, 1 - 0.03 * n)
+
+
 def summary_table(
-    preset: str, simulated: list[SimulatedSinks], threshold: float, resampling: Resampling
+    preset: str,
+    simulated: list[SimulatedSinks],
+    threshold: float,
+    resampling: Resampling,
+    fitted_to: str | None = None,
 ) -> pd.DataFrame:
-    """One row per length: sink count and the first-to-later-layer statistics of the simulated decisions."""
+    """One row per length: sink count and the first-to-later-layer statistics of the simulated decisions.
+
+    `fitted_to`: the captured model that a calibrated preset takes after.
+    """
     rows = []
     for one in simulated:
         rows.append(
             {
                 "kind": "simulated",
                 "preset": preset,
+                "fitted_to": fitted_to,
                 "n_tokens": one.n_tokens,
                 "threshold": threshold,
                 "simulated_heads": one.is_sink.size,

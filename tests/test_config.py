@@ -156,6 +156,11 @@ BAD = [
     ("statistics.seed", -1, ["statistics.seed", "at least 0"]),
     ("statistics.bootstrap", 0, ["statistics.bootstrap", "at least 10"]),
     ("statistics.permutations", "many", ["statistics.permutations", "integer"]),
+    (
+        "simulation.toy",
+        {"layers": 2, "heads": 2, "lengths": [5], "fitted_to": "big"},
+        ["simulation.toy.fitted_to", "'big'", "tiny"],
+    ),
     ("simulation.toy", {"heads": 2}, ["simulation.toy", "'layers'", "'lengths'"]),
     ("simulation.toy", {"layers": 1, "heads": 2, "lengths": [5]}, ["simulation.toy.layers", "at least 2"]),
     ("simulation.toy", {"layers": 2, "heads": 2, "lengths": []}, ["simulation.toy.lengths", "empty"]),

@@ -31,6 +31,7 @@ THRESHOLD = config["sinks"]["threshold"]
 FORMATS = ["png", "svg"]
 STATISTICS = ["correlation", "curves", "weakening", "layer_pairs", "persistence", "domains"]
 REPORTED_LENGTHS = [2, 10, 24, 64]
+SIMULATED_LENGTHS = {n for preset in config["simulation"].values() for n in preset["lengths"]}
 COMPARISONS = ["short_vs_long", "model_vs_model", *(["measured_vs_simulated"] if PRESETS else [])]
 
 
@@ -68,7 +69,12 @@ def captures(wildcards):
     return [f"results/captures/{wildcards.model}/{shard}.h5" for shard in SHARDS]
 
 
+def fitted_captures(wildcards):
+    """The captures that a calibrated preset is fitted to; the formula needs none."""
+    model = config["simulation"][wildcards.preset].get("fitted_to")
+    return [f"results/captures/{model}/{shard}.h5" for shard in SHARDS] if model else []
+
+
 def correlation_lengths():
     """Lengths at which the correlation over all prompts is tabulated: a grid, and the simulated lengths."""
-    simulated = {n for preset in config["simulation"].values() for n in preset["lengths"]}
-    return sorted({2, 4, 8, 10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048} | simulated)
+    return sorted({2, 4, 8, 10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048} | SIMULATED_LENGTHS)

@@ -1,4 +1,6 @@
 rule simulation:
+    input:
+        fitted_captures,
     output:
         csv="results/simulation/{preset}.csv",
         h5="results/simulation/{preset}.h5",
@@ -18,3 +20,27 @@ rule simulation:
         "Simulating {wildcards.preset}: nothing here is measured"
     script:
         "../scripts/simulation.py"
+
+
+rule heldout:
+    input:
+        captures,
+    output:
+        errors="results/heldout_errors/{model}.csv",
+        predictions="results/heldout/{model}.csv",
+    log:
+        "logs/heldout/{model}.log",
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=code_of("heldout.py"),
+        lengths=sorted({*REPORTED_LENGTHS, *SIMULATED_LENGTHS}),
+        resampling=dict(sorted(config["statistics"].items())),
+        thresholds=config["sinks"]["thresholds"],
+    message:
+        "Predicting half of the prompts of {wildcards.model} by simulators"
+    script:
+        "../scripts/heldout.py"

@@ -1,15 +1,23 @@
-"""Simulate the sink matrices of one preset at every prompt length."""
+"""Simulate the sink matrices of one preset at every prompt length: by the formula, or fitted to a captured model."""
 
 from pathlib import Path
 
+from sinkstudy.calibration import calibrate, simulate_calibrated
 from sinkstudy.joblog import job_log
 from sinkstudy.resampling import Resampling
 from sinkstudy.simulation import simulate, summary_table, write_simulation
+from sinkstudy.store import read_captures
 from sinkstudy.tables import write_table
 
 with job_log(snakemake.log[0]):
     params, preset = snakemake.params, snakemake.wildcards.preset
-    simulated = simulate(**params.preset, threshold=params.threshold)
-    summary = summary_table(preset, simulated, params.threshold, Resampling(**params.resampling))
+    shape = params.preset | {"threshold": params.threshold}
+    fitted_to = shape.pop("fitted_to", None)
+    if fitted_to:
+        calibration = calibrate(read_captures([Path(path) for path in snakemake.input]))
+        simulated = simulate_calibrated(calibration, **shape)
+    else:
+        simulated = simulate(**shape)
+    summary = summary_table(preset, simulated, params.threshold, Resampling(**params.resampling), fitted_to)
     write_simulation(Path(snakemake.output.h5), preset, simulated, params.threshold)
     write_table(summary, snakemake.output.csv)

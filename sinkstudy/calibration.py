@@ -1,0 +1,121 @@
+"""A simulator fitted to captured models, with the curve of uniform attention built in.
+
+The score of a head at n tokens is modelled on the log-odds scale as that of uniform attention plus a level:
+logit(score) = logit(H_n / n) + level(layer, head, n) + spread(layer, head) * z, with z standard normal per prompt and
+head. The level, a mean over prompts, holds all three effects: its mean over the heads of a layer is the layer profile,
+a head's departure from that its tendency, and its course over n the effect of length beyond uniform attention's.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import erf, sqrt
+
+import numpy as np
+
+from sinkstudy.errors import StudyError
+from sinkstudy.scores import null_score, scored
+from sinkstudy.simulation import SimulatedSinks
+from sinkstudy.store import Capture
+
+_GRID = np.unique(np.geomspace(2, 1 << 16, 80).round().astype(int))  # lengths fitted; in between, interpolated
+_CLOSEST = 1e-4  # scores nearer to 0 or 1 count as this far from it: their log-odds have no bound
+_normal = np.vectorize(lambda z: 0.5 * (1 + erf(z / sqrt(2))), otypes=[float])
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`lengths` (length,); `level` (length, layer, head), log-odds over uniform attention's; `spread` (layer, head)."""
+
+    lengths: np.ndarray
+    level: np.ndarray
+    spread: np.ndarray
+
+    def level_at(self, n: int) -> np.ndarray:
+        """(layer, head) at a length of at least 2, linear in log n; beyond the fitted lengths that of the nearest."""
+        at = np.interp(np.log(n), np.log(self.lengths), np.arange(len(self.lengths)))
+        low = int(at)
+        high = min(low + 1, len(self.lengths) - 1)
+        return self.level[low] + (at - low) * (self.level[high] - self.level[low])
+
+    def probability(self, n: int, threshold: float) -> np.ndarray:
+        """Probability that a head is a sink on a prompt of `n` tokens, (layer, head)."""
+        if n == 1:
+            return np.ones(self.spread.shape)  # a single token can only attend to itself
+        return _normal((self.level_at(n) - (_logit(threshold) - _logit(null_score(n)))) / self.spread)
+
+    def scaled(self, layers: int, heads: int, rng: np.random.Generator) -> "Calibration":
+        """The same for a model of another shape.
+
+        Depth is relative, with log-odds interpolated between layers. Each head index takes after a fitted one drawn
+        at random, the same in all layers, so that what first-layer sinks foretell of later layers is kept.
+        """
+        fitted_layers, fitted_heads = self.spread.shape
+        depth = np.linspace(0, fitted_layers - 1, layers)
+        low = depth.astype(int)
+        high = np.minimum(low + 1, fitted_layers - 1)
+        after = rng.integers(0, fitted_heads, heads)
+
+        def stretched(values: np.ndarray) -> np.ndarray:
+            values = values[..., after]  # (..., fitted layer, head)
+            return values[..., low, :] + (depth - low)[:, None] * (values[..., high, :] - values[..., low, :])
+
+        return Calibration(self.lengths, stretched(self.level), stretched(self.spread))
+
+
+class Calibrator:
+    """Sums over prompts from which a calibration follows; nothing grows with the number of prompts."""
+
+    def __init__(self) -> None:
+        self._count = np.zeros(len(_GRID))
+        self._sum = self._squares = 0.0
+
+    def add(self, scores: np.ndarray) -> None:
+        """Scores of captures of one length, (prompt, layer, head, query)."""
+        reached = _GRID[scores.shape[-1] >= _GRID]
+        above = np.zeros((len(_GRID), *scores.shape[1:3]))
+        squares = np.zeros_like(above)
+        if len(reached):
+            odds = _logit(scores[..., reached - 1]) - _logit(null_score(reached))  # (prompt, layer, head, length)
+            above[: len(reached)] = odds.sum(0).transpose(2, 0, 1)
+            squares[: len(reached)] = (odds**2).sum(0).transpose(2, 0, 1)
+        self._count[: len(reached)] += len(scores)
+        self._sum, self._squares = self._sum + above, self._squares + squares
+
+    def fitted(self) -> Calibration:
+        """Raises StudyError when no prompt has two tokens."""
+        used = self._count > 0
+        if not used.any():
+            raise StudyError("a simulator needs captured prompts of at least two tokens; give longer prompts.")
+        count = self._count[used, None, None]
+        level = self._sum[used] / count
+        spread = np.sqrt(np.maximum(self._squares[used] - count * level**2, 0).sum(0) / count.sum())
+        return Calibration(_GRID[used], level, np.maximum(spread, 1e-6))
+
+
+def calibrate(captures: Iterable[Capture]) -> Calibration:
+    """Fit all captures of one model."""
+    calibrator = Calibrator()
+    for _, _, scores in scored(captures):
+        calibrator.add(scores)
+    return calibrator.fitted()
+
+
+def simulate_calibrated(
+    calibration: Calibration, layers: int, heads: int, lengths: list[int], seed: int, threshold: float
+) -> list[SimulatedSinks]:
+    """One simulated model of `layers` x `heads` at several prompt lengths; a head's luck is shared by all lengths."""
+    rng = np.random.default_rng(seed)
+    model = calibration.scaled(layers, heads, rng)
+    luck = rng.standard_normal((layers, heads))
+    simulated = []
+    for n in lengths:
+        score = np.ones((layers, heads))
+        if n > 1:
+            score = 1 / (1 + np.exp(-(_logit(null_score(n)) + model.level_at(n) + model.spread * luck)))
+        simulated.append(SimulatedSinks(n, model.probability(n, threshold), score >= threshold, score))
+    return simulated
+
+
+def _logit(probability: float | np.ndarray) -> np.ndarray:
+    inside = np.clip(probability, _CLOSEST, 1 - _CLOSEST)
+    return np.log(inside / (1 - inside))

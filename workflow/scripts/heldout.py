@@ -1,0 +1,17 @@
+"""Predict every half of one model's prompts by the formula and by a simulator fitted to the other half."""
+
+from pathlib import Path
+
+from sinkstudy.heldout import heldout_tables
+from sinkstudy.joblog import job_log
+from sinkstudy.resampling import Resampling
+from sinkstudy.store import read_captures
+from sinkstudy.tables import write_table
+
+with job_log(snakemake.log[0]):
+    params, captures = snakemake.params, read_captures([Path(path) for path in snakemake.input])
+    predictions, errors = heldout_tables(
+        captures, snakemake.wildcards.model, params.thresholds, params.lengths, Resampling(**params.resampling)
+    )
+    write_table(predictions, snakemake.output.predictions)
+    write_table(errors, snakemake.output.errors)
