@@ -1,4 +1,6 @@
-"""The timing stage on a tiny model: what is measured, not how fast."""
+"""The timing stage on a tiny model: what is measured and counted, not how fast."""
+
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -7,13 +9,17 @@ from tiny import tiny_model
 
 from sinkstudy.attention import Plan, optimized
 from sinkstudy.attention.benchmark import benchmark_table, usable_lengths, windows
-from sinkstudy.attention.ceiling import prefill_ceiling
+from sinkstudy.attention.ceiling import Shape, decode_ceiling, prefill_ceiling
 from sinkstudy.attention.quality import compare
+from sinkstudy.attention.strategies import STRATEGIES
+from sinkstudy.attention.timing import Alternative, interleaved, peak_bytes
 from sinkstudy.errors import StudyError
 
 GRID = {"lengths": [8, 20], "batches": [1, 3], "strategies": ["reuse", "first_value"], "repeats": 3}
 TOKENS = [1, *np.random.default_rng(0).integers(3, 99, 60).tolist()]
-PLANS = [Plan(heads={1: [0, 2], 2: [3]}, policy="by hand")]
+HEADS = {1: [0, 1], 2: [3]}
+PLANS = [Plan(heads=HEADS, policy="by hand"), Plan(policy="nothing")]
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -27,23 +33,26 @@ def table(model):
 
 
 def test_every_cell_has_every_variant_once(table):
-    assert len(table) == 2 * 2 * (2 + 2)
-    assert not table.duplicated(["n_tokens", "batch", "strategy", "policy"]).any()
+    assert len(table) == 2 * 2 * 2 * (2 + 2)
+    assert not table.duplicated(["phase", "n_tokens", "batch", "strategy", "policy"]).any()
 
 
-def test_speedups_are_ratios_of_the_medians_of_their_own_cell(table):
-    for _, cell in table.groupby(["n_tokens", "batch"]):
-        times = cell.set_index("strategy")["median_s"]
-        np.testing.assert_allclose(cell["speedup_vs_sdpa"], times["sdpa"] / cell["median_s"])
-        np.testing.assert_allclose(cell["speedup_vs_eager"], times["eager"] / cell["median_s"])
+def test_baselines_are_compared_with_themselves(table):
+    assert (table.query("strategy == 'sdpa'")["speedup_vs_sdpa"] == 1).all()
+    assert (table.query("strategy == 'eager'")["speedup_vs_eager"] == 1).all()
+    assert (table.query("policy == 'none'")["ceiling"] == 1).all()
+    np.testing.assert_allclose(table["speedup_of_ceiling"], table["speedup_vs_sdpa"] / table["ceiling"])
+    share = table.query("strategy == 'sdpa'")["attention_share"]
+    assert share.notna().all()
+    assert (share < 1).all()
 
 
 def test_quality_is_that_of_the_replaced_heads(model, table):
-    row = table.query("n_tokens == 20 and batch == 3 and strategy == 'first_value'").iloc[0]
+    row = table.query("phase == 'prefill' and n_tokens == 20 and batch == 3 and strategy == 'first_value'").iloc[0]
     ids = windows(TOKENS, 20, 3)
     with torch.no_grad():
         before = model(ids).logits
-        with optimized(model, Plan(heads=PLANS[0].heads, strategy="first_value")):
+        with optimized(model, Plan(heads=HEADS, strategy="first_value")):
             after = model(ids).logits
     expected = compare(before, after, ids)
     assert (row["kl"], row["top1_agreement"]) == pytest.approx((expected.kl, expected.top1_agreement), rel=1e-6)
@@ -54,21 +63,107 @@ def test_quality_is_that_of_the_replaced_heads(model, table):
     assert (baseline["heads_replaced"] == 0).all()
 
 
-def test_the_ceiling_counts_what_the_shapes_say(model):
-    n, width, heads = 20, 8, 12
-    linear = 2 * n * (3 * (32 * 32 * 2 + 2 * 32 * 16 + 3 * 32 * 48) + 32 * 99)
-    per_head = sum(2 * 2 * width * (i + 1) for i in range(n))  # scores and weighted sum over the keys of each query
-    total = linear + heads * per_head
-    assert prefill_ceiling(model, n, 3, "first_value") == pytest.approx(total / (total - 3 * per_head))
-    assert prefill_ceiling(model, n, 3, "reuse") == pytest.approx(total / (total - 1.5 * per_head))
+def test_a_cut_model_has_a_smaller_cache_and_one_at_the_attention_depth_has_not(table):
+    cell = table.query("n_tokens == 20 and batch == 3 and phase == 'prefill'").set_index("strategy")
+    assert cell["depth"].to_dict() == {
+        "eager": "none",
+        "sdpa": "none",
+        "reuse": "attention",
+        "first_value": "projections",
+    }
+    whole = 3 * 3 * 2 * 2 * 8 * 20 * 4 / 1e6  # batch, layer, key and value, KV head, width, token, bytes
+    assert cell.loc["sdpa", "kv_cache_mb"] == cell.loc["reuse", "kv_cache_mb"] == pytest.approx(whole)
+    # One of six KV heads less, and a vector of the output's width for two layers.
+    assert cell.loc["first_value", "kv_cache_mb"] == pytest.approx(whole * 5 / 6 + 3 * 2 * 32 * 4 / 1e6)
+    assert (cell["peak_mb"] > 0).all()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_prefill_ceiling_counts_what_the_shapes_say(model, strategy):
+    n, width, hidden, sink_tokens, window = 20, 8, 32, 2, 5
+    plan = Plan(heads=HEADS, strategy=strategy, sink_tokens=sink_tokens, window=window)
+    linear = n * (3 * (hidden * hidden * 2 + 2 * hidden * 16 + 3 * hidden * 48) + hidden * 99)
+    attended = sum(i + 1 for i in range(n))
+    left = {
+        "first_value": 0,
+        "first_value_mean": 2 * n * width,  # a running sum, and a mixture
+        "reuse": attended * width,
+        "sink_window": sum(min(i + 1, sink_tokens + window) for i in range(n)) * 2 * width,
+    }[strategy]
+    total = linear + 12 * attended * 2 * width
+    at_attention = total - 3 * (attended * 2 * width - left)
+    assert prefill_ceiling(Shape.of(model), n, HEADS, plan, []) == pytest.approx(total / at_attention)
+    if strategy.startswith("first_value"):
+        rows = n * hidden * width
+        cut = 3 * rows + 1 * rows  # query rows of three heads, key rows of one KV head
+        cut += 3 * rows + 1 * rows if strategy == "first_value" else 0  # output columns, value rows
+        found = prefill_ceiling(Shape.of(model), n, HEADS, plan, [1, 2])
+        assert found == pytest.approx(total / (at_attention - cut))
+
+
+def test_the_decode_ceiling_counts_weights_and_cached_keys_and_values(model):
+    n, batch, width, hidden = 50, 3, 8, 32
+    weights = 3 * (hidden * hidden * 2 + 2 * hidden * 16 + 3 * hidden * 48) + hidden * 99
+    kv_head = batch * n * 2 * width
+    total = weights + 6 * kv_head
+    shape = Shape.of(model)
+    first, mean = (Plan(heads=HEADS, strategy=s) for s in ("first_value", "first_value_mean"))
+    rows = hidden * width
+    expected = total / (total - kv_head - 8 * rows)
+    assert decode_ceiling(shape, n, batch, HEADS, first, [1, 2]) == pytest.approx(expected)
+    assert decode_ceiling(shape, n, batch, HEADS, mean, []) == pytest.approx(total / (total - 0.5 * kv_head))
 
 
 @pytest.mark.parametrize("model_type", ["bloom", "gpt_oss", "gemma2"])
 def test_a_model_that_sdpa_does_not_cover_is_timed_as_it_is(model_type):
     table = benchmark_table(tiny_model(model_type), model_type, TOKENS, [Plan(first_layer_threshold=0.5)], GRID)
-    assert table["strategy"].tolist() == ["eager"] * 4
+    assert table["strategy"].tolist() == ["eager"] * 8
     assert table["speedup_vs_sdpa"].isna().all()
     assert (table["kl"] == 0).all()
+
+
+def test_heads_decided_by_the_input_stay_replaced_in_decoding(model):
+    plan = Plan(first_layer_threshold=0.15, policy="first_layer")
+    table = benchmark_table(model, "tiny", TOKENS, [plan], GRID | {"lengths": [20], "batches": [1]})
+    replaced = table.query("strategy == 'first_value'").set_index("phase")["heads_replaced"]
+    assert replaced["prefill"] == replaced["decode"] > 0
+
+
+def test_alternatives_take_turns_each_in_its_own_context():
+    events = []
+
+    def alternative(name):
+        @contextmanager
+        def context():
+            events.append(f"enter {name}")
+            yield
+            events.append(f"leave {name}")
+
+        return Alternative(context, lambda: events.append(name))
+
+    samples = interleaved([alternative("a"), alternative("b")], repeats=3, device=CPU, calls_per_sample=2)
+    assert samples.shape == (3, 2)
+    assert (samples > 0).all()
+    rounds = ["enter a", *"aaa", "leave a", "enter b", *"bbb", "leave b"]  # one call to warm up, two that count
+    assert events[-3 * len(rounds) :] == rounds * 3
+
+
+def test_peak_memory_counts_what_is_held_at_once():
+    x = torch.ones(1000, 1000)
+
+    def call():
+        one = x + 1
+        two = one + 1  # two arrays of 4 MB at once
+        del one
+        return (two + 1).sum()
+
+    def nothing():
+        return x.shape
+
+    from contextlib import nullcontext
+
+    assert peak_bytes(Alternative(nullcontext, call), CPU) == pytest.approx(8e6, rel=0.01)
+    assert peak_bytes(Alternative(nullcontext, nothing), CPU) == 0
 
 
 def test_windows_keep_the_first_token_and_stay_inside_the_text():

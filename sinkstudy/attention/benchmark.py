@@ -1,10 +1,7 @@
-"""Timing a model under plans, side by side with eager attention and SDPA."""
+"""Timing a model under plans, in prefill and decoding, side by side with eager attention and SDPA."""
 
 import math
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,64 +10,44 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
 
-from sinkstudy.attention.ceiling import prefill_ceiling
-from sinkstudy.attention.optimize import optimized
+from sinkstudy.attention.cache import cache_bytes
+from sinkstudy.attention.ceiling import Shape, decode_ceiling, prefill_ceiling
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.quality import compare
+from sinkstudy.attention.timing import Alternative, interleaved, peak_bytes
+from sinkstudy.attention.variants import EAGER, SDPA, Variant, running, runs_on_sdpa, variants_of
 from sinkstudy.errors import StudyError
 
-# A sample shorter than this is dominated by the clock and the scheduler, so several passes make one sample.
-_SAMPLE_SECONDS = 0.02
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to run the model; `plan` None means the unmodified model under attention implementation `strategy`."""
-
-    strategy: str
-    policy: str
-    plan: Plan | None
+_DECODED = 4  # tokens per sample of decoding
+_NO_ATTENTION = "sinkstudy_no_attention"
 
 
 def benchmark_table(
     model: PreTrainedModel, name: str, token_ids: list[int], plans: list[Plan], grid: dict
 ) -> pd.DataFrame:
-    """Prefill times and quality for every length, batch, strategy and policy.
+    """Prefill and decoding of every length, batch, strategy and policy, with the quality of the predictions.
 
     `token_ids`: held-out text; a batch of n tokens takes consecutive windows of it. `grid` holds lengths, batches,
-    strategies and repeats. All variants take turns within every repeat, after a warm-up that is not counted.
-    Lengths beyond the model's context or the text are left out; raises StudyError where none remains. A model that
-    cannot run on SDPA has one row per cell, `eager`, and no comparison with it.
+    strategies and repeats. Plans that replace nothing are left out. Lengths beyond the model's context or the text are
+    left out; raises StudyError where none remains. A model that cannot run on SDPA has one row per cell, `eager`, and
+    no comparison with it.
     """
-    variants = [Variant("eager", "none", None)]
-    if _runs_on_sdpa(model):
-        variants.append(Variant("sdpa", "none", None))
-        variants += [Variant(s, p.policy, replace(p, strategy=s)) for p in plans for s in grid["strategies"]]
+    variants = [EAGER]
+    if runs_on_sdpa(model):
+        variants += [SDPA, *variants_of(model, plans, grid["strategies"])]
     rows = []
     lengths = usable_lengths(model, name, len(token_ids), grid["lengths"])
     cells = [(n, batch) for n in lengths for batch in grid["batches"]]
     for n, batch in tqdm(cells, desc=f"benchmark {name}", unit="cell"):
         inputs = windows(token_ids, n, batch).to(model.device)
-        rows += _cell(model, name, inputs, variants, grid["repeats"])
+        quality = _quality(model, inputs, variants)
+        for phase in ("prefill", "decode"):
+            measured = measure(model, name, inputs, variants, phase, grid["repeats"])
+            rows += [row | cost for row, cost in zip(measured, quality, strict=True)]
     return pd.DataFrame(rows)
-
-
-def _runs_on_sdpa(model: PreTrainedModel) -> bool:
-    """Whether SDPA computes this model's attention: not where it attends by itself, caps scores or learns sinks."""
-    if not model._can_set_attn_implementation():
-        return False
-    before = model.config._attn_implementation
-    try:
-        model.set_attn_implementation("sdpa")
-        with torch.inference_mode():
-            model(torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
-    except ValueError:  # what Transformers raises for attention that SDPA does not cover
-        return False
-    finally:
-        model.set_attn_implementation(before)
-    return True
 
 
 def usable_lengths(model: PreTrainedModel, name: str, text_tokens: int, lengths: list[int]) -> list[int]:
@@ -96,119 +73,117 @@ def windows(token_ids: list[int], n: int, batch: int) -> Tensor:
     return torch.tensor([[token_ids[0], *token_ids[s : s + n - 1]] for s in starts])
 
 
-def _cell(model: PreTrainedModel, name: str, inputs: Tensor, variants: list[Variant], repeats: int) -> list[dict]:
-    batch, n = inputs.shape
-    replaced, logits, passes = [], [], []
-    for variant in variants:
-        with _running(model, variant) as run, torch.inference_mode():
-            logits.append(model(inputs, use_cache=False).logits)
-            replaced.append(_replaced(model, variant, run))
-            warm = _seconds(lambda: model(inputs, use_cache=False), model.device)
-            passes.append(max(1, math.ceil(_SAMPLE_SECONDS / warm)))
-    samples = np.empty((repeats, len(variants)))
-    for repeat in range(repeats):
-        for i, variant in enumerate(variants):
-            with _running(model, variant), torch.inference_mode():
-
-                def many(count: int = passes[i]) -> None:
-                    for _ in range(count):
-                        model(inputs, use_cache=False)
-
-                samples[repeat, i] = _seconds(many, model.device) / passes[i]
-    median = np.median(samples, axis=0)
+def measure(
+    model: PreTrainedModel, name: str, inputs: Tensor, variants: list[Variant], phase: str, repeats: int
+) -> list[dict]:
+    """One row per variant: time, memory and ceiling of a prefill of `inputs` (batch, query), or of one decoded token
+    after it. `attention_share` is the share of the SDPA time that goes when attention is skipped altogether."""
+    prepared = [_prepare(model, inputs, variant, phase) for variant in variants]
+    alternatives = [one.alternative for one in prepared]
+    if SDPA in variants:
+        alternatives.append(_prepare(model, inputs, Variant(_NO_ATTENTION), phase).alternative)
+    calls = _DECODED if phase == "decode" else None
+    samples = interleaved(alternatives, repeats, model.device, calls)
     iqr = np.subtract(*np.quantile(samples, [0.75, 0.25], axis=0))
-    heads = model.config.get_text_config().num_hidden_layers * model.config.get_text_config().num_attention_heads
-    names = [variant.strategy for variant in variants]
-    unmodified = names.index("sdpa") if "sdpa" in names else 0
-    sdpa = median[unmodified] if "sdpa" in names else math.nan
+    # Ratios are taken within each round, so that the machine's drift meets both sides.
+    sdpa = samples[:, variants.index(SDPA)] if SDPA in variants else np.full(repeats, math.nan)
+    eager = samples[:, variants.index(EAGER)] if EAGER in variants else np.full(repeats, math.nan)
+    shape = Shape.of(model)
     rows = []
-    for i, variant in enumerate(variants):
-        quality = compare(logits[unmodified], logits[i], inputs)
+    for i, (variant, one) in enumerate(zip(variants, prepared, strict=True)):
+        ceiling, speedup = _ceiling(shape, inputs, variant, one, phase), np.median(sdpa / samples[:, i])
+        heads = sum(map(len, one.replaced.values()))
         rows.append(
             {
                 "model": name,
-                "phase": "prefill",
-                "n_tokens": n,
-                "batch": batch,
+                "phase": phase,
+                "n_tokens": inputs.shape[1],
+                "batch": inputs.shape[0],
                 "strategy": variant.strategy,
                 "policy": variant.policy,
-                "heads_replaced": replaced[i],
-                "head_fraction": replaced[i] / heads,
-                "median_s": median[i],
+                "heads_replaced": heads,
+                "head_fraction": heads / (shape.layers * shape.heads),
+                "median_s": np.median(samples[:, i]),
                 "iqr_s": iqr[i],
-                "speedup_vs_sdpa": sdpa / median[i],
-                "speedup_vs_eager": median[0] / median[i],
-                "ceiling": prefill_ceiling(model, n, replaced[i], variant.strategy) if variant.plan else 1.0,
-                "peak_mb": _peak_mb(model, inputs, variant),
-                "kv_cache_mb": _kv_cache_mb(model, inputs, variant),
-                "kl": quality.kl,
-                "top1_agreement": quality.top1_agreement,
-                "perplexity_ratio": quality.perplexity_ratio,
-                "device": _device_name(model.device),
-                "kernel": _kernel(model, inputs) if variant.strategy != "eager" else "eager",
+                "speedup_vs_sdpa": speedup,
+                "speedup_vs_eager": np.median(eager / samples[:, i]),
+                "ceiling": ceiling,
+                "peak_mb": peak_bytes(one.alternative, model.device) / 1e6,
+                "kv_cache_mb": one.cache_bytes / 1e6,
+                "kl": math.nan,
+                "top1_agreement": math.nan,
+                "perplexity_ratio": math.nan,
+                "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu",
+                "kernel": "eager" if variant == EAGER else kernel_name(model, inputs),
+                "depth": variant.depth,
+                "speedup_of_ceiling": speedup / ceiling,
+                "attention_share": np.median(1 - samples[:, -1] / sdpa) if variant == SDPA else math.nan,
+                "top5_agreement": math.nan,
             }
         )
     return rows
 
 
-@contextmanager
-def _running(model: PreTrainedModel, variant: Variant) -> Iterator:
-    if not model._can_set_attn_implementation():
-        yield None
-        return
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager" if variant.strategy == "eager" else "sdpa")
-    try:
-        with optimized(model, variant.plan) if variant.plan else nullcontext() as run:
-            yield run
-    finally:
-        model.set_attn_implementation(before)
+@dataclass(frozen=True)
+class _Prepared:
+    alternative: Alternative
+    replaced: dict[int, list[int]]  # heads by layer
+    cut: list[int]  # layers whose projections are cut
+    cache_bytes: int
 
 
-def _replaced(model: PreTrainedModel, variant: Variant, run) -> int:
-    """Heads replaced for the input that just ran."""
-    if run is None:
-        return 0
-    return sum(len(run.replaced(layer)) for layer in range(model.config.get_text_config().num_hidden_layers))
-
-
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
-def _peak_mb(model: PreTrainedModel, inputs: Tensor, variant: Variant) -> float:
-    """Memory a pass takes beyond what was held before it, in MB; NaN on the CPU, whose allocator keeps no peak."""
-    if model.device.type != "cuda":
-        return math.nan
-    torch.cuda.reset_peak_memory_stats(model.device)
-    held = torch.cuda.memory_allocated(model.device)
-    with _running(model, variant), torch.inference_mode():
-        model(inputs, use_cache=False)
-    return (torch.cuda.max_memory_allocated(model.device) - held) / 1e6
-
-
-def _kv_cache_mb(model: PreTrainedModel, inputs: Tensor, variant: Variant) -> float:
-    with _running(model, variant), torch.inference_mode():
+def _prepare(model: PreTrainedModel, inputs: Tensor, variant: Variant, phase: str) -> _Prepared:
+    if variant.strategy == _NO_ATTENTION:
+        AttentionInterface.register(_NO_ATTENTION, _no_attention)
+        AttentionMaskInterface.register(_NO_ATTENTION, sdpa_mask)
+    with running(model, variant) as run, torch.inference_mode():
         cache = model(inputs, use_cache=True).past_key_values
-    tensors = [t for layer in cache.layers for t in (layer.keys, layer.values)]
-    return sum(t.numel() * t.element_size() for t in tensors) / 1e6
+        layers = range(model.config.get_text_config().num_hidden_layers) if run else []
+        replaced = {layer: heads for layer in layers if (heads := list(run.replaced(layer)))}
+        cut = [layer for layer in replaced if layer in run.cut]
+    size = cache_bytes(cache)
+    if phase == "prefill":
+        return _Prepared(
+            Alternative(lambda: running(model, variant), lambda: model(inputs, use_cache=False)), replaced, cut, size
+        )
+    if variant.plan and variant.plan.first_layer_threshold is not None:
+        # What the prompt decided, for a block that is entered again and again while it is decoded.
+        variant = replace(variant, plan=replace(variant.plan, heads=replaced, first_layer_threshold=None))
+    token = inputs[:, -1:]
+    return _Prepared(
+        Alternative(lambda: running(model, variant), lambda: model(token, past_key_values=cache)), replaced, cut, size
+    )
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+def _no_attention(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object):
+    batch, heads, queries, _ = query.shape
+    return query.new_zeros(batch, queries, heads, value.shape[-1]), None
 
 
-def _kernel(model: PreTrainedModel, inputs: Tensor) -> str:
+def _ceiling(shape: Shape, inputs: Tensor, variant: Variant, one: _Prepared, phase: str) -> float:
+    if variant.plan is None:
+        return 1.0
+    batch, n = inputs.shape
+    if phase == "prefill":
+        return prefill_ceiling(shape, n, one.replaced, variant.plan, one.cut)
+    return decode_ceiling(shape, n, batch, one.replaced, variant.plan, one.cut)
+
+
+def _quality(model: PreTrainedModel, inputs: Tensor, variants: list[Variant]) -> list[dict]:
+    unmodified = SDPA if SDPA in variants else EAGER
+    with running(model, unmodified), torch.inference_mode():
+        reference = model(inputs, use_cache=False).logits
+    costs = []
+    for variant in variants:
+        with running(model, variant), torch.inference_mode():
+            costs.append(vars(compare(reference, model(inputs, use_cache=False).logits, inputs)))
+    return costs
+
+
+def kernel_name(model: PreTrainedModel, inputs: Tensor) -> str:
     """Which kernel SDPA picks for causal attention of this model's shape."""
-    config = model.config.get_text_config()
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    shape = (inputs.shape[0], config.num_attention_heads, inputs.shape[1], width)
-    query = torch.empty(shape, dtype=model.dtype, device=model.device)
+    shape = Shape.of(model)
+    query = torch.empty((inputs.shape[0], shape.heads, inputs.shape[1], shape.width), dtype=model.dtype)
+    query = query.to(model.device)
     choice = torch._fused_sdp_choice(query, query, query, None, 0.0, True)
     return f"sdpa {SDPBackend(choice).name.lower()}"

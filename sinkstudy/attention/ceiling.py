@@ -1,22 +1,83 @@
-"""What a plan could save at best: floating-point operations of a prefill, counted from the model's own shapes."""
+"""What a plan could save at best: operations of a prefill and bytes of a decoding step, counted from shapes.
+
+The ceiling is the speedup over the unmodified model if everything left out were saved perfectly and nothing were added.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
 
-# Share of a head's attention operations (scores and weighted sum, equal in number) that a strategy does not do.
-_SAVED = {"first_value": 1.0, "reuse": 0.5}
+from sinkstudy.attention.plan import Plan
+from sinkstudy.attention.strategies import STRATEGIES
+
+Heads = Mapping[int, Sequence[int]]
 
 
-def prefill_ceiling(model: PreTrainedModel, n_tokens: int, replaced: int, strategy: str) -> float:
-    """Speedup if every saved operation were saved perfectly, for `replaced` heads over a prompt of `n_tokens`.
+@dataclass(frozen=True)
+class Shape:
+    """What the counts need of a model: `weights` is the number of weights of all its linear layers."""
 
-    Counts 2 operations per multiply-add: all linear layers on every token, and causal attention's
-    2 x 2 x width x n (n + 1) / 2 per head.
-    """
-    config = model.config.get_text_config()
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
-    per_head = 2 * width * n_tokens * (n_tokens + 1)
-    heads = config.num_hidden_layers * config.num_attention_heads
-    total = 2 * n_tokens * linear + heads * per_head
-    return total / (total - replaced * per_head * _SAVED[strategy])
+    layers: int
+    heads: int
+    kv_heads: int
+    width: int
+    hidden: int
+    weights: int
+    itemsize: int
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "Shape":
+        config = model.config.get_text_config()
+        heads = config.num_attention_heads
+        return cls(
+            layers=config.num_hidden_layers,
+            heads=heads,
+            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            width=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            hidden=config.hidden_size,
+            weights=sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear)),
+            itemsize=model.dtype.itemsize,
+        )
+
+    def whole_groups(self, heads: Sequence[int]) -> int:
+        """KV heads all of whose query heads are among `heads`."""
+        per_kv = self.heads // self.kv_heads
+        return sum(set(range(kv * per_kv, (kv + 1) * per_kv)) <= set(heads) for kv in range(self.kv_heads))
+
+
+def prefill_ceiling(shape: Shape, n_tokens: int, replaced: Heads, plan: Plan, cut_layers: Sequence[int]) -> float:
+    """By multiply-adds: every linear layer on every token, and for each head scores and weighted sum, each
+    width x n (n + 1) / 2. `replaced`: heads by layer. `cut_layers`: layers whose projections are cut."""
+    per_head = shape.width * n_tokens * (n_tokens + 1)
+    left = STRATEGIES[plan.strategy].work(n_tokens, shape.width, plan.sink_tokens, plan.window)
+    saved = sum(len(heads) * (per_head - left) for heads in replaced.values())
+    saved += n_tokens * sum(_weights_left_out(shape, replaced[layer], plan) for layer in cut_layers)
+    total = n_tokens * shape.weights + shape.layers * shape.heads * per_head
+    return total / (total - saved)
+
+
+def decode_ceiling(
+    shape: Shape, n_tokens: int, batch: int, replaced: Heads, plan: Plan, cut_layers: Sequence[int]
+) -> float:
+    """By bytes read for one more token after `n_tokens`: every weight once, every cached key and value of the batch."""
+    kv_head = 2 * batch * n_tokens * shape.width  # keys and values
+    total = shape.weights + shape.layers * shape.kv_heads * kv_head
+    saved = 0.0
+    for layer, heads in replaced.items():
+        read = 0.0
+        if layer in cut_layers:
+            saved += _weights_left_out(shape, heads, plan)
+        else:
+            read = STRATEGIES[plan.strategy].reads(n_tokens, plan.sink_tokens, plan.window)
+        saved += shape.whole_groups(heads) * kv_head * (1 - read)
+    return total / (total - saved)
+
+
+def _weights_left_out(shape: Shape, heads: Sequence[int], plan: Plan) -> int:
+    """Weights of one cut layer's projections that are not used on every token."""
+    rows = shape.hidden * shape.width
+    first = STRATEGIES[plan.strategy].values == "first"
+    # Query rows and key rows always; value rows and output columns where one value stands for all tokens.
+    return rows * (len(heads) * (1 + first) + shape.whole_groups(heads) * (1 + first))

@@ -62,12 +62,14 @@ class Strategy:
     `from_heads`: outputs (batch, head, query, width), or something that broadcasts to it. `from_hidden`: what the
     replaced heads add to the layer's output, (batch, query or 1, hidden), without their queries and keys; None where
     those are needed. `needs_rest_weight`: whether `from_hidden` reads the plan's. `work(n, width, sink_tokens,
-    window)`: multiply-adds of attention that a replaced head still does in a prefill of n tokens. `values`: whether it
-    reads every token's value ("all") or only the first token's ("first").
+    window)`: multiply-adds of attention that a replaced head still does in a prefill of n tokens. `reads` (same
+    arguments but width): share of a KV head's cached keys and values it reads per decoded token. `values`: whether it
+    uses every token's value ("all") or only the first token's ("first").
     """
 
     from_heads: Callable[[ReplacedHeads], Tensor]
     work: Callable[[int, int, int, int], float]
+    reads: Callable[[int, int, int], float]
     values: str
     from_hidden: Callable[[HiddenStates], Tensor] | None = None
     needs_rest_weight: bool = False

@@ -23,4 +23,6 @@ def from_hidden(tokens: HiddenStates) -> Tensor:
     return tokens.state["output"]  # (batch, 1, hidden)
 
 
-FIRST_VALUE = Strategy(from_heads, work=lambda n, width, *_: 0, values="first", from_hidden=from_hidden)
+FIRST_VALUE = Strategy(
+    from_heads, work=lambda n, width, *_: 0, reads=lambda n, *_: 1 / (2 * n), values="first", from_hidden=from_hidden
+)

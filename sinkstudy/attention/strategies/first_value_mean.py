@@ -109,6 +109,7 @@ def real_keys(heads: ReplacedHeads) -> Tensor:
 FIRST_VALUE_MEAN = Strategy(
     from_heads,
     work=lambda n, width, *_: 2 * n * width,
+    reads=lambda *_: 0.5,
     values="all",
     from_hidden=from_hidden,
     needs_rest_weight=True,

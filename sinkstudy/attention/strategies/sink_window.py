@@ -62,4 +62,8 @@ def _work(n: int, width: int, sink_tokens: int, window: int) -> float:
     return 2 * width * keys
 
 
-SINK_WINDOW = Strategy(from_heads, work=_work, values="all")
+def _reads(n: int, sink_tokens: int, window: int) -> float:
+    return min(1.0, (sink_tokens + window) / n)
+
+
+SINK_WINDOW = Strategy(from_heads, work=_work, reads=_reads, values="all")

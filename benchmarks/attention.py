@@ -1,0 +1,167 @@
+"""Replaced heads on layer shapes whose weights cannot be had: speed beside eager and SDPA, and beside the ceiling.
+
+    python benchmarks/attention.py                    # writes benchmarks/attention_<shape>_<device>.csv and .png
+
+Random weights, a few layers, no language-model head. Of every layer the first heads are replaced, in whole KV groups
+as far as the fraction allows. Phases: `prefill` and `decode` of the layers, and `attention`: the attention call of one
+layer alone, queries, keys and values at hand. Rows measured anew replace those of the same name in the table.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from transformers import AttentionInterface, LlamaConfig, LlamaModel
+
+from sinkstudy.attention.benchmark import measure
+from sinkstudy.attention.plan import Plan
+from sinkstudy.attention.timing import Alternative, interleaved
+from sinkstudy.attention.variants import EAGER, SDPA, Variant, running
+
+HERE = Path(__file__).parent
+SHAPES = {
+    "llama-3.2-1b": dict(
+        hidden_size=2048, intermediate_size=8192, num_attention_heads=32, num_key_value_heads=8, head_dim=64
+    ),
+    "llama-3.1-8b": dict(
+        hidden_size=4096, intermediate_size=14336, num_attention_heads=32, num_key_value_heads=8, head_dim=128
+    ),
+}
+KEY = ["phase", "n_tokens", "batch", "strategy", "policy", "depth"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="llama-3.2-1b")
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--phases", nargs="+", default=["prefill", "decode", "attention"])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[24, 128, 512, 1024, 2048, 4096])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--fractions", type=float, nargs="+", default=[0.23, 0.50, 0.71])
+    parser.add_argument("--strategies", nargs="+", default=["first_value", "first_value_mean", "sink_window", "reuse"])
+    parser.add_argument("--depths", nargs="+", default=["projections", "attention"])
+    parser.add_argument("--no-eager", action="store_true")
+    parser.add_argument("--max-tokens", type=int, default=4096, help="skip cells of more tokens in all")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--out", type=Path, default=HERE)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=512, num_hidden_layers=arguments.layers, max_position_embeddings=65536, **SHAPES[arguments.shape]
+    )
+    model = LlamaModel(config).to(arguments.device, getattr(torch, arguments.dtype)).eval()
+    path = arguments.out / f"attention_{arguments.shape}_{arguments.device}.csv"
+    for phase in arguments.phases:
+        for n in arguments.lengths:
+            for batch in arguments.batches:
+                if n * batch <= arguments.max_tokens or (phase == "decode" and n <= arguments.max_tokens):
+                    rows = cell(model, arguments, phase, n, batch)
+                    save(pd.DataFrame(rows), path)
+                    print(pd.DataFrame(rows)[SHOWN].to_string(index=False), flush=True)
+
+
+SHOWN = [*KEY, "median_s", "speedup_vs_sdpa", "speedup_vs_eager", "ceiling", "speedup_of_ceiling", "kv_cache_mb"]
+
+
+def cell(model: LlamaModel, arguments: argparse.Namespace, phase: str, n: int, batch: int) -> list[dict]:
+    variants = [SDPA] if arguments.no_eager else [EAGER, SDPA]
+    for fraction in arguments.fractions:
+        for strategy in arguments.strategies:
+            plan = plan_of(model.config, fraction, strategy)
+            for depth in arguments.depths:
+                if depth == "attention" or (phase != "attention" and strategy.startswith("first_value")):
+                    variants.append(Variant(strategy, plan.policy, plan, depth))
+    if phase == "attention":
+        return attention_cell(model, arguments, n, batch, variants)
+    inputs = torch.randint(512, (batch, n), generator=torch.Generator().manual_seed(n)).to(model.device)
+    return measure(model, arguments.shape, inputs, variants, phase, arguments.repeats)
+
+
+def plan_of(config: LlamaConfig, fraction: float, strategy: str) -> Plan:
+    """The first heads of every layer, but for `reuse` of the first layer, whose pattern it needs."""
+    heads = range(round(fraction * config.num_attention_heads))
+    layers = range(1 if strategy == "reuse" else 0, config.num_hidden_layers)
+    weights = {layer: dict.fromkeys(heads, 0.001) for layer in layers}
+    named = f"{100 * fraction:.0f}% of heads"
+    return Plan(heads=dict.fromkeys(layers, heads), strategy=strategy, rest_weight=weights, policy=named)
+
+
+def attention_cell(
+    model: LlamaModel, arguments: argparse.Namespace, n: int, batch: int, variants: list[Variant]
+) -> list[dict]:
+    """The attention call of the last layer; `reuse` is left out, since its pattern comes from another layer."""
+    variants = [variant for variant in variants if variant.strategy != "reuse"]
+    module, config = model.layers[-1].self_attn, model.config
+    generator = torch.Generator().manual_seed(n)
+
+    def heads(count: int) -> torch.Tensor:
+        # Strided as the projections leave them: (batch, token, head, width) in memory.
+        drawn = torch.randn(batch, n, count, config.head_dim, generator=generator)
+        return drawn.to(model.device, model.dtype).transpose(1, 2)
+
+    states = heads(config.num_attention_heads), *(heads(config.num_key_value_heads) for _ in range(2))
+    mask = torch.full((n, n), float("-inf"), device=model.device, dtype=model.dtype).triu(1)[None, None]
+
+    def call(variant: Variant) -> object:
+        from transformers.models.llama.modeling_llama import eager_attention_forward
+
+        attend = AttentionInterface().get_interface(config._attn_implementation, eager_attention_forward)
+        return attend(module, *states, mask if variant == EAGER else None, scaling=module.scaling)
+
+    alternatives = [Alternative(partial(running, model, v), partial(call, v)) for v in variants]
+    samples = interleaved(alternatives, arguments.repeats, model.device)
+    sdpa = samples[:, variants.index(SDPA)]
+    eager = samples[:, variants.index(EAGER)] if EAGER in variants else float("nan") * sdpa
+    full = config.num_attention_heads * config.head_dim * n * (n + 1)
+    rows = []
+    for i, variant in enumerate(variants):
+        replaced = len(next(iter(variant.plan.heads.values()))) if variant.plan else 0
+        left = full - replaced * config.head_dim * n * (n + 1)
+        if variant.plan:
+            left += replaced * work(variant.plan, n, config.head_dim)
+        speedup = pd.Series(sdpa / samples[:, i]).median()
+        rows.append(
+            {
+                "model": arguments.shape,
+                "phase": "attention",
+                "n_tokens": n,
+                "batch": batch,
+                "strategy": variant.strategy,
+                "policy": variant.policy,
+                "heads_replaced": replaced,
+                "head_fraction": replaced / config.num_attention_heads,
+                "median_s": pd.Series(samples[:, i]).median(),
+                "iqr_s": pd.Series(samples[:, i]).quantile(0.75) - pd.Series(samples[:, i]).quantile(0.25),
+                "speedup_vs_sdpa": speedup,
+                "speedup_vs_eager": pd.Series(eager / samples[:, i]).median(),
+                "ceiling": full / left,
+                "kv_cache_mb": float("nan"),
+                "device": "cpu" if model.device.type == "cpu" else torch.cuda.get_device_name(),
+                "depth": variant.depth,
+                "speedup_of_ceiling": speedup * left / full,
+            }
+        )
+    return rows
+
+
+def work(plan: Plan, n: int, width: int) -> float:
+    from sinkstudy.attention.strategies import STRATEGIES
+
+    return STRATEGIES[plan.strategy].work(n, width, plan.sink_tokens, plan.window)
+
+
+def save(rows: pd.DataFrame, path: Path) -> None:
+    """Put rows into the table, over those they measure anew."""
+    if path.exists():
+        old = pd.read_csv(path).round({"n_tokens": 0})
+        known = pd.MultiIndex.from_frame(rows[KEY])
+        rows = pd.concat([old[~pd.MultiIndex.from_frame(old[KEY]).isin(known)], rows])
+    rows.sort_values(["phase", "batch", "n_tokens"], kind="stable").to_csv(path, index=False, float_format="%.5g")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Side by side timing: alternatives take turns in one process, after a warm-up that is not counted."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+# A sample shorter than this is dominated by the clock and the scheduler, so several calls make one sample.
+_SAMPLE_SECONDS = 0.02
+# A shorter call is run once before each of its samples: entering its context has filled the processor's caches.
+_WARM_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """`call` is timed inside a fresh `context`, whose own time does not count."""
+
+    context: Callable[[], AbstractContextManager]
+    call: Callable[[], object]
+
+
+def interleaved(
+    alternatives: Sequence[Alternative], repeats: int, device: torch.device, calls_per_sample: int | None = None
+) -> np.ndarray:
+    """Seconds per call, (repeat, alternative): A B C, A B C, ..., each sample synchronised with the device.
+
+    `calls_per_sample`: the same for all, where calls change what they work on; otherwise as many as a sample takes.
+    """
+    calls = []
+    for one in alternatives:
+        with one.context(), torch.inference_mode():
+            one.call()
+            fitting = max(1, math.ceil(_SAMPLE_SECONDS / _seconds(one.call, 1, device)))
+            calls.append(calls_per_sample or fitting)
+    samples = np.empty((repeats, len(alternatives)))
+    for repeat in range(repeats):
+        for i, one in enumerate(alternatives):
+            with one.context(), torch.inference_mode():
+                if repeat == 0 or samples[repeat - 1, i] < _WARM_SECONDS:
+                    one.call()
+                samples[repeat, i] = _seconds(one.call, calls[i], device)
+    return samples
+
+
+def _seconds(call: Callable[[], object], times: int, device: torch.device) -> float:
+    _synchronize(device)
+    start = time.perf_counter()
+    for _ in range(times):
+        call()
+    _synchronize(device)
+    return (time.perf_counter() - start) / times
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_bytes(one: Alternative, device: torch.device) -> int:
+    """Most memory a call holds at once beyond what was held before it."""
+    with one.context(), torch.inference_mode():
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            held = torch.cuda.memory_allocated(device)
+            one.call()
+            return torch.cuda.max_memory_allocated(device) - held
+        # The CPU's allocator keeps no peak, but the profiler sees every allocation and release. It also writes two
+        # lines to stderr each time unless told not to.
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+            one.call()
+    changes = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = np.cumsum([event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())])
+    return int(max(0, held.max(initial=0)))

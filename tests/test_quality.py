@@ -1,0 +1,140 @@
+"""The price of a plan: predictions, whole answers, and what policies make of it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import prompt_ids, tiny_model
+
+from sinkstudy.attention import Plan, optimized
+from sinkstudy.attention.answers import answers_table
+from sinkstudy.attention.policies import consistent, first_layer, layerwise, rest_weight
+from sinkstudy.attention.quality import compare, quality_table
+from sinkstudy.attention.variants import variants_of
+
+PLAN = Plan(heads={1: [0, 1], 2: [3]}, policy="by hand", max_tokens=12)
+TEXTS = [("a", prompt_ids(9)), ("a", prompt_ids(14, seed=1)), ("b", prompt_ids(5, seed=2))]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def variants(model):
+    return variants_of(model, [PLAN, Plan(policy="nothing")], ["first_value", "reuse"])
+
+
+def kl_by_hand(model, plan, ids):
+    with torch.no_grad():
+        p = torch.log_softmax(model(ids).logits.double(), -1)[0]
+        with optimized(model, plan):
+            q = torch.log_softmax(model(ids).logits.double(), -1)[0]
+    return [sum(p[i].exp() * (p[i] - q[i])).item() for i in range(len(p))]
+
+
+def test_quality_of_hand_computed_distributions():
+    reference = torch.log(torch.tensor([[[0.5, 0.5], [0.9, 0.1]]]))
+    modified = torch.log(torch.tensor([[[0.25, 0.75], [0.8, 0.2]]]))
+    ids = torch.tensor([[0, 1]])
+    quality = compare(reference, modified, ids)
+    first = 0.5 * torch.log(torch.tensor(0.5 / 0.25)) + 0.5 * torch.log(torch.tensor(0.5 / 0.75))
+    second = 0.9 * torch.log(torch.tensor(0.9 / 0.8)) + 0.1 * torch.log(torch.tensor(0.1 / 0.2))
+    assert quality.kl == pytest.approx((first + second).item() / 2, rel=1e-6)
+    assert quality.top1_agreement == 0.5  # a tie goes to the first token, so the first position differs
+    assert quality.top5_agreement == 1.0  # there are only two tokens
+    assert quality.perplexity_ratio == pytest.approx(0.5 / 0.75)
+
+
+def test_top5_agreement_is_the_share_of_tokens_that_both_name():
+    reference, modified = torch.arange(10.0), torch.arange(10.0)
+    modified[[9, 8]] = -1.0  # 7 6 5 4 3 beside 9 8 7 6 5
+    quality = compare(reference[None, None], modified[None, None], torch.tensor([[0]]))
+    assert quality.top5_agreement == pytest.approx(3 / 5)
+
+
+def test_quality_is_pooled_over_positions_per_set_and_length(model, variants):
+    table = quality_table(model, "tiny", TEXTS, variants, [5, 9])
+    assert not table.duplicated(["set", "n_tokens", "strategy", "policy"]).any()
+    assert len(table) == 2 * (2 + 2 + 1)
+    rows = table[table["strategy"] == "first_value"].set_index(["set", "n_tokens"])
+    # Beyond max_tokens nothing is replaced, so the longer text of set a costs nothing, but counts.
+    whole = rows.loc[("a", np.nan)]
+    expected = sum(kl_by_hand(model, PLAN, TEXTS[0][1])) / (9 + 14)
+    assert whole["kl"] == pytest.approx(expected, rel=1e-5)
+    assert (whole["texts"], whole["heads_replaced"]) == (2, 1.5)
+    cut = kl_by_hand(model, PLAN, TEXTS[0][1][:, :5]) + kl_by_hand(model, PLAN, TEXTS[1][1][:, :5])
+    assert rows.loc[("a", 5.0), "kl"] == pytest.approx(np.mean(cut), rel=1e-5)
+
+
+def test_answers_are_those_of_prompts_generated_alone(model, variants):
+    prompts = [(f"p{i}", s, ids) for i, (s, ids) in enumerate(TEXTS)]
+    deciding = variants_of(model, [first_layer(0.1, None)], ["first_value"])
+    table = answers_table(model, "tiny", prompts, [*variants, *deciding], 10)
+    assert len(table) == 3 * 2  # heads decided from the input would be decided for a whole batch
+    for row in table.itertuples():
+        ids = dict((p, i) for p, _, i in prompts)[row.prompt]
+        settings = {"do_sample": False, "max_new_tokens": 10, "min_new_tokens": 10}
+        plain = model.generate(ids, **settings)[0, ids.shape[1] :]
+        plan = next(v.plan for v in variants if v.strategy == row.strategy)
+        with optimized(model, plan):
+            other = model.generate(ids, **settings)[0, ids.shape[1] :]
+        assert row.identical == torch.equal(plain, other)
+        first = next((i + 1 for i in range(10) if plain[i] != other[i]), None)
+        assert row.departs_at == first or (first is None and np.isnan(row.departs_at))
+    assert table.set_index("prompt").loc["p1", "identical"].all()  # beyond max_tokens
+    assert not table["identical"].all()
+
+
+def scores(rows):
+    return pd.DataFrame(rows, columns=["prompt", "n_tokens", "layer", "head", "sink_score", "is_sink"])
+
+
+def test_consistent_takes_heads_that_are_sinks_in_enough_prompts_of_its_lengths():
+    table = scores(
+        [
+            *(("tiny", 5, 0, head, 0.99, True) for head in range(3)),
+            *(("short", 30, 0, head, s, s >= 0.9) for head, s in enumerate((0.95, 0.2, 0.97))),
+            *(("long", 60, 0, head, s, s >= 0.9) for head, s in enumerate((0.92, 0.95, 0.5))),
+            *(("huge", 600, 0, head, s, s >= 0.9) for head, s in enumerate((0.4, 0.4, 0.4))),
+        ]
+    )
+    plan = consistent(table, share=0.6, min_tokens=24, max_tokens=None)
+    assert plan.heads == {0: [0]}
+    assert plan.max_tokens == 60  # at 600 tokens its head is no sink
+    assert consistent(table, 0.5, 24, 60).heads == {0: [0, 1, 2]}
+    assert consistent(table, 0.5, 24, 60).max_tokens == 60
+    assert consistent(table, 0.5, 1000, None).is_empty
+    assert consistent(table, 0.99, 24, None).is_empty
+
+
+@pytest.mark.parametrize("r", [0.0, 1e-4, 0.01, 0.3, 1.0])
+def test_the_rest_weight_gives_the_score_it_was_found_from(r):
+    n = np.array([24, 200])
+    score = np.array([np.mean([1 / (1 + r * i) for i in range(k)]) for k in n])
+    np.testing.assert_allclose(rest_weight(score, n), r, atol=1e-6)
+
+
+def test_a_score_below_uniform_attention_counts_as_uniform():
+    assert rest_weight(np.array([0.01]), np.array([24]))[0] == pytest.approx(1)
+
+
+def test_layerwise_adds_the_cheapest_layers_while_the_budget_lasts(model):
+    plan = Plan(heads={0: [0], 1: [0, 1], 2: [3]}, policy="consistent")
+    prompts = [prompt_ids(9), prompt_ids(7, seed=3)]
+
+    def cost(layers):
+        part = Plan(heads={layer: plan.heads[layer] for layer in layers})
+        return np.mean([kl for ids in prompts for kl in kl_by_hand(model, part, ids)])
+
+    per_head = {layer: cost([layer]) / len(plan.heads[layer]) for layer in plan.heads}
+    order = sorted(per_head, key=per_head.get)
+    assert layerwise(model, plan, prompts, budget=cost(order[:1]) * 1.0001).heads.keys() == {order[0]}
+    two = cost(order[:2])
+    expected = set(order[:2]) if cost(order) > two * 1.0001 else set(order)
+    chosen = layerwise(model, plan, prompts, budget=two * 1.0001)
+    assert set(chosen.heads) == expected
+    assert chosen.policy == "layerwise"
+    assert layerwise(model, plan, prompts, budget=0).is_empty
+    assert layerwise(model, plan, prompts, budget=100).heads == plan.heads
