@@ -39,5 +39,6 @@ def example_maps(captures: list[Path], scores: pd.DataFrame) -> tuple[str, list[
     for kind, index in chosen.items():
         layer, head = int(heads.at[index, "layer"]), int(heads.at[index, "head"])
         attention = read_maps(path, prompt, rows[layer])[head]
+        kind += ": a sink" if heads.at[index, "is_sink"] else ": no sink"
         examples.append(ExampleMap(kind, layer, head, heads.at[index, "sink_score"], attention.astype(float)))
     return prompt, read_tokens(path, prompt), examples

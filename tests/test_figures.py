@@ -13,7 +13,7 @@ from matplotlib.text import Text
 
 from sinkstudy.figures.comparison import comparison_figure
 from sinkstudy.figures.heatmaps import contour_heatmap, layer_bars, outline, score_heatmap
-from sinkstudy.figures.lengths import length_figure
+from sinkstudy.figures.lengths import head_curves_figure, length_figure
 from sinkstudy.figures.maps import ExampleMap, maps_figure
 from sinkstudy.figures.simulated import simulated_figure
 from sinkstudy.figures.style import COLOURS, new_figure, save
@@ -42,16 +42,31 @@ def heads_table(layers: tuple[int, ...] = (0, 1, 4), heads: int = 4, **columns: 
     return table.assign(**columns)
 
 
-def lengths_table(*tokens: int) -> pd.DataFrame:
+def layers_table(layers: tuple[int, ...] = (0, 1, 4), **columns: object) -> pd.DataFrame:
+    mean = np.linspace(0.1, 0.9, len(layers))
+    table = pd.DataFrame({"layer": layers, "mean_sink_score": mean, "score_low": mean - 0.05, "score_high": mean + 0.1})
+    return table.assign(mean_null_score=0.4).assign(**columns)
+
+
+def curves_table(longest: int, **columns: object) -> pd.DataFrame:
+    """Curves over prompts of which one fewer reaches every length."""
     parts = []
-    for i, n in enumerate(tokens):
-        k = np.arange(1, n + 1)
+    for threshold in (0.3, 0.9):
+        k = np.arange(1, longest + 1)
         null = null_score(k)
-        for threshold in (0.3, 0.9):
-            part = {"model": "tiny", "prompt": f"p{i}", "n_tokens": k, "threshold": threshold}
-            part |= {"sink_fraction": 1 / k, "mean_score": null + 0.01 * i, "null_score": null}
-            parts.append(pd.DataFrame(part | {"mean_excess": np.where(k == 1, NAN, -0.02)}))
-    return pd.concat(parts)
+        excess = np.where(k == 1, NAN, -0.02)
+        part = {"model": "tiny", "set": "all", "threshold": threshold, "n_tokens": k, "prompts": longest + 1 - k}
+        part |= {"sink_fraction": 1 / k, "sink_fraction_low": 0.9 / k, "sink_fraction_high": np.where(k > 3, NAN, 1)}
+        part |= {"mean_score": null + 0.01, "null_score": null, "mean_excess": excess}
+        part |= {"mean_excess_low": excess - 0.01, "mean_excess_high": excess + 0.01}
+        parts.append(pd.DataFrame(part))
+    return pd.concat(parts).assign(**columns)
+
+
+def head_curves(longest: int, heads: int = 3) -> Figure:
+    k = np.arange(1, longest + 1)
+    scores = np.linspace(0.2, 1, 2 * heads).reshape(2, heads, 1) * np.ones(longest)
+    return head_curves_figure("tiny", scores, longest + 1 - k, null_score(k), 0.9)
 
 
 def comparison_rows(groups: tuple[str, ...], sides: tuple[str, ...], excess: float = 0.25) -> pd.DataFrame:
@@ -123,11 +138,16 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "contour": lambda: contour_heatmap(heads_table(), 0.5),
     "contour, no sinks": lambda: contour_heatmap(heads_table(mean_sink_score=0.1), 0.5),
     "contour, only sinks": lambda: contour_heatmap(heads_table(mean_sink_score=1.0), 0.5),
-    "layers": lambda: layer_bars(heads_table(), 0.9),
-    "layers, one head": lambda: layer_bars(heads_table((0, 1), 1), 0.9),
-    "lengths": lambda: length_figure(lengths_table(1, 9, 30)),
-    "lengths, one token": lambda: length_figure(lengths_table(1)),
-    "lengths, two tokens": lambda: length_figure(lengths_table(2)),
+    "layers": lambda: layer_bars(heads_table(), layers_table(), 0.9),
+    "layers, one head": lambda: layer_bars(heads_table((0, 1), 1), layers_table((0, 1)), 0.9),
+    "layers, one prompt": lambda: layer_bars(heads_table(), layers_table(score_low=NAN, score_high=NAN), 0.9),
+    "lengths": lambda: length_figure(curves_table(30)),
+    "lengths, one token": lambda: length_figure(curves_table(1)),
+    "lengths, two tokens": lambda: length_figure(curves_table(2)),
+    "lengths, one prompt": lambda: length_figure(curves_table(30, mean_excess_low=NAN, mean_excess_high=NAN)),
+    "head curves": lambda: head_curves(30),
+    "head curves, one token": lambda: head_curves(1),
+    "head curves, many": lambda: head_curves(300, 16),
     "maps": lambda: maps_figure("tiny", "hello", STRANGE, examples(len(STRANGE))),
     "maps, one token": lambda: maps_figure("tiny", "hello", ["a"], examples(1)[:1]),
     "maps, long": lambda: maps_figure("tiny", "hello", ["a"] * 60, examples(60)),
@@ -161,7 +181,7 @@ def test_figures_draw_without_warnings(draw):
 
 
 @pytest.mark.parametrize(
-    "name", ["heatmap", "contour", "layers", "lengths", "maps", "simulated", "comparison", "timing"]
+    "name", ["heatmap", "contour", "layers", "lengths", "head curves", "maps", "simulated", "comparison", "timing"]
 )
 def test_the_same_data_give_the_same_bytes_whatever_the_settings_of_the_process(tmp_path, name):
     one = written(DRAWINGS[name], tmp_path / "one")
@@ -185,8 +205,8 @@ def test_the_same_data_give_the_same_bytes_whatever_the_settings_of_the_process(
 
 
 def test_different_data_give_different_figures(tmp_path):
-    one = written(lambda: layer_bars(heads_table(), 0.9), tmp_path / "one")
-    other = written(lambda: layer_bars(heads_table(mean_null_score=0.5), 0.9), tmp_path / "other")
+    one = written(lambda: layer_bars(heads_table(), layers_table(), 0.9), tmp_path / "one")
+    other = written(lambda: layer_bars(heads_table(), layers_table(mean_null_score=0.5), 0.9), tmp_path / "other")
     assert one[0] != other[0]
     assert one[1] != other[1]
 
@@ -206,7 +226,7 @@ def test_a_map_with_control_characters_in_its_tokens_is_still_valid_svg(tmp_path
 def test_score_heatmap_writes_every_value_and_leaves_undefined_ones_empty():
     figure = score_heatmap(heads_table((0, 2), 2, mean_sink_score=[0.1, 0.2, 0.3, 0.4], mean_excess_score=NAN))
     left, right = figure.axes[:2]
-    assert [text.get_text() for text in left.texts] == ["0.10", "0.20", "0.30", "0.40"]
+    assert [text.get_text() for text in left.texts] == [".10", ".20", ".30", ".40"]
     assert list(right.texts) == []
     np.testing.assert_array_equal(left.images[0].get_array(), [[0.1, 0.2], [0.3, 0.4]])
     assert [label.get_text() for label in left.get_yticklabels()] == ["0", "2"]
@@ -238,43 +258,56 @@ def test_contour_counts_the_heads_at_or_above_the_threshold():
     assert "2 of 4 heads" in " ".join(texts(figure))
 
 
-def test_layer_bars_show_the_mean_of_each_layer_and_every_head():
-    figure = layer_bars(heads_table((0, 3), 2, mean_sink_score=[0.2, 0.4, 0.5, 1.0]), 0.9)
-    axes = figure.axes[0]
+def test_layer_bars_show_the_mean_of_each_layer_its_interval_and_every_head():
+    heads = heads_table((0, 3), 2, mean_sink_score=[0.2, 0.4, 0.5, 1.0])
+    layers = layers_table((0, 3), mean_sink_score=[0.3, 0.75], score_low=[0.25, NAN], score_high=[0.4, NAN])
+    axes = layer_bars(heads, layers, 0.9).axes[0]
     assert [bar.get_height() for bar in axes.patches] == pytest.approx([0.3, 0.75])
-    levels = [line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1]
+    (whisker,) = axes.containers[1].lines[2]
+    assert np.concatenate(whisker.get_segments())[:, 1].tolist() == pytest.approx([0.25, 0.4])
+    levels = [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() != "None"]
     assert levels == [0.4, 0.9]  # the null score and the threshold
     dots = np.concatenate([line.get_ydata() for line in axes.lines if line.get_marker() == "."])
     assert dots.tolist() == [0.2, 0.4, 0.5, 1.0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "3"]
 
 
-def test_length_figure_averages_the_prompts_that_reach_a_length():
-    figure = length_figure(lengths_table(2, 4))
-    right = figure.axes[1]
-    mean, null = (line.get_ydata() for line in right.lines[:2])
+def test_length_figure_draws_the_curves_with_their_intervals():
+    left, right = length_figure(curves_table(4)).axes
+    mean, null, excess = (line.get_ydata() for line in right.lines[:3])
     assert null.tolist() == pytest.approx([1, 3 / 4, 11 / 18, 25 / 48])
-    assert (mean - null).tolist() == pytest.approx([0.005, 0.005, 0.01, 0.01])
-    left = figure.axes[0]
+    assert (mean - null).tolist() == pytest.approx([0.01] * 4)
+    assert excess[1:].tolist() == pytest.approx([-0.02] * 3)
     curves = [line.get_ydata() for line in left.lines if line.get_label().startswith("score")]
     assert [curve.tolist() for curve in curves] == [pytest.approx([100, 50, 100 / 3, 25])] * 2
+    drawn = left.collections[0].get_paths()[0].vertices
+    assert {(1, 90), (2, 45), (3, 30), (1, 100), (3, 100)} <= {(round(x), round(y)) for x, y in drawn}
+    assert drawn[:, 0].max() == 3  # from 4 tokens on the interval is undefined
+    assert [label.get_text() for label in left.get_xticklabels()] == ["1\n4", "2\n3"]
 
 
 def test_length_figure_marks_the_longest_length_at_which_uniform_attention_passes():
-    left = length_figure(lengths_table(30)).axes[0]
-    marks = [line.get_xdata()[0] for line in left.lines if not line.get_label().startswith("score")]
+    left = length_figure(curves_table(30)).axes[0]
+    marks = [line.get_xdata()[0] for line in left.lines if line.get_marker() == "v"]
     # H_n / n is at 0.9 or more only for n = 1, and at 0.3 or more up to n = 9 (0.314; n = 10 gives 0.293).
     assert marks == [9, 1]
 
 
-def test_comparison_says_undefined_where_there_is_no_value_and_draws_no_bar():
+def test_head_curves_show_every_head_and_their_mean():
+    axes = head_curves(10).axes[0]
+    levels = [line.get_ydata()[0] for line in axes.lines]
+    assert levels == pytest.approx([0.2, 0.36, 0.52, 0.68, 0.84, 1.0, 0.6, 1.0, 0.9])
+    assert "one of 6 heads" in texts(axes.figure)
+
+
+def test_comparison_shows_a_dash_where_there_is_no_value_and_draws_no_bar():
     figure = comparison_figure(comparison_rows(("a", "b"), ("x", "y")), "A title")
     percent, excess, correlation = figure.axes
-    assert [text.get_text() for text in percent.texts] == ["0.0", "12.5", "0.0", "12.5"]
-    assert [text.get_text() for text in excess.texts] == ["undefined", "0.25", "0.25", "0.25"]
-    assert [text.get_text() for text in correlation.texts] == ["undefined", "30.0", "30.0", "30.0"]
+    assert [text.get_text() for text in percent.texts] == ["0", "12", "0", "12"]
+    assert [text.get_text() for text in excess.texts] == ["–", "0.25", "0.25", "0.25"]
+    assert [text.get_text() for text in correlation.texts] == ["–", "30", "30", "30"]
     assert [bar.get_height() for bar in correlation.patches] == [0, 30, 30, 30]
-    assert "A title" in texts(figure)
+    assert "A title (–: undefined)" in texts(figure)
 
 
 def test_comparison_tells_sides_apart_by_colour_and_by_hatch():
@@ -289,20 +322,19 @@ def test_comparison_keeps_bars_below_zero_in_sight():
     assert axes.get_ylim()[0] < -0.3
 
 
-def test_simulated_figures_say_so_in_the_title_every_axis_title_and_every_panel_of_scores():
+def test_simulated_figures_say_so_in_the_title_every_axis_title_and_every_panel():
     figure = simulated([5, 10])
-    titles = [axes.get_xlabel() or axes.get_ylabel() for axes in figure.axes]
-    assert all("simulated" in title for title in titles if title)
-    assert {title for title in titles if title} >= {"simulated head", "simulated layer", "simulated score"}
-    assert figure.get_suptitle().startswith("SIMULATED toy")
-    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["SIMULATED"] * 2
+    titles = [figure.get_supxlabel(), *(axes.get_ylabel() for axes in figure.axes)]
+    assert {title for title in titles if title} == {"simulated head", "simulated layer", "simulated score"}
+    assert figure.get_suptitle().startswith("SIMULATED, not measured: toy")
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["SIMULATED"] * 4
 
 
 def test_maps_escape_line_breaks_spaces_and_mathematics_in_tokens():
     figure = maps_figure("tiny", "hello", [" a b", "\n", "$x$"], examples(3))
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert labels == ["␣a␣b", "⏎", r"\$x\$"]
-    assert "highest score: layer 1, head 2\nsink score 0.97" in texts(figure)
+    assert "highest score\nlayer 1, head 2: score 0.97" in texts(figure)
 
 
 def test_timing_shows_the_smallest_batch_and_names_every_variant():

@@ -15,11 +15,13 @@ LIGHT = [
     "scores",
     "stats",
     "simulation",
-    "findings",
+    "explorer",
+    "findings.html",
     "conclusions",
     "comparison",
     "examples",
     "figures.heatmaps",
+    "profile",
     "config",
 ]
 

@@ -1,12 +1,18 @@
-"""Bars that set two settings beside each other."""
+"""Bars that set settings beside each other."""
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sinkstudy.figures.style import COLOURS, new_figure, styled
+from sinkstudy.figures.style import COLOURS, PAGE, new_figure, styled
 
 _HATCHES = ("", "///", "...", "xx", "++")
+_PANELS = (
+    ("sink_percent", "sink heads\n(% of all heads)", 100.0, ".0f"),
+    ("mean_excess", "mean excess\nscore", 1.0, ".2f"),
+    ("correlation_percent", "first to later\nlayers (%)", 100.0, ".0f"),
+)
 
 
 @styled
@@ -14,54 +20,32 @@ def comparison_figure(comparison: pd.DataFrame, title: str) -> Figure:
     """Sink percentage, null-corrected score and first-to-later-layer correlation, a bar per side.
 
     `comparison` holds one comparison of the comparison table; bars are grouped by `group` and told apart by `side`.
+    An undefined value has no bar but a dash.
     """
-    panels = (
-        ("sink_percent", "sink heads (% of all heads)"),
-        ("mean_excess", "mean excess score"),
-        ("correlation_percent", "first-to-later correlation (%)"),
-    )
     groups, sides = comparison["group"].unique(), comparison["side"].unique()
-    figure, axes = new_figure(min(9.0, 3.2 + 1.1 * len(groups) * 1.6), 2.9, columns=3)
-    width = 0.8 / len(sides)
-    for ax, (column, label) in zip(axes, panels, strict=True):
-        top = 1.0 if column == "mean_excess" else 100.0
-        for i, side in enumerate(sides):
-            rows = comparison[comparison["side"] == side].set_index("group").reindex(groups)
-            x = np.arange(len(groups)) + (i - (len(sides) - 1) / 2) * width
-            values = rows[column].to_numpy(float)
-            style = {
-                "color": COLOURS[i % len(COLOURS)],
-                "hatch": _HATCHES[i % len(_HATCHES)],
-                "edgecolor": "white",
-            }
-            ax.bar(x, np.nan_to_num(values), width, label=side, **style)
-            for place, value in zip(x, values, strict=True):
-                text = (
-                    "undefined"
-                    if np.isnan(value)
-                    else f"{round(value, 2) + 0:.2f}"
-                    if column == "mean_excess"
-                    else f"{value:.1f}"
-                )
-                size, turn = (5.5, 90) if np.isnan(value) or len(groups) > 3 else (6, 0)
-                ax.text(
-                    place,
-                    max(0, np.nan_to_num(value)) + 0.015 * top,
-                    text,
-                    ha="center",
-                    fontsize=size,
-                    rotation=turn,
-                )
-        slant = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if len(groups) > 3 else {}
-        ax.set_xticks(range(len(groups)), groups, **slant)
-        ax.set(
-            ylabel=label,
-            ylim=(
-                min(0, 1.1 * comparison[column].min(skipna=True)) if column == "mean_excess" else 0,
-                1.15 * top,
-            ),
-        )
+    figure, axes = new_figure(PAGE, 3.9, rows=3, sharex=True)
+    for ax, (column, label, top, form) in zip(axes, _PANELS, strict=True):
+        values = comparison.pivot(index="group", columns="side", values=column).reindex(index=groups, columns=sides)
+        _bars(ax, values, top, form)
+        ax.set(ylabel=label, ylim=(min(0, 1.2 * np.nanmin([0, values.min().min()])), 1.22 * top))
+        ax.set_yticks(np.linspace(0, top, 3))
+    slant = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(groups) > 6 else {}
+    axes[-1].set_xticks(range(len(groups)), groups, **slant)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(sides))
-    figure.suptitle(title)
+    figure.suptitle(f"{title} (–: undefined)")
     return figure
+
+
+def _bars(ax: Axes, values: pd.DataFrame, top: float, form: str) -> None:
+    """A group of bars per row of `values`, one per column, each with its value above it."""
+    width = 0.84 / values.shape[1]
+    size = 6.5 if values.size <= 24 else 5.5 if values.size <= 36 else 4.5
+    for i, side in enumerate(values):
+        x = np.arange(len(values)) + (i - (values.shape[1] - 1) / 2) * width
+        heights = values[side].to_numpy(float)
+        style = {"color": COLOURS[i % len(COLOURS)], "hatch": _HATCHES[i % len(_HATCHES)], "edgecolor": "white"}
+        ax.bar(x, np.nan_to_num(heights), width, label=side, **style)
+        for place, value in zip(x, heights, strict=True):
+            text = "–" if np.isnan(value) else f"{round(value, 2) + 0:{form}}"
+            ax.text(place, max(0, np.nan_to_num(value)) + 0.02 * top, text, ha="center", fontsize=size)

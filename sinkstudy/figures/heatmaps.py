@@ -6,21 +6,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sinkstudy.figures.style import COLOURS, SCORE_MAP, THRESHOLD_STYLE, new_figure, styled
+from sinkstudy.figures.style import COLOURS, COLUMN, NULL_STYLE, PAGE, SCORE_MAP, THRESHOLD_STYLE, new_figure, styled
 
-_MAX_WRITTEN_CELLS = 160
+_MAX_WRITTEN_HEADS = 8  # per panel: with more, the values in the cells could not be read
 
 
 @styled
 def score_heatmap(heads: pd.DataFrame) -> Figure:
     """Mean sink score and mean excess score side by side; `heads` holds one model and set of the head table."""
-    figure, axes = new_figure(*_size(heads, panels=2), columns=2)
+    figure, axes = new_figure(PAGE, _height(heads), columns=2, sharey=True)
     first = heads.iloc[0]
-    panels = (("mean_sink_score", "sink score"), ("mean_excess_score", "excess score"))
-    for ax, (column, label) in zip(axes, panels, strict=True):
+    for ax, column in zip(axes, ("mean_sink_score", "mean_excess_score"), strict=True):
         image = _matrix(ax, _pivot(heads, column))
-        figure.colorbar(image, ax=ax, shrink=0.85, label=f"mean {label}")
-        ax.set_title(label)
+    axes[0].set_title("sink score")
+    axes[1].set_title("excess over uniform attention")
+    axes[1].set_ylabel(None)
+    below = (heads["mean_excess_score"] < 0).any()
+    figure.colorbar(image, ax=axes, label="mean over prompts", extend="min" if below else "neither", pad=0.02)
     figure.suptitle(f"{first['model']}, set “{first['set']}”: {_prompts(first)}")
     return figure
 
@@ -28,39 +30,43 @@ def score_heatmap(heads: pd.DataFrame) -> Figure:
 @styled
 def contour_heatmap(heads: pd.DataFrame, threshold: float) -> Figure:
     """Mean sink score with the border of the region at or above `threshold` drawn in."""
-    figure, (ax,) = new_figure(*_size(heads, panels=1))
+    figure, (ax,) = new_figure(COLUMN, _height(heads) + 0.15)
     score = _pivot(heads, "mean_sink_score")
     image = _matrix(ax, score)
     outline(ax, score.to_numpy() >= threshold)
-    figure.colorbar(image, ax=ax, shrink=0.85, label="mean sink score")
+    figure.colorbar(image, ax=ax, label="mean sink score", pad=0.02)
     inside = int((score.to_numpy() >= threshold).sum())
-    ax.set_title(f"{inside} of {score.size} heads at {threshold:g} or more (outlined)", fontsize=7.5)
-    figure.suptitle(f"{heads.iloc[0]['model']}, {_prompts(heads.iloc[0])}", fontsize=8)
+    ax.set_title(f"outlined: {inside} of {score.size} heads at {threshold:g} or more")
+    figure.suptitle(_title(heads.iloc[0]))
     return figure
 
 
 @styled
-def layer_bars(heads: pd.DataFrame, threshold: float) -> Figure:
-    """Mean score per layer with every head as a dot, the null score as a dashed line, and the threshold line."""
-    figure, (ax,) = new_figure(3.5, 2.6)
-    layers = sorted(heads["layer"].unique())
-    means = heads.groupby("layer")["mean_sink_score"].mean()
-    ax.bar(range(len(layers)), means[layers], color=COLOURS[4], width=0.7, label="mean over heads")
-    for place, layer in enumerate(layers):
+def layer_bars(heads: pd.DataFrame, layers: pd.DataFrame, threshold: float) -> Figure:
+    """Mean score per layer with its interval, every head as a dot, the null and the threshold as lines.
+
+    `heads`: one model's rows of the head table over all prompts; `layers`: its layer table.
+    """
+    figure, (ax,) = new_figure(COLUMN, 2.7)
+    layers = layers.sort_values("layer")
+    places = np.arange(len(layers))
+    mean = layers["mean_sink_score"].to_numpy()
+    ax.bar(places, mean, color=COLOURS[4], width=0.7, label="mean over heads", zorder=1)
+    for place, layer in zip(places, layers["layer"], strict=True):
         scores = heads.loc[heads["layer"] == layer, "mean_sink_score"]
-        spread = np.linspace(-0.25, 0.25, len(scores)) if len(scores) > 1 else [0.0]
+        spread = np.linspace(-0.27, 0.27, len(scores)) if len(scores) > 1 else np.zeros(1)
         label = "one head" if place == 0 else None
-        ax.plot(place + np.asarray(spread), scores, ".", color="black", markersize=3, label=label)
-    null = heads["mean_null_score"].iloc[0]
-    ax.axhline(null, color="0.35", linestyle=(0, (2, 2)), label=f"uniform attention ({null:.2f})")
-    ax.axhline(threshold, **THRESHOLD_STYLE, label=f"threshold {threshold:g}")
-    ax.set(
-        ylim=(0, 1.02),
-        xlabel="layer",
-        ylabel="sink score",
-        title=f"{heads.iloc[0]['model']}, {_prompts(heads.iloc[0])}",
-    )
-    _layer_ticks(ax.set_xticks, layers)
+        ax.plot(place + spread, scores, ".", color="black", markersize=3, label=label, zorder=2)
+    known = layers["score_low"].notna().to_numpy()
+    if known.any():
+        ends = np.stack([mean - layers["score_low"], layers["score_high"] - mean])[:, known]
+        marks = {"fmt": "none", "ecolor": COLOURS[1], "elinewidth": 1.5, "capsize": 3, "zorder": 4}
+        ax.errorbar(places[known], mean[known], np.maximum(ends, 0), label="95% over prompts", **marks)
+    null = layers["mean_null_score"].iloc[0]
+    ax.axhline(null, **NULL_STYLE, label=f"null: uniform attention ({null:.2f})")
+    ax.axhline(threshold, **THRESHOLD_STYLE, label=f"threshold ({threshold:g})")
+    ax.set(ylim=(0, 1.04), xlabel="layer", ylabel="sink score", title=_title(heads.iloc[0]))
+    _layer_ticks(ax.set_xticks, layers["layer"].tolist())
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 
@@ -83,14 +89,15 @@ def _matrix(ax: Axes, values: pd.DataFrame):
     image = ax.imshow(values, cmap=SCORE_MAP, vmin=0, vmax=1, aspect="auto", origin="upper")
     ax.set(xlabel="head", ylabel="layer")
     _layer_ticks(ax.set_yticks, list(values.index))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.spines[["top", "right"]].set_visible(True)
-    if values.size <= _MAX_WRITTEN_CELLS:
+    if values.shape[1] <= _MAX_WRITTEN_HEADS and values.shape[0] <= 2 * _MAX_WRITTEN_HEADS:
         for row, column in np.ndindex(values.shape):
             value = values.iat[row, column]
             if np.isfinite(value):
                 colour = "white" if value < 0.5 else "black"
-                ax.text(column, row, f"{round(value, 2) + 0:.2f}", ha="center", va="center", fontsize=5.5, color=colour)
+                text = f"{round(value, 2) + 0:.2f}".replace("0.", ".", 1)
+                ax.text(column, row, text, ha="center", va="center", fontsize=6.5, color=colour)
     return image
 
 
@@ -103,12 +110,15 @@ def _layer_ticks(set_ticks, layers: list[int]) -> None:
     set_ticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
 
 
+def _title(row: pd.Series) -> str:
+    return f"{row['model']}, {_prompts(row)}"
+
+
 def _prompts(row: pd.Series) -> str:
     count = int(row["prompts"])
     tokens = f"{row['mean_tokens']:.0f} tokens"
     return f"1 prompt of {tokens}" if count == 1 else f"{count} prompts of {tokens} on average"
 
 
-def _size(heads: pd.DataFrame, panels: int) -> tuple[float, float]:
-    columns, rows = heads["head"].nunique(), heads["layer"].nunique()
-    return panels * min(5.0, 1.6 + 0.28 * columns), min(6.5, 1.5 + 0.3 * rows)
+def _height(heads: pd.DataFrame) -> float:
+    return min(4.5, 1.25 + 0.24 * heads["layer"].nunique())

@@ -1,39 +1,86 @@
 """Scores and sink percentage against prompt length."""
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sinkstudy.figures.style import COLOURS, DASHES, NULL_STYLE, length_axis, new_figure, styled
+from sinkstudy.figures.style import (
+    COLOURS,
+    COLUMN,
+    HEAD_STYLE,
+    NULL_STYLE,
+    PAGE,
+    THRESHOLD_STYLE,
+    band,
+    length_axis,
+    light_grid,
+    new_figure,
+    series_style,
+    styled,
+)
 
 
 @styled
-def length_figure(lengths: pd.DataFrame) -> Figure:
+def length_figure(curves: pd.DataFrame) -> Figure:
     """Sink percentage per threshold, and the mean score with the null curve, over every prefix length.
 
-    `lengths` is one model's length table; every length averages the prompts that reach it.
+    `curves`: one model's rows of the table of curves over all sets.
     """
-    figure, (left, right) = new_figure(6.8, 2.7, columns=2)
-    mean = lengths.groupby(["threshold", "n_tokens"], as_index=False).mean(numeric_only=True)
-    for i, (threshold, part) in enumerate(mean.groupby("threshold")):
-        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+    figure, (left, right) = new_figure(PAGE, 3.1, columns=2)
+    for i, (threshold, part) in enumerate(curves.groupby("threshold")):
+        style = series_style(i)
         left.plot(part["n_tokens"], 100 * part["sink_fraction"], **style, label=f"score ≥ {threshold:g}")
+        low, high = 100 * part["sink_fraction_low"], 100 * part["sink_fraction_high"]
+        band(left, part["n_tokens"], low, high, style["color"])
         passes = part.loc[part["null_score"] >= threshold, "n_tokens"].max()
-        left.plot([passes, passes], [0, 4], color=style["color"], linewidth=2.5, solid_capstyle="butt")
-    left.set(ylabel="sink heads (% of all heads)", ylim=(0, 102))
-    left.set_title("Sink percentage (mark: longest prompt at which\nuniform attention itself passes the threshold)")
-    one = mean[mean["threshold"] == mean["threshold"].min()]
-    right.plot(one["n_tokens"], one["mean_score"], color=COLOURS[0], label="mean score, all heads")
+        left.plot(passes, 0, "v", color=style["color"], markersize=5, clip_on=False, zorder=5)
+    left.set(ylabel="sink heads (% of all heads)", ylim=(0, 103))
+    left.set_title("sinks (▾ uniform attention\npasses up to here)")
+    one = curves[curves["threshold"] == curves["threshold"].min()]
+    right.plot(one["n_tokens"], one["mean_score"], **series_style(0), label="mean score, all heads")
     right.plot(one["n_tokens"], one["null_score"], **NULL_STYLE, label="null: uniform attention")
-    right.plot(one["n_tokens"], one["mean_excess"], color=COLOURS[1], linestyle="--", label="mean excess score")
-    right.set(ylabel="score", ylim=(min(0, one["mean_excess"].min()) - 0.02, 1.02))
-    right.set_title("Mean score beside its null")
+    right.plot(one["n_tokens"], one["mean_excess"], **series_style(1), label="mean excess score")
+    band(right, one["n_tokens"], one["mean_excess_low"], one["mean_excess_high"], COLOURS[1])
+    lowest = np.nanmin([0, one["mean_excess"].min(), one["mean_excess_low"].min()])
+    right.set(ylabel="score", ylim=(lowest - 0.02, 1.03))
+    right.set_title("mean score, and what of it\nuniform attention leaves")
     for ax in (left, right):
+        _counted_lengths(ax, one["n_tokens"].to_numpy(), one["prompts"].to_numpy(), most=6)
         ax.legend()
-        length_axis(ax, lengths["n_tokens"].max())
-        ax.grid(alpha=0.25, linewidth=0.5)
-    prompts = lengths["prompt"].nunique()
-    figure.suptitle(
-        f"{lengths['model'].iloc[0]}, {prompts} prompts, every prefix length, averaged over the prompts that reach it",
-        fontsize=9,
-    )
+    figure.suptitle(f"{curves['model'].iloc[0]}, n prompts cut to each length; bands: 95% over prompts")
     return figure
+
+
+@styled
+def head_curves_figure(
+    model: str, scores: np.ndarray, prompts: np.ndarray, null: np.ndarray, threshold: float
+) -> Figure:
+    """Every head's mean score as a thin line, beside the null, the mean over heads and the threshold.
+
+    `scores` (layer, head, length), `prompts` (length,) that reach each length, `null` (length,).
+    """
+    figure, (ax,) = new_figure(COLUMN, 2.9)
+    lengths = np.arange(1, len(prompts) + 1)
+    heads = scores.reshape(-1, len(lengths))
+    for i, head in enumerate(heads):
+        ax.plot(lengths, head, **HEAD_STYLE, label=f"one of {len(heads)} heads" if i == 0 else None)
+    ax.plot(lengths, heads.mean(0), **series_style(0), label="mean over heads")
+    ax.plot(lengths, null, **NULL_STYLE, label="null: uniform attention")
+    ax.axhline(threshold, **THRESHOLD_STYLE, label=f"threshold ({threshold:g})")
+    ax.set(ylabel="mean sink score", ylim=(-0.02, 1.04))
+    _counted_lengths(ax, lengths, prompts, most=10)
+    figure.legend(loc="outside lower center", ncols=2)
+    figure.suptitle(f"{model}, every head, n prompts cut to each length")
+    return figure
+
+
+def _counted_lengths(ax: Axes, lengths: np.ndarray, prompts: np.ndarray, most: int) -> None:
+    """The axis of lengths with `most` ticks at most, and below each the number of prompts that reach it."""
+    length_axis(ax, int(lengths.max()))
+    counts = dict(zip(lengths.tolist(), prompts.tolist(), strict=True))
+    ticks = [int(tick) for tick in ax.get_xticks()]
+    ticks = ticks[:: -(-len(ticks) // most)]
+    ax.set_xticks(ticks, [f"{tick}\n{counts[tick]}" for tick in ticks])
+    ax.set_xlabel("prompt length (tokens)\nbelow: n, prompts that reach it")
+    light_grid(ax)

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
-from sinkstudy.figures.style import SCORE_MAP, new_figure, styled
+from sinkstudy.figures.style import PAGE, SCORE_MAP, new_figure, styled
 
 _MAX_LABELS = 40
 _MARKS = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥"})
@@ -26,18 +26,24 @@ class ExampleMap:
 @styled
 def maps_figure(model: str, prompt: str, tokens: list[str], examples: list[ExampleMap]) -> Figure:
     """Example maps side by side; token labels where there are few enough to read."""
-    figure, axes = new_figure(2.6 * len(examples) + 0.6, 3.5, columns=len(examples))
+    labelled = len(tokens) <= _MAX_LABELS
+    figure, axes = new_figure(PAGE, 2.5, columns=len(examples))
+    later = np.triu(np.ones((len(tokens), len(tokens)), bool), 1)
     for ax, example in zip(axes, examples, strict=True):
-        image = ax.imshow(example.attention, cmap=SCORE_MAP, vmin=0, vmax=1, interpolation="nearest")
-        ax.set_title(f"{example.kind}: layer {example.layer}, head {example.head}\nsink score {example.score:.2f}")
-        ax.set(xlabel="key", ylabel="query")
-        ax.spines[["top", "right"]].set_visible(True)
-        if len(tokens) <= _MAX_LABELS:
+        attention = np.ma.array(example.attention, mask=later)  # keys after the query stay white
+        image = ax.imshow(attention, cmap=SCORE_MAP, vmin=0, vmax=1, interpolation="nearest")
+        ax.set_title(
+            f"{example.kind}\nlayer {example.layer}, head {example.head}: score {example.score:.2f}", fontsize=7
+        )
+        ax.set(xlabel="key")
+        if labelled:
             labels = [_visible(t) for t in tokens]
-            size = 6 if len(tokens) <= 20 else 4.5
+            size = 6 if len(tokens) <= 16 else 4.5 if len(tokens) <= 24 else 3.5
             ax.set_xticks(range(len(tokens)), labels, rotation=90, fontsize=size)
             ax.set_yticks(range(len(tokens)), labels, fontsize=size)
-    figure.colorbar(image, ax=axes, shrink=0.7, label="attention")
+            ax.tick_params(length=1.5, pad=1)
+    axes[0].set_ylabel("query")
+    figure.colorbar(image, ax=axes, shrink=0.6, label="attention", pad=0.03)
     figure.suptitle(f"{model}, prompt “{prompt}” ({len(tokens)} tokens)")
     return figure
 

@@ -5,10 +5,14 @@ from functools import wraps
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
+# Widths in inches. At a column's width (3.4 in) the wide ones are still 5 points and more.
+COLUMN, PAGE = 3.4, 5.4
 SCORE_MAP = "cividis"  # even in lightness, so it reads in greyscale and with any colour vision
 # Okabe-Ito colours in an order whose greys differ; line styles and markers repeat the distinction.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -16,17 +20,23 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), "-")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 NULL_STYLE = {"color": "black", "linestyle": (0, (2, 2)), "linewidth": 1.2, "zorder": 3}  # above a model that equals it
 THRESHOLD_STYLE = {"color": "#B00020", "linestyle": "-", "linewidth": 1.0}
+HEAD_STYLE = {"color": "0.45", "linewidth": 0.5, "alpha": 0.6}  # one thin line per head
 
 _RC = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
-    "axes.titlesize": 8.5,
-    "figure.titlesize": 9,
+    "axes.titlesize": 8,
+    "figure.titlesize": 8.5,
     "axes.labelsize": 8,
     "legend.fontsize": 7,
     "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.4,
+    "hatch.linewidth": 0.6,
     "savefig.dpi": 200,
     "svg.hashsalt": "sinkstudy",  # element ids are random without it
     "svg.fonttype": "path",
@@ -53,6 +63,21 @@ def new_figure(
     return figure, figure.subplots(rows, columns, squeeze=False, **grid).ravel().tolist()
 
 
+def series_style(i: int) -> dict[str, object]:
+    """Colour and line style of the i-th series; they repeat after seven."""
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+
+
+def band(axes: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, color: str) -> None:
+    """An interval around a line, pale enough to see through; undefined stretches stay empty."""
+    axes.fill_between(x, np.asarray(low, float), np.asarray(high, float), color=color, alpha=0.2, linewidth=0)
+
+
+def light_grid(axes: Axes) -> None:
+    axes.grid(color="0.88", linewidth=0.5)
+    axes.set_axisbelow(True)
+
+
 def length_axis(axes: Axes, longest: int) -> None:
     """A logarithmic axis of prompt lengths with plain numbers at it."""
     axes.set_xscale("log")
@@ -70,18 +95,8 @@ def save(figure: Figure, png: Path, svg: Path) -> None:
         figure.savefig(svg, metadata={"Date": None})
 
 
-def watermark(axes: Axes, text: str = "SIMULATED") -> None:
+def watermark(axes: Axes, text: str = "SIMULATED", color: str = "white") -> None:
     """Large pale text across the axes."""
-    axes.text(
-        0.5,
-        0.5,
-        text,
-        transform=axes.transAxes,
-        rotation=35,
-        ha="center",
-        va="center",
-        fontsize=15,
-        color="white",
-        alpha=0.55,
-        weight="bold",
-    )
+    mark = axes.text(0.5, 0.5, text, transform=axes.transAxes, rotation=35, ha="center", va="center", fontsize=10)
+    mark.set(color=color, alpha=0.6, weight="bold", clip_on=True)
+    mark.set_in_layout(False)

@@ -38,6 +38,7 @@ def section(t: Tables) -> str:
             "Prompts are cut to each length (causal attention over the first tokens does not depend on later ones).",
             table(rows),
             "\n".join(lines),
+            *(figure(f"head_curves_{model}", f"{model}: every head against prompt length.") for model in t.models),
             *(
                 figure(f"lengths_{model}", f"{model}: sink percentage at each threshold, and scores beside the null.")
                 for model in t.models

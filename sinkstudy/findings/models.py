@@ -48,7 +48,7 @@ def _model(t: Tables, model: str) -> str:
                 f"heatmap_{model}_all",
                 f"{model}: mean sink score of every head, and what of it uniform attention does not explain.",
             ),
-            figure(f"layers_{model}", f"{model}: the same by layer, every head a dot."),
+            figure(f"layers_{model}", f"{model}: the same by layer, every head a dot; bars: 95% over prompts."),
             source(f"heads/{model}.csv", f"correlation/{model}.csv"),
         ]
     )

@@ -78,3 +78,10 @@ def fitted_captures(wildcards):
 def correlation_lengths():
     """Lengths at which the correlation over all prompts is tabulated: a grid, and the simulated lengths."""
     return sorted({2, 4, 8, 10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048} | SIMULATED_LENGTHS)
+
+
+def drawn(name, category, kind, figure, caption=None):
+    """A figure in every format, as `snakemake --report` files it: by category (a model), kind, and name."""
+    about = {"category": category, "subcategory": kind, "caption": f"../report/{caption or kind}.rst"}
+    labels = [{"figure": figure, "format": ending} for ending in FORMATS]
+    return [report(f"results/figures/{name}.{label['format']}", labels=label, **about) for label in labels]

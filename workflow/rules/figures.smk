@@ -3,7 +3,7 @@ FIGURES = [
     for ending in FORMATS
     for name in (
         *expand("heatmap_{model}_{set}", model=MODELS, set=[*SETS, "all"]),
-        *expand("{kind}_{model}", kind=["contour", "layers", "lengths", "maps", "timing"], model=MODELS),
+        *expand("{kind}_{model}", kind=["contour", "head_curves", "layers", "lengths", "maps", "timing"], model=MODELS),
         *expand("simulated_{preset}", preset=PRESETS),
         *expand("comparison_{kind}", kind=COMPARISONS),
     )
@@ -15,23 +15,12 @@ if len(set(FIGURES)) < len(FIGURES):
 
 rule heatmaps:
     input:
-        "results/heads/{model}.csv",
+        heads="results/heads/{model}.csv",
+        profile="results/layer_profile/{model}.csv",
     output:
-        [
-            report(
-                f"results/figures/{kind}.{ending}",
-                category="{model}",
-                subcategory=sub,
-                labels={"figure": label, "format": ending},
-                caption=f"../report/{sub}.rst",
-            )
-            for ending in FORMATS
-            for kind, sub, label in (
-                *((f"heatmap_{{model}}_{name}", "heatmap", name) for name in [*SETS, "all"]),
-                ("contour_{model}", "contour", "all prompts"),
-                ("layers_{model}", "layers", "all prompts"),
-            )
-        ],
+        [drawn(f"heatmap_{{model}}_{name}", "{model}", "heads", f"set {name}", "heatmap") for name in [*SETS, "all"]],
+        drawn("contour_{model}", "{model}", "heads", "threshold contour", "contour"),
+        drawn("layers_{model}", "{model}", "heads", "layers", "layers"),
     log:
         "logs/figures/heatmaps_{model}.log",
     conda:
@@ -48,16 +37,13 @@ rule heatmaps:
         "../scripts/fig_heatmaps.py"
 
 
-rule lengths_figure:
+rule lengths_figures:
     input:
-        "results/lengths/{model}.csv",
+        captures=captures,
+        curves="results/curves/{model}.csv",
     output:
-        report(
-            expand("results/figures/lengths_{{model}}.{ending}", ending=FORMATS),
-            category="{model}",
-            subcategory="lengths",
-            caption="../report/lengths.rst",
-        ),
+        heads=drawn("head_curves_{model}", "{model}", "lengths", "every head", "head_curves"),
+        lengths=drawn("lengths_{model}", "{model}", "lengths", "sinks and scores"),
     log:
         "logs/figures/lengths_{model}.log",
     conda:
@@ -67,6 +53,7 @@ rule lengths_figure:
         runtime=30,
     params:
         code=code_of("fig_lengths.py"),
+        threshold=THRESHOLD,
     message:
         "Drawing scores of {wildcards.model} against length"
     script:
@@ -78,12 +65,7 @@ rule maps_figure:
         captures=captures,
         scores="results/scores/{model}.csv",
     output:
-        report(
-            expand("results/figures/maps_{{model}}.{ending}", ending=FORMATS),
-            category="{model}",
-            subcategory="maps",
-            caption="../report/maps.rst",
-        ),
+        drawn("maps_{model}", "{model}", "maps", "three heads"),
     log:
         "logs/figures/maps_{model}.log",
     conda:
@@ -103,12 +85,7 @@ rule timing_figure:
     input:
         "results/benchmark/{model}.csv",
     output:
-        report(
-            expand("results/figures/timing_{{model}}.{ending}", ending=FORMATS),
-            category="{model}",
-            subcategory="timing",
-            caption="../report/timing.rst",
-        ),
+        drawn("timing_{model}", "{model}", "timing", "time and speedup"),
     log:
         "logs/figures/timing_{model}.log",
     conda:
@@ -128,12 +105,7 @@ rule simulated_figure:
     input:
         "results/simulation/{preset}.h5",
     output:
-        report(
-            expand("results/figures/simulated_{{preset}}.{ending}", ending=FORMATS),
-            category="simulated",
-            subcategory="{preset}",
-            caption="../report/simulated.rst",
-        ),
+        drawn("simulated_{preset}", "simulated", "{preset}", "scores and decisions", "simulated"),
     log:
         "logs/figures/simulated_{preset}.log",
     conda:
@@ -154,14 +126,7 @@ rule comparison_figures:
         "results/comparison.csv",
     output:
         [
-            report(
-                f"results/figures/comparison_{kind}.{ending}",
-                category="comparison",
-                subcategory=kind.replace("_", " "),
-                labels={"format": ending},
-                caption="../report/comparison.rst",
-            )
-            for ending in FORMATS
+            drawn(f"comparison_{kind}", "comparison", kind.replace("_", " "), "bars", "comparison")
             for kind in COMPARISONS
         ],
     log:

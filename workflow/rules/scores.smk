@@ -44,7 +44,8 @@ rule heads:
     input:
         "results/scores/{model}.csv",
     output:
-        "results/heads/{model}.csv",
+        heads="results/heads/{model}.csv",
+        profile="results/layer_profile/{model}.csv",
     log:
         "logs/heads/{model}.log",
     conda:
@@ -54,6 +55,7 @@ rule heads:
         runtime=30,
     params:
         code=code_of("heads.py"),
+        resampling=dict(sorted(config["statistics"].items())),
     message:
         "Averaging the heads of {wildcards.model} over prompts"
     script:

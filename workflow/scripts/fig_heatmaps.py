@@ -8,12 +8,12 @@ from sinkstudy.joblog import job_log
 from sinkstudy.tables import read_tables
 
 with job_log(snakemake.log[0]):
-    heads = read_tables(snakemake.input)
+    heads, layers = read_tables([snakemake.input.heads]), read_tables([snakemake.input.profile])
     model, threshold = snakemake.wildcards.model, snakemake.params.threshold
     every = heads[heads["set"] == "all"]
     figures = {f"heatmap_{model}_{name}": score_heatmap(part) for name, part in heads.groupby("set", sort=False)}
     figures[f"contour_{model}"] = contour_heatmap(every, threshold)
-    figures[f"layers_{model}"] = layer_bars(every, threshold)
+    figures[f"layers_{model}"] = layer_bars(every, layers, threshold)
     folder = Path(snakemake.output[0]).parent
     for name, figure in figures.items():
         save(figure, folder / f"{name}.png", folder / f"{name}.svg")

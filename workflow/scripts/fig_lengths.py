@@ -1,9 +1,19 @@
-"""Scores of one model against prompt length."""
+"""Sinks and scores of one model against prompt length: over all heads, and head by head."""
 
-from sinkstudy.figures.lengths import length_figure
+from pathlib import Path
+
+from sinkstudy.figures.lengths import head_curves_figure, length_figure
 from sinkstudy.figures.style import save
 from sinkstudy.joblog import job_log
+from sinkstudy.profile import head_curves
+from sinkstudy.scores import null_score
+from sinkstudy.store import read_captures
 from sinkstudy.tables import read_tables
 
 with job_log(snakemake.log[0]):
-    save(length_figure(read_tables(snakemake.input)), *snakemake.output)
+    curves = read_tables([snakemake.input.curves])
+    save(length_figure(curves[curves["set"] == "all"]), *snakemake.output.lengths)
+    scores, prompts = head_curves(read_captures([Path(path) for path in snakemake.input.captures]))
+    null = null_score(range(1, len(prompts) + 1))
+    figure = head_curves_figure(snakemake.wildcards.model, scores, prompts, null, snakemake.params.threshold)
+    save(figure, *snakemake.output.heads)

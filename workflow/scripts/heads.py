@@ -1,8 +1,12 @@
-"""Average every head of one model over the prompts of each set, and over all."""
+"""Average every head of one model over the prompts of each set and over all, and every layer over its heads."""
 
 from sinkstudy.joblog import job_log
+from sinkstudy.profile import layer_table
+from sinkstudy.resampling import Resampling
 from sinkstudy.scores import head_table
 from sinkstudy.tables import read_tables, write_table
 
 with job_log(snakemake.log[0]):
-    write_table(head_table(read_tables(snakemake.input)), snakemake.output[0])
+    scores = read_tables(snakemake.input)
+    write_table(head_table(scores), snakemake.output.heads)
+    write_table(layer_table(scores, Resampling(**snakemake.params.resampling)), snakemake.output.profile)
