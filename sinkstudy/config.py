@@ -1,7 +1,8 @@
 """Checking a configuration against its JSON schema, with sentences a person can act on."""
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError, best_match
 
+from sinkstudy.checkpoint import check_checkpoint
 from sinkstudy.errors import StudyError
 from sinkstudy.sources import as_path, is_local
 
@@ -28,51 +30,108 @@ _Validator = validators.extend(
 )
 
 
-def check_config(config: Mapping[str, Any], schema_path: Path, root: Path) -> dict[str, Any]:
-    """Return `config` with the schema's defaults filled in.
+def check_config(config: Mapping[str, Any], schema_path: Path, root: Path, name: str = "config.yaml") -> dict[str, Any]:
+    """Return `config`, read from the file `name`, with the schema's defaults filled in.
 
     Raises StudyError naming the offending key when the schema refuses the configuration, when a model's local
     directory (looked up from `root`) does not exist, when a simulation is fitted to a model that is not there, or
     when `prompts` or the benchmark text is not a file.
     """
-    schema = yaml.safe_load(schema_path.read_text(encoding="utf-8"))
+    try:
+        return _checked(config, yaml.safe_load(schema_path.read_text(encoding="utf-8")), root)
+    except StudyError as error:
+        raise StudyError(f"{name}: {error}") from None
+
+
+def _checked(config: Mapping[str, Any], schema: Mapping[str, Any], root: Path) -> dict[str, Any]:
     filled = _with_defaults(config, schema, schema)
     error = best_match(_Validator(schema).iter_errors(filled))
     if error is not None:
         raise StudyError(_sentence(error))
     for name, model in filled["models"].items():
-        _check_source(name, model["source"], root)
+        _check_source(name, model, root)
     for name, preset in filled["simulation"].items():
         if preset.get("fitted_to", next(iter(filled["models"]))) not in filled["models"]:
             raise StudyError(
-                f"config.yaml: simulation.{name}.fitted_to is {preset['fitted_to']!r}, which is not among models "
+                f"simulation.{name}.fitted_to is {preset['fitted_to']!r}, which is not among models "
                 f"({', '.join(filled['models'])}); name one of them."
             )
     for key, file in (("prompts", filled["prompts"]), ("benchmark.text", filled["benchmark"]["text"])):
         if not (root / file).is_file():
-            raise StudyError(f"config.yaml: {key} is {file!r}, which is not a file; name an existing one.")
+            raise StudyError(f"{key} is {file!r}, which is not a file; name an existing one.")
     if filled["sinks"]["threshold"] not in filled["sinks"]["thresholds"]:
         raise StudyError(
-            f"config.yaml: sinks.threshold {filled['sinks']['threshold']} is not among sinks.thresholds "
+            f"sinks.threshold {filled['sinks']['threshold']} is not among sinks.thresholds "
             f"{filled['sinks']['thresholds']}; add it there, since the tables cover those."
         )
     return filled
 
 
-def _check_source(name: str, source: str, root: Path) -> None:
-    path = root / as_path(source)
+def check_yaml(paths: Iterable[Path]) -> None:
+    """Raise StudyError naming file and line where a configuration file is no YAML mapping, or repeats a key.
+
+    Of a repeated key YAML keeps the last value in silence. The first path may be missing when others are given.
+    """
+    first, *others = paths
+    if not first.is_file() and not others:
+        raise StudyError(f"{first}: there is no such file; run in the folder of the study, or give --configfile.")
+    for path in filter(Path.is_file, (first, *others)):
+        try:
+            node = yaml.compose(path.read_bytes().decode("utf-8-sig"), yaml.SafeLoader)
+        except UnicodeDecodeError:
+            raise StudyError(f"{path}: is not valid UTF-8; save the file as UTF-8.") from None
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+            problem = getattr(error, "problem", None) or getattr(error, "reason", "cannot be read")
+            raise StudyError(f"{path}: {where}this is not YAML ({problem}).") from None
+        if not isinstance(node, yaml.MappingNode):
+            raise StudyError(f"{path}: must hold keys and values, such as 'prompts: prompts.tsv'.")
+        _check_repeated(path, node)
+
+
+def _check_repeated(path: Path, top: yaml.Node) -> None:
+    waiting, visited = [top], set()  # an alias may lead back to a node that holds it
+    while waiting:
+        node = waiting.pop()
+        if id(node) in visited or isinstance(node, yaml.ScalarNode):
+            continue
+        visited.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+            continue
+        seen = set()
+        for key, value in node.value:
+            waiting.append(value)
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                line = key.start_mark.line + 1
+                raise StudyError(f"{path}: line {line}: the key {key.value!r} is here for the second time; remove one.")
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+
+
+def check_folders(paths: Iterable[Path], writable: bool = False) -> None:
+    """Raise StudyError naming a folder for results that is none or, where asked, that cannot be written."""
+    for path in paths:
+        if path.exists() and not path.is_dir():
+            raise StudyError(f"{path}: is not a directory; rename it, results go into a directory of that name.")
+        if writable and path.is_dir() and not os.access(path, os.W_OK):
+            raise StudyError(f"{path}: cannot be written (permissions, or a read-only file system); mend that first.")
+
+
+def _check_source(name: str, model: Mapping[str, Any], root: Path) -> None:
+    source = model["source"]
     if not is_local(source, root):
         return
+    path = root / as_path(source)
     if not path.is_dir():
         raise StudyError(
-            f"config.yaml: models.{name}.source is {source!r}, but there is no such directory; give a directory in "
+            f"models.{name}.source is {source!r}, but there is no such directory; give a directory in "
             "Hugging Face format or a Hub id like 'owner/name'."
         )
-    if not (path / "config.json").is_file():
-        raise StudyError(
-            f"config.yaml: models.{name}.source {source!r} holds no config.json; give a directory in Hugging Face "
-            "format."
-        )
+    try:
+        check_checkpoint(path, weights=model["random_weights"] is None)
+    except StudyError as error:
+        raise StudyError(f"models.{name}.source: {error}") from None
 
 
 def _with_defaults(value: Any, schema: Mapping[str, Any], top: Mapping[str, Any]) -> Any:
@@ -94,7 +153,7 @@ def _with_defaults(value: Any, schema: Mapping[str, Any], top: Mapping[str, Any]
 
 def _sentence(error: ValidationError) -> str:
     where = ".".join(str(part) for part in error.absolute_path)
-    named = f"config.yaml: {where}" if where else "config.yaml"
+    named = where or "the configuration"
     rule, found = error.validator, error.instance
     if "propertyNames" in error.absolute_schema_path:
         rest = "a name may hold letters, digits, '.', '_' and '-', and starts with a letter or digit."
@@ -103,7 +162,7 @@ def _sentence(error: ValidationError) -> str:
         known = error.schema.get("properties", {})
         unknown = ", ".join(repr(str(key)) for key in found if key not in known)
         place = f" in {where}" if where else ""
-        return f"config.yaml: unknown key {unknown}{place}; known keys are {', '.join(known)}."
+        return f"unknown key {unknown}{place}; known keys are {', '.join(known)}."
     if rule == "required":
         missing = ", ".join(repr(key) for key in error.validator_value if key not in found)
         return f"{named} lacks {missing}."

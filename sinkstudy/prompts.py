@@ -63,11 +63,14 @@ def digest(prompts: list[Prompt]) -> str:
 
 
 def _rows(path: Path, reader: csv.DictReader) -> Iterator[dict]:
+    start = reader.line_num + 1
     try:
-        yield from reader
+        for row in reader:
+            yield row
+            start = reader.line_num + 1
     except csv.Error as error:
         raise StudyError(
-            f"{path}: the quotes up to line {reader.line_num} do not fit ({error}); begin and end a quoted text with "
+            f"{path}: the quotes of the row at line {start} do not fit ({error}); begin and end a quoted text with "
             'one ", and write " inside it as "".'
         ) from None
 

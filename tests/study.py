@@ -45,11 +45,24 @@ def write_prompts(folder: Path, prompts: list[tuple]) -> None:
 
 def snakemake(folder: Path, *arguments: str, snakefile: Path = ROOT / "Snakefile") -> subprocess.CompletedProcess:
     """Run Snakemake in `folder` as a user would."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--directory", str(folder)]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [*command, "--cores", "4", *arguments], capture_output=True, text=True, env=environment, check=False
-    )
+    command = _command(folder, arguments, snakefile)
+    return subprocess.run(command, capture_output=True, text=True, env=_offline(), check=False)
+
+
+def start_snakemake(folder: Path, *arguments: str, snakefile: Path = ROOT / "Snakefile") -> subprocess.Popen:
+    """Start Snakemake in `folder`, its output going to `run.txt` there, and do not wait for it."""
+    with (folder / "run.txt").open("a", encoding="utf-8") as output:
+        command = _command(folder, arguments, snakefile)
+        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=_offline())
+
+
+def _command(folder: Path, arguments: tuple[str, ...], snakefile: Path) -> list[str]:
+    start = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--directory", str(folder)]
+    return [*start, "--cores", "4", *arguments]
+
+
+def _offline() -> dict[str, str]:
+    return os.environ | {"HF_HUB_OFFLINE": "1"}
 
 
 def planned(folder: Path, *arguments: str, snakefile: Path = ROOT / "Snakefile") -> dict[str, int]:

@@ -3,8 +3,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from sinkstudy.config import check_config
 from sinkstudy.errors import StudyError
@@ -20,7 +22,9 @@ def project(tmp_path_factory) -> Path:
     """A folder with everything that the smallest configuration names."""
     root = tmp_path_factory.mktemp("project")
     (root / "models/tiny").mkdir(parents=True)
-    (root / "models/tiny/config.json").write_text("{}")
+    for file in ("config.json", "tokenizer.json"):
+        (root / "models/tiny" / file).write_text("{}")
+    save_file({"weight": np.zeros(2)}, root / "models/tiny/model.safetensors")
     (root / "models/empty").mkdir()
     (root / "benchmarks").mkdir()
     for file in ("prompts.tsv", "benchmarks/heldout.txt"):

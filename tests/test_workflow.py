@@ -24,36 +24,6 @@ TABLES = {
     "speedup_vs_sdpa speedup_vs_eager ceiling peak_mb kv_cache_mb kl top1_agreement perplexity_ratio device kernel",
 }
 
-BAD_STUDIES = {
-    "unknown key": ({"colour": 1}, PROMPTS, "unknown key 'colour'"),
-    "unknown key below": ({"sinks": {"treshold": 0.9}}, PROMPTS, "unknown key 'treshold' in sinks"),
-    "threshold above 1": ({"sinks": {"threshold": 1.5}}, PROMPTS, "sinks.threshold is 1.5"),
-    "threshold 0": ({"sinks": {"threshold": 0}}, PROMPTS, "sinks.threshold is 0"),
-    "model path": ({"models": {"m": {"source": "./none"}}}, PROMPTS, "models.m.source is './none'"),
-    "duplicate prompt": ({}, [PROMPTS[0], PROMPTS[0]], "prompt id 'hello' appears twice"),
-    "empty prompt": ({}, [("a", "short", " ")], "text of prompt 'a' is empty"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_STUDIES)
-def test_bad_input_is_one_sentence_before_any_job(name, tmp_path):
-    changes, prompts, sentence = BAD_STUDIES[name]
-    result = snakemake(write_study(tmp_path, SMALL | changes, prompts))
-    assert result.returncode != 0
-    text = result.stdout + result.stderr
-    assert sentence in text
-    assert "Traceback" not in text
-    assert "rule " not in text
-    assert not (tmp_path / "results").exists()
-
-
-def test_a_missing_prompts_column_is_one_sentence(tmp_path):
-    write_study(tmp_path)
-    (tmp_path / "prompts.tsv").write_text("prompt\tset\nhello\tshort\n")
-    result = snakemake(tmp_path)
-    assert result.returncode != 0
-    assert "the column 'text' is missing" in result.stderr + result.stdout
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

@@ -4,10 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
-
-from sinkstudy.config import check_config, control_pairs
-from sinkstudy.errors import StudyError
+from sinkstudy.config import check_config, check_folders, control_pairs
 from sinkstudy.fingerprint import fingerprint
 from sinkstudy.prompts import digest, read_prompts, shards
 from sinkstudy.sources import as_path, is_local, model_files
@@ -16,12 +13,11 @@ ROOT = Path(workflow.basedir)
 # Jobs in an environment of their own (conda, container) find the library in this checkout.
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
 
-try:
-    config.update(check_config(config, ROOT / "workflow/schemas/config.schema.yaml", Path.cwd()))
-    PROMPTS = read_prompts(Path(config["prompts"]))
-except StudyError as error:
-    raise WorkflowError(str(error)) from None
-
+SOURCE = " and ".join(dict.fromkeys(os.path.relpath(file) for file in workflow.configfiles))
+config.update(checked(check_config, config, ROOT / "workflow/schemas/config.schema.yaml", Path.cwd(), SOURCE))
+FOLDERS = [Path("results"), Path("logs")]
+checked(check_folders, FOLDERS)
+PROMPTS = checked(read_prompts, Path(config["prompts"]))
 MODELS = sorted(config["models"])
 SETS = list(dict.fromkeys(prompt.set for prompt in PROMPTS))
 SHARDS = shards(PROMPTS, config["capture"]["prompts_per_job"])
@@ -33,6 +29,11 @@ STATISTICS = ["correlation", "curves", "weakening", "layer_pairs", "persistence"
 REPORTED_LENGTHS = [2, 10, 24, 64]
 SIMULATED_LENGTHS = {n for preset in config["simulation"].values() for n in preset["lengths"]}
 COMPARISONS = ["short_vs_long", "model_vs_model", *(["measured_vs_simulated"] if PRESETS else [])]
+
+
+onstart:
+    # Not earlier: results that cannot be written can still be looked at.
+    checked(check_folders, FOLDERS, True)
 
 
 wildcard_constraints:

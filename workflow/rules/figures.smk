@@ -10,7 +10,7 @@ FIGURES = [
 ]
 
 if len(set(FIGURES)) < len(FIGURES):
-    raise WorkflowError("models and prompt sets give two figures the same name; rename one of them.")
+    sys.exit("error: models and prompt sets give two figures the same name; rename one of them.")
 
 
 rule heatmaps:
