@@ -29,7 +29,7 @@ def example_maps(captures: list[Path], scores: pd.DataFrame) -> tuple[str, list[
     heads = scores[scores["prompt"] == prompt]
     path = stored[prompt]
     with open_capture(path) as file:
-        rows = {int(layer): row for row, layer in enumerate(file[prompt]["layers"][()])}
+        rows = {int(layer): row for row, layer in enumerate(file.attrs["layers"])}
     chosen = {
         "highest score": heads["sink_score"].idxmax(),
         "nearest one half": (heads["sink_score"] - 0.5).abs().idxmin(),

@@ -1,5 +1,6 @@
 """Loading causal language models and their tokenizers, with a record of exactly what was loaded."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,14 +89,21 @@ def context_length(model: PreTrainedModel) -> int | None:
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def encode(loaded: LoadedModel, text: str, prompt: str) -> list[int]:
-    """As `tokenize`; also raises StudyError where there are more tokens than the model's context holds."""
-    ids, context = tokenize(loaded, text, prompt), context_length(loaded.model)
-    if context is not None and len(ids) > context:
-        raise StudyError(
-            f"prompt {prompt!r} has {len(ids)} tokens, but {loaded.spec.source!r} takes at most {context}; shorten it."
-        )
-    return ids
+def encode(loaded: LoadedModel, texts: Mapping[str, str]) -> dict[str, list[int]]:
+    """Token ids of every prompt, by prompt id, in the order given.
+
+    Raises StudyError as `tokenize` does, and where a prompt has more tokens than the model's context holds.
+    """
+    drawn = loaded.tokenizer(list(texts.values()), add_special_tokens=loaded.spec.bos == "auto", verbose=False)
+    token_ids = {p: _checked(loaded, ids, p) for p, ids in zip(texts, drawn["input_ids"], strict=True)}
+    context = context_length(loaded.model)
+    for prompt, ids in token_ids.items():
+        if context is not None and len(ids) > context:
+            raise StudyError(
+                f"prompt {prompt!r} has {len(ids)} tokens, but {loaded.spec.source!r} takes at most {context}; "
+                "shorten it."
+            )
+    return token_ids
 
 
 def tokenize(loaded: LoadedModel, text: str, prompt: str) -> list[int]:
@@ -103,16 +111,21 @@ def tokenize(loaded: LoadedModel, text: str, prompt: str) -> list[int]:
 
     Raises StudyError for a doubled beginning-of-sequence token, or a token the model has no embedding for.
     """
-    tokenizer, bos = loaded.tokenizer, loaded.tokenizer.bos_token_id
-    ids = list(tokenizer(text, add_special_tokens=loaded.spec.bos == "auto", verbose=False)["input_ids"])
+    drawn = loaded.tokenizer(text, add_special_tokens=loaded.spec.bos == "auto", verbose=False)
+    return _checked(loaded, drawn["input_ids"], prompt)
+
+
+def _checked(loaded: LoadedModel, ids: list[int], prompt: str) -> list[int]:
+    """The ids with the BOS token the settings ask for, if they can be the model's input."""
+    bos, bos_text = loaded.tokenizer.bos_token_id, loaded.tokenizer.bos_token
     if loaded.spec.bos == "always":
         if bos is None:
             raise StudyError(f"model {loaded.spec.source!r}: bos is 'always', but its tokenizer has no BOS token.")
         ids = [bos, *ids]
     if bos is not None and ids[:2] == [bos, bos]:
         raise StudyError(
-            f"prompt {prompt!r}: its tokens begin with BOS twice; the text already holds {tokenizer.bos_token!r}, so "
-            "remove it there or set bos to 'never'."
+            f"prompt {prompt!r}: its tokens begin with BOS twice; the text already holds {bos_text!r}, so remove "
+            "it there or set bos to 'never'."
         )
     if not ids:
         raise StudyError(f"prompt {prompt!r} has no tokens under the tokenizer of {loaded.spec.source!r}.")

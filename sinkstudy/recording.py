@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from sinkstudy.prompts import Prompt
 from sinkstudy.store import CaptureWriter, LayerRecord
 
 _TOKENS_PER_BATCH = 4096
+# Maps are rounded to multiples of 2^-14, below float16's own error near 1; their noise would fill a third of the room.
+_MAP_STEPS = 1 << 14
 # Rows further from 1 than this are a broken mask or kernel, not rounding.
 _ROW_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
@@ -29,7 +32,7 @@ def record(path: Path, name: str, loaded: LoadedModel, prompts: list[Prompt], ma
     Prompts of similar length share a forward pass; maps are stored for prompts of at most `maps_max_tokens`.
     Raises StudyError naming model, layer and prompt when attention is not finite or does not sum to 1.
     """
-    token_ids = {p.id: encode(loaded, p.text, p.id) for p in prompts}
+    token_ids = encode(loaded, {p.id: p.text for p in prompts})
     decoded = cache(lambda token: loaded.tokenizer.decode([token]))
     with CaptureWriter(path, _attributes(name, loaded), KEY_CLASSES) as writer:
         for prompt in prompts:
@@ -52,34 +55,59 @@ def _record_batch(
     padded = torch.zeros(len(batch), max(lengths), dtype=torch.long)
     for row, prompt in enumerate(batch):
         padded[row, : lengths[row]] = torch.tensor(token_ids[prompt])
+    own = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]  # (batch, query): not padding
+    tolerance = _ROW_TOLERANCE[loaded.model.dtype]
 
     def write(layer: int, masses: Masses) -> None:
-        keys, error = masses.keys.cpu().numpy(), masses.row_error.item()
-        norms, sums, maps = (None if t is None else t.cpu().numpy() for t in _kept(masses))
-        all_finite = np.isfinite(keys).all()
+        kept = _Kept.of(masses, own)
         for row, (prompt, n) in enumerate(zip(batch, lengths, strict=True)):
-            where = f"model {name!r}, layer {layer}, prompt {prompt!r}"
-            if not all_finite and not np.isfinite(keys[row, :, :n]).all():
+            if not kept.finite[row]:
+                where = f"model {name!r}, layer {layer}, prompt {prompt!r}"
                 raise StudyError(f"{where}: attention is not finite; check the weights and the dtype.")
-            if all_finite and not error <= _ROW_TOLERANCE[loaded.model.dtype]:
+            if not kept.row_error[row] <= tolerance:
+                where, error = f"model {name!r}, layer {layer}, prompt {prompt!r}", kept.row_error[row]
                 raise StudyError(f"{where}: attention rows miss a sum of 1 by {error:.1e}; check the model's mask.")
-            record = LayerRecord(
-                key_mass=keys[row, :, :n],
-                output_norm=np.full(keys.shape[1], np.nan) if norms is None else norms[row, :, :n].mean(-1),
-                row_error=error,
-                row_sum=None if sums is None else sums[row, :, :n],
-                attention=None if maps is None else maps[row, :, :n, :n],
-            )
-            writer.add_layer(prompt, layer, record)
+            writer.add_layer(prompt, layer, kept.record(row, n))
 
     watch_forward(loaded.model, padded, write, maps=max(lengths) <= maps_max_tokens, norms=True)
     for prompt in batch:
         writer.finish(prompt)
 
 
-def _kept(masses: Masses) -> tuple[torch.Tensor | None, ...]:
-    """Output norms, row sums and maps, as far as they are to be stored; row sums only where they are not 1."""
-    return masses.output_norm, masses.row_sum if masses.learned_sinks else None, masses.map
+@dataclass(frozen=True)
+class _Kept:
+    """What is stored of one layer of a batch, on the host, padding included."""
+
+    keys: np.ndarray  # (batch, head, query, key_class)
+    finite: np.ndarray  # (batch,)
+    row_error: np.ndarray  # (batch,)
+    output_norm: np.ndarray | None  # (batch, head)
+    row_sum: np.ndarray | None  # (batch, head, query)
+    maps: np.ndarray | None  # (batch, head, query, key) float16
+
+    @classmethod
+    def of(cls, masses: Masses, own: torch.Tensor) -> "_Kept":
+        own = own.to(masses.keys.device)
+        norm, maps = masses.output_norm, masses.map
+        kept = (
+            masses.keys,
+            (masses.keys.isfinite().all(-1).all(1) | ~own).all(-1),
+            masses.row_error,
+            None if norm is None else (norm * own[:, None]).sum(-1) / own.sum(-1, keepdim=True),
+            masses.row_sum if masses.learned_sinks else None,  # 1 elsewhere
+            None if maps is None else (maps * _MAP_STEPS).round_().div_(_MAP_STEPS).half(),
+        )
+        return cls(*(None if tensor is None else tensor.cpu().numpy() for tensor in kept))
+
+    def record(self, row: int, n: int) -> LayerRecord:
+        """One prompt of the batch, without its padding."""
+        return LayerRecord(
+            key_mass=self.keys[row, :, :n],
+            output_norm=np.full(self.keys.shape[1], np.nan) if self.output_norm is None else self.output_norm[row],
+            row_error=float(self.row_error[row]),
+            row_sum=None if self.row_sum is None else self.row_sum[row, :, :n],
+            attention=None if self.maps is None else self.maps[row, :, :n, :n],
+        )
 
 
 def _batches(token_ids: dict[str, list[int]], maps_max_tokens: int) -> Iterable[list[str]]:

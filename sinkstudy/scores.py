@@ -63,7 +63,7 @@ def in_batches(captures: Iterable[Capture]) -> Iterator[list[Capture]]:
     batch, held = [], 0
     for capture in captures:
         batch.append(capture)
-        held += capture.sink_mass.nbytes + capture.key_mass.nbytes
+        held += capture.nbytes
         if held >= _BATCH_BYTES:
             yield batch
             batch, held = [], 0

@@ -86,13 +86,13 @@ def test_the_three_methods_agree(heads, n):
         output, masses = method(call)
         torch.testing.assert_close(output, readable_output, atol=2e-6, rtol=0)
         torch.testing.assert_close(masses.keys, readable.keys, atol=1e-6, rtol=0)
-        assert masses.row_error < 1e-5
+        assert masses.row_error.amax() < 1e-5
 
 
 def test_the_row_check_sees_a_log_sum_exp_that_is_wrong():
     query = torch.randn(1, 2, 50, 8)
     lse = torch.zeros(1, 2, 50)
-    assert masses_module._sampled_row_error(query, query, lse, 0.3) > 0.1
+    assert (masses_module._sampled_row_error(query, query, lse, 0.3) > 0.1).any()
 
 
 def test_bfloat16_is_close_to_eager_bfloat16():
@@ -140,9 +140,9 @@ def test_a_model_without_attention_is_refused_in_one_sentence():
 
 def test_weights_that_look_ahead_are_an_error_of_the_row():
     attention = torch.full((1, 2, 6, 6), 1 / 6)
-    assert from_map(attention, keep_map=False).row_error > 0.5
+    assert from_map(attention, keep_map=False).row_error.amin() > 0.5
     call = AttentionCall(*torch.randn(3, 1, 2, 6, 8), scale=1.0, mask=torch.ones(1, 1, 6, 6, dtype=torch.bool))
-    assert blockwise(call)[1].row_error > 0.1
+    assert blockwise(call)[1].row_error.amin() > 0.1
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "opt", "gpt_neox", "phi", "deepseek_v3", "gpt_oss", "lfm2"])

@@ -47,7 +47,7 @@ def test_random_weights_are_seeded_and_differ_from_the_checkpoint(foreign):
 @pytest.mark.parametrize(("bos", "count"), [("auto", 1), ("always", 1), ("never", 0)])
 def test_bos_is_what_the_configuration_says(foreign, bos, count):
     loaded = load_model(spec(foreign, bos=bos))
-    ids = encode(loaded, "Hello world", "p")
+    ids = encode(loaded, {"p": "Hello world"})["p"]
     assert ids.count(loaded.tokenizer.bos_token_id) == count
     assert loaded.tokenizer.decode(ids[count:]) == "Hello world"
 
@@ -55,7 +55,7 @@ def test_bos_is_what_the_configuration_says(foreign, bos, count):
 def test_a_doubled_bos_is_refused(foreign):
     loaded = load_model(spec(foreign))
     with pytest.raises(StudyError, match=r"prompt 'p'.*BOS twice"):
-        encode(loaded, loaded.tokenizer.bos_token + "Hello", "p")
+        encode(loaded, {"p": loaded.tokenizer.bos_token + "Hello"})
 
 
 def test_a_prompt_beyond_the_context_is_named(foreign):
@@ -63,13 +63,13 @@ def test_a_prompt_beyond_the_context_is_named(foreign):
     long = TEXT * 20
     assert len(tokenize(loaded, long, "p")) > 256
     with pytest.raises(StudyError, match=r"prompt 'p' has \d+ tokens, .* at most 256"):
-        encode(loaded, long, "p")
+        encode(loaded, {"short": "x", "p": long})
 
 
 @pytest.mark.parametrize("text", ["日本語 🙂", "a\u0301e\u0308", "\u202eabc\u202c", "\x07\x1b", "\t\r\n", "🏳️‍🌈" * 50])
 def test_the_reference_tokenizer_encodes_any_text(text):
     loaded = load_model(spec("models/reference"))
-    ids = encode(loaded, text, "p")
+    ids = encode(loaded, {"p": text})["p"]
     assert ids[0] == loaded.tokenizer.bos_token_id
     assert len(ids) == 1 + len(text)
 

@@ -46,7 +46,7 @@ class Masses:
 
     `keys` (batch, head, query, key_class): the mass on the first four positions, the query's own, and the one
     before it. `row_sum` (batch, head, query): the mass on all keys, or None where it was checked on sampled rows
-    instead. `row_error`: scalar, the largest |row sum - 1| seen (learned sinks counted in the sum).
+    instead. `row_error` (batch,): the largest |row sum - 1| seen (learned sinks counted in the sum).
     `learned_sinks`: whether a learned sink takes part of each row, so that `row_sum` is below 1 by design.
     `map` (batch, head, query, key): only from `explicit`. `output_norm` (batch, head, query): see `norms`.
     """
@@ -83,7 +83,7 @@ def blockwise(call: AttentionCall, block: int = _BLOCK) -> tuple[Tensor, Masses]
     return output, Masses(
         keys=torch.cat([m.keys for m in masses], dim=-2),
         row_sum=torch.cat([m.row_sum for m in masses], dim=-1),
-        row_error=torch.stack([m.row_error for m in masses]).amax(),
+        row_error=torch.stack([m.row_error for m in masses]).amax(0),
         learned_sinks=call.learned_sinks is not None,
     )
 
@@ -117,7 +117,7 @@ def from_map(attention: Tensor, keep_map: bool) -> Masses:
         keys=_key_classes(weights, queries),
         row_sum=row_sum,
         # Mass on keys that come later counts as an error of the row, as a missing mask shows itself by it.
-        row_error=torch.maximum((row_sum - 1).abs().amax(), (weights * future).sum(-1).amax()),
+        row_error=_worst(row_sum - 1, (weights * future).sum(-1)),
         map=weights if keep_map else None,
     )
 
@@ -144,15 +144,22 @@ def _rows(call: AttentionCall, start: int, stop: int, keep_map: bool) -> tuple[T
     whole = torch.softmax(logits, dim=-1)
     probabilities = whole[..., :n]
     output = probabilities.to(value.dtype) @ value
-    later = (probabilities * (positions > queries[:, None])).sum(-1)
+    row_sum = probabilities.sum(-1)
+    missing = (row_sum if call.learned_sinks is None else whole.sum(-1)) - 1
+    # Mass on keys that come later counts as an error of the row, as a mask that is not causal shows itself by it.
+    later = missing.abs() if call.mask is None else (probabilities * (positions > queries[:, None])).sum(-1)
     return output, Masses(
         keys=_key_classes(probabilities, queries),
-        row_sum=probabilities.sum(-1),
-        # Mass on keys that come later counts as an error of the row, as a mask that is not causal shows itself by it.
-        row_error=torch.maximum((whole.sum(-1) - 1).abs().amax(), later.amax()),
+        row_sum=row_sum,
+        row_error=_worst(missing, later),
         learned_sinks=call.learned_sinks is not None,
         map=probabilities if keep_map else None,
     )
+
+
+def _worst(missing: Tensor, later: Tensor) -> Tensor:
+    """Per prompt the largest error of any row, (batch,), from two errors (batch, head, query)."""
+    return torch.maximum(missing.abs(), later).amax((1, 2))
 
 
 def _per_query_head(call: AttentionCall) -> tuple[Tensor, Tensor]:
@@ -197,4 +204,4 @@ def _sampled_row_error(query: Tensor, key: Tensor, lse: Tensor, scale: float) ->
     rows = torch.unique(torch.linspace(0, n - 1, 5, device=query.device).long())
     scores = query[..., rows, :] @ key.transpose(-1, -2) * scale
     scores = scores.masked_fill(torch.arange(n, device=query.device) > rows[:, None], float("-inf"))
-    return ((scores - lse[..., rows, None]).exp().sum(-1) - 1).abs().amax()
+    return ((scores - lse[..., rows, None]).exp().sum(-1) - 1).abs().amax((1, 2))

@@ -1,0 +1,37 @@
+"""The HDF5 capture file: one group per prompt, written whole or not at all.
+
+Layout::
+
+    /{prompt}/token_ids    (query,) int32
+    /{prompt}/tokens       (query,) UTF-8 strings, each token decoded by itself
+    /{prompt}/sink_mass    (layer, head, query) float32
+    /{prompt}/key_mass     (layer, head, query, key_class) float32
+    /{prompt}/output_norm  (layer, head) float32, mean over queries; NaN where it could not be measured
+    /{prompt}/row_sum      (layer, head, query) float32, only where rows sum to less than 1 (learned sinks)
+    /{prompt}/attention    (layer, head, query, key) float16, only up to maps_max_tokens
+
+Attributes of a prompt: `set`, `row_sum_error`. Attributes of the file: `schema` and `complete`, provenance, `prompts`
+(how many), `key_classes` (the last axis of key_mass) and `layers`, the true layer indices along the layer axis: in
+some models only some layers attend.
+"""
+
+from sinkstudy.store.reading import (
+    Capture,
+    open_capture,
+    read_captures,
+    read_maps,
+    read_provenance,
+    read_tokens,
+)
+from sinkstudy.store.writing import CaptureWriter, LayerRecord
+
+__all__ = [
+    "Capture",
+    "CaptureWriter",
+    "LayerRecord",
+    "open_capture",
+    "read_captures",
+    "read_maps",
+    "read_provenance",
+    "read_tokens",
+]

@@ -1,0 +1,124 @@
+"""Reading capture files: whole prompts, single maps, provenance; whatever is damaged is refused by name."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from h5py import h5g
+
+from sinkstudy.errors import DamagedFileError, StudyError
+from sinkstudy.store.arrays import read_array, read_text
+
+SCHEMA = 2
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One prompt's capture without its maps.
+
+    `layers` are true layer indices; `row_sum` None means 1; `token_ids`, `key_mass` and `output_norm` are None
+    where only the mass on the first token was asked for.
+    """
+
+    prompt: str
+    set: str
+    token_ids: np.ndarray | None
+    layers: np.ndarray
+    sink_mass: np.ndarray
+    key_mass: np.ndarray | None
+    output_norm: np.ndarray | None
+    row_sum: np.ndarray | None
+
+    @property
+    def n_tokens(self) -> int:
+        return self.sink_mass.shape[-1]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in (self.sink_mass, self.key_mass, self.row_sum) if part is not None)
+
+
+def read_captures(paths: list[Path], *, only_sinks: bool = False) -> Iterator[Capture]:
+    """The captures of several files, one at a time, in the order in which they were written.
+
+    `only_sinks` leaves out what scores at prefix lengths do not need, and takes half the time.
+
+    Raises DamagedFileError naming the file when it is not a complete capture of this schema or is damaged.
+    """
+    for path in paths:
+        with open_capture(path) as file:
+            layers = file.attrs["layers"]
+            for name in list(file):
+                yield _read_prompt(path, file, name, layers, only_sinks)
+
+
+def read_tokens(path: Path, prompt: str) -> list[str]:
+    """The decoded tokens of one prompt."""
+    with open_capture(path) as file:
+        return [token.decode("utf-8", "replace") for token in _group(path, file, prompt)["tokens"][()]]
+
+
+def read_maps(path: Path, prompt: str, layer_row: int) -> np.ndarray | None:
+    """One layer's maps (head, query, key) float16 by row of the layer axis, or None where none were stored."""
+    with open_capture(path) as file:
+        group = _group(path, file, prompt)
+        return group["attention"][layer_row] if "attention" in group else None
+
+
+def read_provenance(path: Path | str) -> dict[str, str]:
+    """The provenance attributes of a capture file, as text."""
+    with open_capture(Path(path)) as file:
+        return {name: str(value) for name, value in file.attrs.items()}
+
+
+@contextmanager
+def open_capture(path: Path) -> Iterator[h5py.File]:
+    """A capture open for reading. Raises DamagedFileError, here or at a later read, when it is none or is damaged."""
+    try:
+        with h5py.File(path, "r") as file:
+            if not file.attrs.get("complete", False) or file.attrs.get("schema") != SCHEMA:
+                raise DamagedFileError(path, f"is not a complete capture of schema {SCHEMA}")
+            if len(file) != file.attrs["prompts"]:
+                raise DamagedFileError(path, f"holds {len(file)} of {file.attrs['prompts']} prompts")
+            yield file
+    except (OSError, KeyError, RuntimeError) as error:
+        # With an error number it is the system that failed (no such file, a lock, a lost mount), else the content.
+        if isinstance(error, OSError) and error.errno is not None and error.errno != errno.EISDIR:
+            raise StudyError(
+                f"{path}: cannot be opened ({os.strerror(error.errno)}); mend that and run again."
+            ) from None
+        reason = " ".join(str(error).strip("'\"").split())
+        raise DamagedFileError(path, f"cannot be read as a capture ({reason})") from None
+
+
+def _group(path: Path, file: h5py.File, prompt: str) -> h5py.Group:
+    if prompt not in file:
+        raise StudyError(f"{path}: holds no prompt {prompt!r}; its prompts are {', '.join(file)}.")
+    return file[prompt]
+
+
+def _read_prompt(path: Path, file: h5py.File, name: str, layers: np.ndarray, only_sinks: bool) -> Capture:
+    try:
+        group = h5g.open(file.id, name.encode())
+        capture = Capture(
+            prompt=name,
+            set=read_text(group, "set"),
+            token_ids=None if only_sinks else read_array(group, "token_ids", np.int32),
+            layers=layers,
+            sink_mass=read_array(group, "sink_mass", np.float32),
+            key_mass=None if only_sinks else read_array(group, "key_mass", np.float32),
+            output_norm=None if only_sinks else read_array(group, "output_norm", np.float32),
+            row_sum=read_array(group, "row_sum", np.float32) if b"row_sum" in group else None,
+        )
+    except ValueError as error:  # what h5py's low-level calls make of a damaged header
+        raise DamagedFileError(path, f"prompt {name!r} cannot be read ({error})") from None
+    if len(capture.sink_mass) != len(layers) or (not only_sinks and len(capture.token_ids) != capture.n_tokens):
+        raise DamagedFileError(path, f"prompt {name!r} has axes that do not fit each other")
+    if not np.isfinite(capture.sink_mass).all():
+        raise DamagedFileError(path, f"prompt {name!r} holds values that are not finite")
+    return capture

@@ -1,0 +1,138 @@
+"""Writing a capture file: under a temporary name, checked, then renamed."""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+from h5py import h5g, h5p
+
+from sinkstudy.prompts import Prompt
+from sinkstudy.store.arrays import AXES, Maps, create_array, create_attribute
+from sinkstudy.store.reading import SCHEMA, read_captures
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """What is stored of one layer of one prompt, see the layout; the first key class is the first token.
+
+    `key_mass` (head, query, key_class), `output_norm` (head,), `row_sum` (head, query) and `attention` (head, query,
+    key), of which the last is stored as float16, the others as float32.
+    """
+
+    key_mass: np.ndarray
+    output_norm: np.ndarray
+    row_error: float
+    row_sum: np.ndarray | None = None
+    attention: np.ndarray | None = None
+
+
+@dataclass
+class _Pending:
+    """One prompt's layers so far; maps are packed as they come, the rest is linear in length."""
+
+    prompt: Prompt
+    token_ids: list[int]
+    tokens: list[str]
+    group: h5g.GroupID
+    maps: Maps | None = None
+    layers: list[int] = field(default_factory=list)
+    key_mass: list[np.ndarray] = field(default_factory=list)
+    output_norm: list[np.ndarray] = field(default_factory=list)
+    row_sum: list[np.ndarray] = field(default_factory=list)
+    row_error: float = 0.0
+
+
+class CaptureWriter:
+    """Context manager that writes a capture under a temporary name and renames it when it is complete and checked.
+
+    On an exception the temporary file is removed and nothing appears under the final name.
+    """
+
+    def __init__(self, path: Path, attributes: Mapping[str, str | int | float], key_classes: tuple[str, ...]):
+        self.path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._attributes = {**attributes, "schema": SCHEMA, "complete": False, "key_classes": list(key_classes)}
+        self._layers: list[int] | None = None
+        self._pending: dict[str, _Pending] = {}
+
+    def __enter__(self) -> "CaptureWriter":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = h5py.File(self._temporary, "w", libver=("v110", "v110"), track_order=True)
+        self._names = h5p.create(h5p.LINK_CREATE)
+        self._names.set_char_encoding(h5py.h5t.CSET_UTF8)
+        try:
+            self._file.attrs.update(self._attributes)
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def begin(self, prompt: Prompt, token_ids: list[int], tokens: list[str]) -> None:
+        """Open a prompt's group; its layers follow in ascending order, then `finish`."""
+        group = h5g.create(self._file.id, prompt.id.encode(), self._names)
+        self._pending[prompt.id] = _Pending(prompt, token_ids, tokens, group)
+
+    def add_layer(self, prompt: str, layer: int, record: LayerRecord) -> None:
+        pending = self._pending[prompt]
+        pending.layers.append(layer)
+        pending.key_mass.append(record.key_mass)
+        pending.output_norm.append(record.output_norm)
+        pending.row_error = max(pending.row_error, record.row_error)
+        if record.row_sum is not None:
+            pending.row_sum.append(record.row_sum)
+        if record.attention is not None:
+            if pending.maps is None:
+                pending.maps = Maps(*record.attention.shape[:2])
+            pending.maps.add_layer(record.attention)
+
+    def finish(self, prompt: str) -> None:
+        """Write what waited and let go of it."""
+        pending = self._pending.pop(prompt)
+        if pending.layers != (self._layers or pending.layers):
+            raise RuntimeError(f"prompt {prompt!r} has layers {pending.layers}, others {self._layers}")
+        self._layers = pending.layers
+        group, tokens = pending.group, [token.encode() for token in pending.tokens]
+        create_attribute(group, "set", pending.prompt.set)
+        create_attribute(group, "row_sum_error", pending.row_error)
+        key_mass = np.array(pending.key_mass, np.float32)
+        if key_mass.shape[2] != len(tokens):
+            raise RuntimeError(f"prompt {prompt!r} has {len(tokens)} tokens, but masses of {key_mass.shape[2]} queries")
+        create_array(group, "token_ids", np.array(pending.token_ids, np.int32), AXES[2:3])
+        create_array(group, "tokens", np.array(tokens, f"S{max(1, *map(len, tokens))}"), AXES[2:3])
+        create_array(group, "output_norm", np.array(pending.output_norm, np.float32), AXES[:2])
+        create_array(group, "sink_mass", key_mass[..., 0], AXES[:3])
+        create_array(group, "key_mass", key_mass, (*AXES[:3], "key_class"))
+        if pending.row_sum:
+            create_array(group, "row_sum", np.array(pending.row_sum, np.float32), AXES[:3])
+        if pending.maps is not None:
+            pending.maps.write(group)
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        try:
+            if kind is None:
+                self._complete()
+        finally:
+            self._discard()
+
+    def _discard(self) -> None:
+        # Closing a file whose disk is full raises again; the first error is the one worth reading.
+        with suppress(Exception):
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def _complete(self) -> None:
+        if self._pending:
+            raise RuntimeError(f"prompts begun but not finished: {', '.join(self._pending)}")
+        self._file.attrs["prompts"] = len(self._file)
+        self._file.attrs["layers"] = np.array(self._layers or [], np.int32)
+        self._file.attrs["complete"] = True
+        self._file.close()
+        with self._temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        for _ in read_captures([self._temporary], only_sinks=True):
+            pass
+        self._temporary.replace(self.path)
