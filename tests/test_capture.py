@@ -90,15 +90,24 @@ def test_the_three_methods_agree(heads, n):
 
 
 def test_the_row_check_sees_a_log_sum_exp_that_is_wrong():
-    query = torch.randn(1, 2, 50, 8)
-    lse = torch.zeros(1, 2, 50)
-    assert (masses_module._sampled_row_error(query, query, lse, 0.3) > 0.1).any()
+    query, key = torch.randn(2, 2, 3, 50, 8), torch.randn(2, 2, 1, 50, 8)
+    future = torch.ones(50, 50, dtype=torch.bool).triu(1)
+    lse = (query @ key.transpose(-1, -2) * 0.3).masked_fill(future, -torch.inf).logsumexp(-1)
+    assert (masses_module._sampled_row_error(query, key, lse, 0.3) < 1e-5).all()
+    lse[1, 1, 2, -1] += 0.2  # one row of the second prompt
+    error = masses_module._sampled_row_error(query, key, lse, 0.3)
+    assert error[0] < 1e-5
+    assert error[1] > 0.1
 
 
-def test_bfloat16_is_close_to_eager_bfloat16():
-    model, ids = tiny_model("llama").to(torch.bfloat16), prompt_ids(64)
+@pytest.mark.parametrize("model_type", ALL)
+@pytest.mark.parametrize(("dtype", "n"), [(torch.bfloat16, 40), (torch.bfloat16, 800), (torch.float16, 40)])
+def test_scores_in_half_precision_are_close_to_eager_attention_in_it(model_type, dtype, n):
+    model, ids = tiny_model(model_type).to(dtype), prompt_ids(n)
     expected = eager_maps(model, ids)[:, 0, :, :, 0].mean(-1)
-    torch.testing.assert_close(sink_mass(model, ids).mean(-1), expected, atol=2e-3, rtol=0)
+    mass = sink_mass(model, ids)
+    assert mass.dtype == torch.float32
+    torch.testing.assert_close(mass.mean(-1), expected, atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize(("n", "implementation"), [(50, "eager"), (800, "sdpa")])

@@ -90,21 +90,24 @@ def blockwise(call: AttentionCall, block: int = _BLOCK) -> tuple[Tensor, Masses]
 
 def fused(call: AttentionCall) -> tuple[Tensor, Masses]:
     """As `blockwise` for plain causal attention, at the price of the fused kernel and a few dot products."""
-    key, value = _per_query_head(call)
-    output, lse = _flash_with_lse(call.query, key, value, call.scale)
-    n = call.query.shape[-2]
-    query, key = call.query.float(), key.float()
-    first = query @ key[..., :_FIRST_KEYS, :].transpose(-1, -2) * call.scale  # (batch, head, query, 4)
-    own = (query * key).sum(-1) * call.scale
-    previous = (query[..., 1:, :] * key[..., :-1, :]).sum(-1) * call.scale
-    keys = torch.zeros(*lse.shape, len(KEY_CLASSES), device=lse.device)
+    output, lse = _flash_with_lse(call)
+    batch, heads, n, width = call.query.shape
+    groups = call.key.shape[1]
+    # Query heads that share a key head side by side: (batch, kv_head, query head of it, query, width).
+    query = call.query.reshape(batch, groups, heads // groups, n, width).float()
+    key = call.key[:, :, None].float()
+    lse = lse.reshape(query.shape[:-1])
     positions = torch.arange(n, device=lse.device)
-    width = first.shape[-1]  # below 4 for prompts of fewer tokens
-    seen = positions[:, None] >= positions[:width]
-    keys[..., :width] = torch.where(seen, (first - lse[..., None]).exp(), 0.0)
-    keys[..., 4] = (own - lse).exp()
-    keys[..., 1:, 5] = (previous - lse[..., 1:]).exp()
-    return output, Masses(keys=keys, row_sum=None, row_error=_sampled_row_error(query, key, lse, call.scale))
+    first_keys = key[..., :_FIRST_KEYS, :]
+    seen = positions[:, None] >= positions[: first_keys.shape[-2]]  # fewer than four in the shortest prompts
+    keys = torch.zeros(*lse.shape, len(KEY_CLASSES), device=lse.device)
+    first = (query @ first_keys.transpose(-1, -2)).mul_(call.scale).sub_(lse[..., None]).exp_()
+    keys[..., : first.shape[-1]] = first.masked_fill_(~seen, 0.0)
+    keys[..., 4] = (query * key).sum(-1).mul_(call.scale).sub_(lse).exp_()
+    previous = (query[..., 1:, :] * key[..., :-1, :]).sum(-1).mul_(call.scale)
+    keys[..., 1:, 5] = previous.sub_(lse[..., 1:]).exp_()
+    error = _sampled_row_error(query, key, lse, call.scale)
+    return output, Masses(keys=keys.flatten(1, 2), row_sum=None, row_error=error)
 
 
 def from_map(attention: Tensor, keep_map: bool) -> Masses:
@@ -183,12 +186,15 @@ def _key_classes(probabilities: Tensor, queries: Tensor) -> Tensor:
     return keys
 
 
-def _flash_with_lse(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _flash_with_lse(call: AttentionCall) -> tuple[Tensor, Tensor]:
     """Causal fused attention: output (batch, head, query, width) and log-sum-exp (batch, head, query) float32."""
-    ops = torch.ops.aten
-    if query.device.type == "cpu":
-        output, lse = ops._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, True, scale=scale)
+    ops, query, scale = torch.ops.aten, call.query, call.scale
+    if query.device.type == "cpu":  # shares key heads among query heads by itself
+        output, lse = ops._scaled_dot_product_flash_attention_for_cpu(
+            query, call.key, call.value, 0.0, True, scale=scale
+        )
         return output, lse.float()
+    key, value = _per_query_head(call)
     if query.dtype == torch.float32:
         output, lse = ops._scaled_dot_product_efficient_attention(
             query, key, value, None, True, 0.0, True, scale=scale
@@ -199,9 +205,13 @@ def _flash_with_lse(query: Tensor, key: Tensor, value: Tensor, scale: float) -> 
 
 
 def _sampled_row_error(query: Tensor, key: Tensor, lse: Tensor, scale: float) -> Tensor:
-    """Largest |row sum - 1| over a handful of rows, from scores formed anew (inputs float32)."""
+    """Per prompt the largest |row sum - 1| over a handful of rows, from scores formed anew, (batch,).
+
+    `query` (batch, kv_head, query head of it, query, width), `key` (batch, kv_head, 1, key, width) float32.
+    """
     n = query.shape[-2]
     rows = torch.unique(torch.linspace(0, n - 1, 5, device=query.device).long())
-    scores = query[..., rows, :] @ key.transpose(-1, -2) * scale
-    scores = scores.masked_fill(torch.arange(n, device=query.device) > rows[:, None], float("-inf"))
-    return ((scores - lse[..., rows, None]).exp().sum(-1) - 1).abs().amax((1, 2))
+    future = torch.arange(n, device=query.device) > rows[:, None]
+    scores = torch.einsum("bghqd,bgkd->bghqk", query[..., rows, :], key[:, :, 0]) * scale
+    sums = (scores.masked_fill_(future, float("-inf")) - lse[..., rows, None]).exp_().sum(-1)
+    return (sums - 1).abs().amax((1, 2, 3))
