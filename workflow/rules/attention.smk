@@ -33,8 +33,8 @@ rule benchmark:
         "logs/benchmark/{model}.log",
     conda:
         "../../envs/sinkstudy.yaml"
-    # All cores: nothing else runs beside a timing.
-    threads: workflow.cores or 16
+    # All cores: nothing else runs beside a timing. A cluster, where jobs have cores of their own, is asked for 8.
+    threads: workflow.resource_settings.cores or 8
     resources:
         gpu=1,
         mem_mb=16000,

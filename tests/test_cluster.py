@@ -1,0 +1,163 @@
+"""The profiles: one GPU job at a time on this machine, and a real Slurm run that gives the same results."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from slurm import jobs, loopback_slurm, missing
+from study import ROOT, SMALL, snakemake, write_study
+
+needs_slurm = pytest.mark.skipif(bool(missing()), reason=missing())
+STUDY = SMALL | {"models": {"reference": SMALL["models"]["reference"]}, "capture": {"prompts_per_job": 3}}
+GPU_RULES = {"benchmark", "capture", "verification"}
+# Measured anew by every run; everything else must be the same to the byte.
+TIMED = re.compile(r"benchmark/|costs|figures/(timing|speed)|findings|explorer")
+
+ONE_AT_A_TIME = """
+rule all:
+    input: expand("{i}.done", i=range(3))
+
+rule job:
+    output: "{i}.done"
+    resources: gpu=1
+    shell: "mkdir gpu && sleep 0.5 && rmdir gpu && touch {output}"
+"""
+
+
+@pytest.mark.parametrize(("profile", "shared"), [("profiles/default", False), ("none", True)])
+def test_the_default_profile_gives_a_gpu_to_one_job_at_a_time(tmp_path, profile, shared):
+    """A job whose neighbour still holds the GPU cannot make the directory, and fails."""
+    (tmp_path / "Snakefile").write_text(ONE_AT_A_TIME)
+    profile = str(ROOT / profile) if profile != "none" else profile
+    done = snakemake(tmp_path, "--workflow-profile", profile, snakefile=tmp_path / "Snakefile")
+    assert (done.returncode != 0) == shared, done.stderr
+
+
+def rules() -> dict[str, str]:
+    """The text of every rule of the workflow by name."""
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
+    return {part.split(":", 1)[0]: part for part in re.split(r"^rule ", text, flags=re.M)[1:]}
+
+
+def test_the_slurm_profile_groups_rules_that_exist_and_need_no_gpu():
+    groups = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())["groups"]
+    for name in groups:
+        assert "gpu=" not in rules()[name], name
+
+
+def test_every_rule_that_loads_a_model_asks_for_a_gpu():
+    for name, text in rules().items():
+        script = re.search(r'"../scripts/(\w+\.py)"', text)
+        code = (ROOT / "workflow/scripts" / script[1]).read_text() if script else ""
+        assert ("gpu=1" in text) == ("import torch" in code), name
+
+
+@pytest.fixture(scope="module")
+def clustered(tmp_path_factory) -> tuple[Path, list[dict[str, str]]]:
+    """The small study run through profiles/slurm: its folder, and Slurm's records of its jobs."""
+    folder = write_study(tmp_path_factory.mktemp("clustered"), STUDY)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
+    command += ["--workflow-profile", ROOT / "profiles/slurm"]
+    # What a user would write: a partition for one rule; squeue, since there is no accounting database.
+    command += ["--set-resources", "capture:slurm_partition=gpu", "--slurm-status-command", "squeue"]
+    command += ["--set-threads", "benchmark=2", "--slurm-keep-successful-logs"]
+    command += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
+    with loopback_slurm(tmp_path_factory.mktemp("slurm") / "cluster") as environment:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return folder, jobs(environment)
+
+
+def comments(submitted: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
+    """Jobs by rule or group, which the executor writes into the comment."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for job in submitted:
+        name = re.match(r"rule_(.+?)(_wildcards_|$)", job["Comment"])[1]
+        found.setdefault(name, []).append(job)
+    return found
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_results_from_slurm_are_those_of_a_local_run_to_the_byte(clustered, tmp_path):
+    folder, _ = clustered
+    local = write_study(tmp_path, STUDY)
+    assert snakemake(local).returncode == 0
+
+    def results(root: Path) -> dict[str, bytes]:
+        files = {str(path.relative_to(root)): path for path in root.rglob("*") if path.is_file()}
+        return {name: path.read_bytes() for name, path in files.items() if not TIMED.match(name)}
+
+    here, there = results(local / "results"), results(folder / "results")
+    assert here.keys() == there.keys()
+    assert {"captures/reference/00001.h5", "scores/reference.csv", "correlation/reference.csv"} <= here.keys()
+    assert [name for name in here if here[name] != there[name]] == []
+    timed = [path.relative_to(local) for path in local.glob("results/benchmark/*.csv")]
+    assert timed
+    assert all((folder / name).is_file() for name in timed)
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_slurm_was_asked_for_a_gpu_by_the_rules_that_want_one_and_by_no_other(clustered):
+    _, submitted = clustered
+    assert submitted
+    assert all(job["JobState"] == "COMPLETED" for job in submitted)
+    for name, of_rule in comments(submitted).items():
+        for job in of_rule:
+            assert (job.get("TresPerJob") == "gres:gpu:1") == (name in GPU_RULES), job
+    assert comments(submitted).keys() >= GPU_RULES
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_memory_runtime_and_partition_reach_slurm_as_rules_and_overrides_say(clustered):
+    found = comments(clustered[1])
+    (verification,) = found["verification"]
+    assert "mem=32000M" in verification["TRES"]
+    assert (verification["TimeLimit"], verification["Partition"]) == ("01:00:00", "cpu")
+    assert {job["Partition"] for job in found["capture"]} == {"gpu"}
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_no_script_of_a_gpu_job_is_started_twice(clustered):
+    folder, submitted = clustered
+    gpu_jobs = [job for name, of_rule in comments(submitted).items() if name in GPU_RULES for job in of_rule]
+    assert len(gpu_jobs) == 4  # two shards, their verification and the timing
+    for job in gpu_jobs:
+        assert job["NumTasks"] == "1"
+        (log,) = (folder / ".snakemake/slurm_logs").rglob(f"{job['JobId']}.log")
+        # Once where the script runs, once in the step above it.
+        assert log.read_text().count("Finished jobid: 0 (Rule:") == 2
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_short_jobs_share_allocations(clustered):
+    found = comments(clustered[1])
+    assert any(name.startswith("tables_") for name in found)
+    assert any(name.startswith("figures_") for name in found)
+    assert not found.keys() & {"scores", "lengths", "heads", "heatmaps", "maps_figure"}
+    made = sum(1 for _ in (clustered[0] / "logs").rglob("*.log"))
+    assert len(clustered[1]) <= made / 1.5
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_the_loopback_slurm_ends_with_every_job_it_ran(tmp_path):
+    with loopback_slurm(tmp_path / "cluster") as environment:
+        script = f"echo $$ > {tmp_path}/pid; exec sleep 600"
+        subprocess.run(["sbatch", "--output=/dev/null", "--wrap", script], env=environment, check=True, cwd=tmp_path)
+        end = time.monotonic() + 30
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        pid = int((tmp_path / "pid").read_text())
+        assert Path(f"/proc/{pid}").exists()
+    assert not Path(f"/proc/{pid}").exists()
+    assert subprocess.run(["scontrol", "ping"], env=environment, capture_output=True, check=False).returncode != 0
