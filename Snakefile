@@ -13,6 +13,7 @@ report: "workflow/report/study.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/models.smk"
 include: "workflow/rules/capture.smk"
 include: "workflow/rules/scores.smk"
 include: "workflow/rules/simulation.smk"

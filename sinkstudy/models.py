@@ -21,7 +21,8 @@ from sinkstudy.sources import content_digest, resolve_source
 class ModelSpec:
     """A model as the configuration names it.
 
-    `source`: a local directory in Hugging Face format, or a Hub id. `revision`: commit, branch or tag (Hub only).
+    `source`: a local directory in Hugging Face format, or the id of a Hub model in this machine's cache. `revision`:
+    commit, branch or tag (Hub only).
     `random_weights`: a seed; the architecture is kept and its weights are drawn afresh. `bos`: `auto` does what
     the tokenizer does by itself, `always` makes sure of one beginning-of-sequence token, `never` leaves it out.
     """
@@ -50,7 +51,7 @@ def load_model(spec: ModelSpec) -> LoadedModel:
 
     Raises StudyError when the source cannot be found, lacks a tokenizer, or its weights are incomplete.
     """
-    folder = resolve_source(spec.source, spec.revision)
+    folder = resolve_source(spec.source, spec.revision, weights=spec.random_weights is None)
     device = pick_device(spec.device)
     tokenizer = _load_tokenizer(spec.source, folder)
     if spec.random_weights is None:

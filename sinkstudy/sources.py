@@ -1,8 +1,12 @@
-"""Where a model comes from: a local directory, the offline cache, or the Hub."""
+"""Where a model comes from: a local directory, or the Hub by way of this machine's cache of it."""
 
 import hashlib
+import json
 import os
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from sinkstudy.errors import StudyError
 
@@ -30,28 +34,74 @@ def is_local(source: str, root: Path) -> bool:
     )
 
 
-def resolve_source(source: str, revision: str | None) -> Path:
-    """The directory that holds a model: a local path, else the offline cache, else a download from the Hub."""
-    local = as_path(source)
-    if local.is_dir():
-        return local
+def fetch(source: str, revision: str | None, weights: bool = True) -> dict[str, Any]:
+    """Bring a Hub model into this machine's cache; the record of what was fetched, as plain JSON values.
+
+    `revision`: commit, branch or tag; None is the default branch. `weights`: False leaves out the safetensors, for a
+    model whose weights are drawn anew. The record holds `source`, `commit` (40 hex digits) and `files` (name: bytes).
+    A token comes from the environment (HF_TOKEN) or the Hub's own login, and is not part of the record.
+
+    Raises StudyError when the model is neither on the Hub nor, where there is no network, in the cache.
+    """
     # Imported here: importing the Hub client costs half a second that local models need not pay.
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
     try:
-        return Path(snapshot_download(source, revision=revision, local_files_only=True, allow_patterns=patterns))
-    except Exception:  # not in the cache, whatever the reason
-        pass
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=_patterns(weights)))
     except Exception as error:
-        at = f" --revision {revision}" if revision else ""
         raise StudyError(
-            f"model source {source!r} is not a local directory, not in the offline cache, and could not be downloaded "
-            f"({type(error).__name__}); run 'hf download {source}{at}' on a machine with network (and HF_TOKEN "
-            "set if the model is gated), or give the path of a local copy."
+            f"model source {source!r}{_at(revision)} is not a local directory and could not be fetched from the Hub "
+            f"({type(error).__name__}); check the name, set HF_TOKEN if the model is gated, run "
+            f"{_download(source, revision)} where there is network, or give the path of a local copy."
         ) from error
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    # The folder may hold more, fetched for somebody else.
+    names = [name for name in files if any(fnmatch(name, pattern) for pattern in _patterns(weights))]
+    return {"source": source, "commit": folder.name, "files": {name: files[name].stat().st_size for name in names}}
+
+
+def pinned(settings: Mapping[str, Any], inputs: Sequence[str], root: Path) -> dict[str, Any]:
+    """The settings of a model, a Hub model's `revision` replaced by the commit at which it was fetched.
+
+    `inputs`: what the workflow gives a job for this model: a local model's files, or the one record of `fetch`.
+    """
+    if is_local(settings["source"], root):
+        return dict(settings)
+    record = json.loads(Path(inputs[0]).read_text(encoding="utf-8"))
+    return {**settings, "revision": record["commit"]}
+
+
+def resolve_source(source: str, revision: str | None, weights: bool = True) -> Path:
+    """The directory that holds a model: a local path, or a snapshot in the Hub's cache. Never uses the network.
+
+    Raises StudyError when the model is not there, or not all of it.
+    """
+    local = as_path(source)
+    if local.is_dir():
+        return local
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = _patterns(weights)
+        return Path(snapshot_download(source, revision=revision, local_files_only=True, allow_patterns=patterns))
+    except Exception as error:
+        raise StudyError(
+            f"model source {source!r}{_at(revision)} is not a local directory and not, or not all of it, in the cache "
+            f"of this machine ({type(error).__name__}); delete its results/models/*.json so that the workflow fetches "
+            f"it again, or run {_download(source, revision)}."
+        ) from error
+
+
+def _at(revision: str | None) -> str:
+    return f" at {revision!r}" if revision else ""
+
+
+def _download(source: str, revision: str | None) -> str:
+    return f"'hf download {source}{f' --revision {revision}' if revision else ''}'"
+
+
+def _patterns(weights: bool) -> list[str]:
+    return ["*.json", "*.model", "*.txt", *(["*.safetensors"] if weights else [])]
 
 
 def content_digest(folder: Path) -> str:

@@ -43,10 +43,13 @@ def write_prompts(folder: Path, prompts: list[tuple]) -> None:
     (folder / "prompts.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
-def snakemake(folder: Path, *arguments: str, snakefile: Path = ROOT / "Snakefile") -> subprocess.CompletedProcess:
-    """Run Snakemake in `folder` as a user would."""
+def snakemake(
+    folder: Path, *arguments: str, snakefile: Path = ROOT / "Snakefile", environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess:
+    """Run Snakemake in `folder` as a user would; `environment` adds to this process's."""
     command = _command(folder, arguments, snakefile)
-    return subprocess.run(command, capture_output=True, text=True, env=_offline(), check=False)
+    everything = _offline() | (environment or {})
+    return subprocess.run(command, capture_output=True, text=True, env=everything, check=False)
 
 
 def start_snakemake(folder: Path, *arguments: str, snakefile: Path = ROOT / "Snakefile") -> subprocess.Popen:

@@ -49,16 +49,23 @@ def code_of(script):
 
 
 def model_inputs(wildcards):
-    """The files of a local model; a Hub model has none, its revision is a parameter."""
+    """The files of a local model, or the record of a Hub model that was fetched."""
     source = config["models"][wildcards.model]["source"]
     if not is_local(source, Path.cwd()):
-        return []
+        return [f"results/models/{wildcards.model}.json"]
     return [str(path) for path in model_files(as_path(source))]
 
 
 def model_spec(wildcards):
     """A model's settings as a plain, sorted mapping."""
     return dict(sorted(config["models"][wildcards.model].items()))
+
+
+def hub_request(wildcards):
+    """What of a model's settings decides which files are fetched."""
+    settings = config["models"][wildcards.model]
+    weights = settings["random_weights"] is None
+    return {"revision": settings["revision"], "source": settings["source"], "weights": weights}
 
 
 def shard_digest(wildcards):

@@ -8,11 +8,12 @@ from sinkstudy.attention.benchmark import benchmark_table
 from sinkstudy.attention.plan import Plan
 from sinkstudy.joblog import job_log
 from sinkstudy.models import ModelSpec, load_model, tokenize
+from sinkstudy.sources import pinned
 from sinkstudy.tables import write_table
 
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
-    loaded = load_model(ModelSpec(**snakemake.params.model))
+    loaded = load_model(ModelSpec(**pinned(snakemake.params.model, snakemake.input.model, Path.cwd())))
     text = Path(snakemake.input.text)
     token_ids = tokenize(loaded, text.read_text(encoding="utf-8"), prompt=text.name)
     plans = [Plan.load(path) for path in snakemake.input.plans]

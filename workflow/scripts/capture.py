@@ -8,6 +8,7 @@ from sinkstudy.joblog import job_log
 from sinkstudy.models import ModelSpec, load_model
 from sinkstudy.prompts import read_prompts, shards
 from sinkstudy.recording import record
+from sinkstudy.sources import pinned
 
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
@@ -16,7 +17,7 @@ with job_log(snakemake.log[0]):
     record(
         path=Path(snakemake.output[0]),
         name=snakemake.wildcards.model,
-        loaded=load_model(ModelSpec(**params.model)),
+        loaded=load_model(ModelSpec(**pinned(params.model, snakemake.input.model, Path.cwd()))),
         prompts=prompts,
         maps_max_tokens=params.maps_max_tokens,
     )
