@@ -19,6 +19,7 @@ include: "workflow/rules/scores.smk"
 include: "workflow/rules/simulation.smk"
 include: "workflow/rules/attention.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/costs.smk"
 include: "workflow/rules/findings.smk"
 include: "workflow/rules/reference.smk"
 

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from slurm import jobs, loopback_slurm, missing
@@ -54,6 +55,14 @@ def test_every_rule_that_loads_a_model_asks_for_a_gpu():
         script = re.search(r'"../scripts/(\w+\.py)"', text)
         code = (ROOT / "workflow/scripts" / script[1]).read_text() if script else ""
         assert ("gpu=1" in text) == ("import torch" in code), name
+
+
+def test_every_job_has_a_log_an_environment_and_limits():
+    for name, text in rules().items():
+        if "script:" in text:
+            assert re.search(r'log:\n +"logs/', text), name
+            assert '"../../envs/sinkstudy.yaml"' in text, name
+            assert name == "fetch_model" or re.search(r"mem_mb=.*runtime=", text, re.S), name
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +154,21 @@ def test_short_jobs_share_allocations(clustered):
     assert not found.keys() & {"scores", "lengths", "heads", "heatmaps", "maps_figure"}
     made = sum(1 for _ in (clustered[0] / "logs").rglob("*.log"))
     assert len(clustered[1]) <= made / 1.5
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_the_cost_table_covers_every_job_but_the_two_that_show_it(clustered):
+    folder, _ = clustered
+    logs = {path.relative_to(folder / "logs").with_suffix("") for path in (folder / "logs").rglob("*.log")}
+    measured = {path.relative_to(folder / "results/costs").with_suffix("") for path in folder.rglob("costs/**/*.tsv")}
+    assert logs - measured == {Path("costs"), Path("findings")}
+    costs = pd.read_csv(folder / "results/costs.csv")
+    assert costs["jobs"].sum() == len(measured)
+    assert (costs["total_s"] > 0).all()
+    assert (costs["longest_s"] <= costs["total_s"] + 1e-6).all()
+    # Python with PyTorch in it.
+    assert 150 < costs.set_index("stage")["peak_rss_mib"]["capture"] < 4000
 
 
 @needs_slurm

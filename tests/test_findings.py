@@ -339,6 +339,11 @@ def made_up_tables() -> Tables:
             ("sinky", "fox", 30, 6e-8),
             ("plain", "fox", 30, 2e-7),
         ),
+        costs=frame(
+            "stage jobs total_s longest_s longest cpu_s peak_rss_mib peak",
+            ("capture", 3, 31.75, 20.25, "sinky/00001", 43.0, 1000.75, "plain/00000"),
+            ("plans", 2, 0.25, 0.125, "plain/first_layer", NAN, NAN, NAN),
+        ),
         provenance=dict.fromkeys(("sinky", "plain"), PROVENANCE),
         threshold=0.9,
     )
@@ -485,6 +490,29 @@ def test_the_largest_difference_from_eager_attention_is_reported_with_its_prompt
     assert "2.0e-07 (prompt `fox`, 30 tokens), over 1 recomputed" in lines[3]
 
 
+def test_costs_are_added_up_and_what_was_too_short_to_sample_is_called_so():
+    text = report(made_up_tables())
+    assert cells(text, "What it cost") == [
+        {
+            "stage": "capture",
+            "jobs": "3",
+            "time": "31.8 s",
+            "longest job": "20.2 s (sinky/00001)",
+            "CPU time": "43.0 s",
+            "peak memory": "1001 MiB (plain/00000)",
+        },
+        {
+            "stage": "plans",
+            "jobs": "2",
+            "time": "0.2 s",
+            "longest job": "0.1 s (plain/first_layer)",
+            "CPU time": "too short to sample",
+            "peak memory": "too short to sample",
+        },
+    ]
+    assert "32 s in 5 jobs, the largest 1001 MiB" in section(text, "What it cost")
+
+
 @pytest.mark.parametrize(
     ("changes", "strategy"),
     [
@@ -614,7 +642,7 @@ def test_every_result_section_names_existing_tables_as_its_source():
     sources = set(re.findall(r"`results/([^`]+)`", report(made_up_tables())))
     per_model = ("scores", "heads", "lengths", "correlation", "benchmark", "verification")
     expected = {f"{name}/{model}.csv" for name in per_model for model in ("sinky", "plain")}
-    assert sources == expected | {"comparison.csv", "simulation/toy.csv"}
+    assert sources == expected | {"comparison.csv", "costs.csv", "simulation/toy.csv"}
 
 
 def test_a_study_without_simulation_is_reported():

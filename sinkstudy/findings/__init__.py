@@ -7,6 +7,7 @@ add one, write the module and name it in SECTIONS. What all of them print with i
 from sinkstudy.findings import (
     conclusion,
     correlation,
+    costs,
     exactness,
     length_threshold,
     lengths,
@@ -33,6 +34,7 @@ SECTIONS = (
     length_threshold,
     conclusion,
     exactness,
+    costs,
     methods,
 )
 

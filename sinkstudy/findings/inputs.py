@@ -20,6 +20,7 @@ class Tables:
     simulation: pd.DataFrame
     benchmark: pd.DataFrame
     verification: pd.DataFrame
+    costs: pd.DataFrame
     provenance: dict[str, dict[str, str]]
     threshold: float
 

@@ -5,6 +5,8 @@ rule plan:
         "results/plans/{model}/{policy}.json",
     log:
         "logs/plans/{model}/{policy}.log",
+    benchmark:
+        "results/costs/plans/{model}/{policy}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     resources:
@@ -31,6 +33,8 @@ rule benchmark:
         "results/benchmark/{model}.csv",
     log:
         "logs/benchmark/{model}.log",
+    benchmark:
+        "results/costs/benchmark/{model}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     # All cores: nothing else runs beside a timing. A cluster, where jobs have cores of their own, is asked for 8.

@@ -8,7 +8,7 @@ rule capture:
     log:
         "logs/capture/{model}/{shard}.log",
     benchmark:
-        "logs/capture/{model}/{shard}.tsv"
+        "results/costs/capture/{model}/{shard}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     threads: 2
@@ -36,6 +36,8 @@ rule verification:
         "results/verification/{model}.csv",
     log:
         "logs/verification/{model}.log",
+    benchmark:
+        "results/costs/verification/{model}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     threads: 2

@@ -23,6 +23,8 @@ rule heatmaps:
         drawn("layers_{model}", "{model}", "heads", "layers", "layers"),
     log:
         "logs/figures/heatmaps_{model}.log",
+    benchmark:
+        "results/costs/figures/heatmaps_{model}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     resources:
@@ -46,6 +48,8 @@ rule lengths_figures:
         lengths=drawn("lengths_{model}", "{model}", "lengths", "sinks and scores"),
     log:
         "logs/figures/lengths_{model}.log",
+    benchmark:
+        "results/costs/figures/lengths_{model}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     resources:
@@ -68,6 +72,8 @@ rule maps_figure:
         drawn("maps_{model}", "{model}", "maps", "three heads"),
     log:
         "logs/figures/maps_{model}.log",
+    benchmark:
+        "results/costs/figures/maps_{model}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     resources:
@@ -88,6 +94,8 @@ rule timing_figure:
         drawn("timing_{model}", "{model}", "timing", "time and speedup"),
     log:
         "logs/figures/timing_{model}.log",
+    benchmark:
+        "results/costs/figures/timing_{model}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     resources:
@@ -108,6 +116,8 @@ rule simulated_figure:
         drawn("simulated_{preset}", "simulated", "{preset}", "scores and decisions", "simulated"),
     log:
         "logs/figures/simulated_{preset}.log",
+    benchmark:
+        "results/costs/figures/simulated_{preset}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     resources:
@@ -131,6 +141,8 @@ rule comparison_figures:
         ],
     log:
         "logs/figures/comparison.log",
+    benchmark:
+        "results/costs/figures/comparison.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     resources:

@@ -4,6 +4,7 @@ rule findings:
         captures=expand("results/captures/{model}/{shard}.h5", model=MODELS, shard=list(SHARDS)[0]),
         comparison="results/comparison.csv",
         correlation=expand("results/correlation/{model}.csv", model=MODELS),
+        costs="results/costs.csv",
         figures=[path for path in FIGURES if path.endswith(".png")],
         heads=expand("results/heads/{model}.csv", model=MODELS),
         lengths=expand("results/lengths/{model}.csv", model=MODELS),
@@ -36,6 +37,8 @@ rule explorer:
         "results/explorer.html",
     log:
         "logs/explorer.log",
+    benchmark:
+        "results/costs/explorer.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     resources:

@@ -5,6 +5,8 @@ rule scores:
         "results/scores/{model}.csv",
     log:
         "logs/scores/{model}.log",
+    benchmark:
+        "results/costs/scores/{model}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     resources:
@@ -26,6 +28,8 @@ rule lengths:
         "results/lengths/{model}.csv",
     log:
         "logs/lengths/{model}.log",
+    benchmark:
+        "results/costs/lengths/{model}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     resources:
@@ -48,6 +52,8 @@ rule heads:
         profile="results/layer_profile/{model}.csv",
     log:
         "logs/heads/{model}.log",
+    benchmark:
+        "results/costs/heads/{model}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     resources:
@@ -69,6 +75,8 @@ rule correlation:
         **{name: f"results/{name}/{{model}}.csv" for name in STATISTICS},
     log:
         "logs/correlation/{model}.log",
+    benchmark:
+        "results/costs/correlation/{model}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     resources:
@@ -97,6 +105,8 @@ rule comparison:
         control="results/control.csv",
     log:
         "logs/comparison.log",
+    benchmark:
+        "results/costs/comparison.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     resources:

@@ -6,6 +6,8 @@ rule simulation:
         h5="results/simulation/{preset}.h5",
     log:
         "logs/simulation/{preset}.log",
+    benchmark:
+        "results/costs/simulation/{preset}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     resources:

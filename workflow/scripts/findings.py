@@ -13,6 +13,7 @@ with job_log(snakemake.log[0]):
     tables = Tables(
         **{name: read_tables(getattr(snakemake.input, name)) for name in names},
         comparison=read_tables([snakemake.input.comparison]),
+        costs=read_tables([snakemake.input.costs]),
         provenance={one["model"]: one for one in map(read_provenance, snakemake.input.captures)},
         threshold=snakemake.params.threshold,
     )

@@ -1,0 +1,34 @@
+# Benchmark files of every job whose cost the findings show, by stage; `benchmark:` of a rule and this list agree.
+JOBS = {
+    "capture": expand("{model}/{shard}", model=MODELS, shard=SHARDS),
+    **{stage: MODELS for stage in ("verification", "scores", "lengths", "heads", "correlation", "benchmark")},
+    "plans": expand("{model}/{policy}", model=MODELS, policy=POLICIES),
+    "simulation": PRESETS,
+    "figures": [
+        *expand("{kind}_{model}", kind=["heatmaps", "lengths", "maps", "timing"], model=MODELS),
+        *expand("simulated_{preset}", preset=PRESETS),
+        "comparison",
+    ],
+}
+
+
+rule costs:
+    input:
+        **{stage: expand("results/costs/{stage}/{job}.tsv", stage=stage, job=jobs) for stage, jobs in JOBS.items()},
+        comparison="results/costs/comparison.tsv",
+        explorer="results/costs/explorer.tsv",
+    output:
+        "results/costs.csv",
+    log:
+        "logs/costs.log",
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=code_of("costs.py"),
+    message:
+        "Adding up what the study cost"
+    script:
+        "../scripts/costs.py"
