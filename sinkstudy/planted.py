@@ -42,7 +42,8 @@ def plant_sinks(
         embedding *= math.sqrt(hidden) / embedding.norm(dim=1, keepdim=True)
         embedding[:, constant] = math.sqrt(hidden)
         embedding[config.bos_token_id, bos] = math.sqrt(hidden)
-        model.lm_head.weight.normal_(0, hidden**-0.5)
+        if not config.tie_word_embeddings:
+            model.lm_head.weight.normal_(0, hidden**-0.5)
         for layer, decoder in enumerate(model.model.layers):
             attention, mlp = decoder.self_attn, decoder.mlp
             for linear in (attention.q_proj, attention.k_proj):
