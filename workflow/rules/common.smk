@@ -9,7 +9,8 @@ from sinkstudy.fingerprint import fingerprint
 from sinkstudy.prompts import digest, read_prompts, shards
 from sinkstudy.sources import as_path, is_local, model_files
 
-ROOT = Path(workflow.basedir)
+# From this file, so that a workflow which takes this one as a module finds it too.
+ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent.parent
 # Jobs in an environment of their own (conda, container) find the library in this checkout.
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
 
