@@ -32,6 +32,8 @@ rule heldout:
         predictions="results/heldout/{model}.csv",
     log:
         "logs/heldout/{model}.log",
+    benchmark:
+        "results/costs/heldout/{model}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     resources:
