@@ -601,6 +601,7 @@ def test_the_page_has_every_section_figure_and_note_of_the_markdown_and_needs_no
     assert '<a href="#first-part">First part</a>' in made
     assert '<img src="data:image/png;base64,' in made
     assert "<figcaption>A dot</figcaption>" in made
+    assert "<p><figure>" not in made
     source = "results/heads/m.csv: set=long"
     assert re.findall(r"<td([^>]*)>", made) == [f' title="{source}"'] * 2
     assert made.count(f'<a href="#note-1" title="{source}">1</a>') == 2

@@ -25,6 +25,7 @@ def html(markdown: str, folder: Path) -> str:
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table").use(footnote_plugin)
     parser.core.ruler.push("evidence", _evidence_on_hover)
+    parser.core.ruler.push("figures", _figures_outside_paragraphs)
     parser.renderer = _Renderer(parser)  # instead of the plugin's own way to draw footnotes
     environment = {"folder": folder}
     body = parser.render(markdown, environment)
@@ -106,6 +107,12 @@ def _evidence_on_hover(state: StateCore) -> None:
                 if "notes" in row[0].meta:
                     cell.attrSet("title", row[0].meta["notes"])
             row = []
+
+
+def _figures_outside_paragraphs(state: StateCore) -> None:
+    for at, token in enumerate(state.tokens):
+        if [child.type for child in token.children or ()] == ["image"]:
+            state.tokens[at - 1].hidden = state.tokens[at + 1].hidden = True
 
 
 def _slug(title: str) -> str:
