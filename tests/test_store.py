@@ -5,6 +5,7 @@ import h5py
 import numpy as np
 import pytest
 
+from sinkstudy.errors import StudyError
 from sinkstudy.prompts import Prompt
 from sinkstudy.store import (
     CaptureWriter,
@@ -363,3 +364,47 @@ def test_a_flipped_bit_in_a_header_is_refused_by_name_and_never_a_lost_prompt(pa
     flip(path, header + 12)
     with refuses(str(path)):
         read_everything(path)
+
+
+def heaps_of(path: Path) -> list[tuple[int, int]]:
+    """Offset and size of every global heap, where HDF5 keeps text and has no checksum."""
+    content, heaps = path.read_bytes(), []
+    at = content.find(b"GCOL")
+    while at >= 0:
+        heaps.append((at, int.from_bytes(content[at + 8 : at + 16], "little")))
+        at = content.find(b"GCOL", at + 1)
+    return heaps
+
+
+def test_a_flipped_bit_in_text_is_refused_and_neither_renames_a_set_nor_hangs_the_reader(path, refuses):
+    write(path, {f"p{i}": 1 for i in range(300)}, maps=False)
+    whole, heaps = path.read_bytes(), heaps_of(path)
+    assert len(heaps) > 1
+    assert b"short" in whole[heaps[0][0] : sum(heaps[0])]
+    for start, size in heaps:
+        # Within the first object: its index, the count of its users, its length, its text. Then the last byte.
+        for offset in (*range(start, start + 40), start + size - 1):
+            path.write_bytes(whole)
+            flip(path, offset)
+            with refuses(str(path)):
+                read_provenance(path)
+
+
+@pytest.mark.slow
+def test_a_flipped_bit_anywhere_is_refused_or_changes_nothing(path):
+    def content() -> list:
+        captures = [[str(part) for part in vars(capture).values()] for capture in read_captures([path])]
+        tokens = [read_tokens(path, name) for name in ("first", "p")]
+        maps = [read_maps(path, name, 1).tobytes() for name in ("first", "p")]
+        return [read_provenance(path), captures, tokens, maps]
+
+    write(path, {"first": 2, "p": 5}, full_rows=False)
+    whole, before, refused = path.read_bytes(), content(), 0
+    for offset in range(0, len(whole), 17):
+        path.write_bytes(whole)
+        flip(path, offset)
+        try:
+            assert content() == before, offset
+        except StudyError:
+            refused += 1
+    assert refused > 0.2 * len(whole) / 17

@@ -12,7 +12,7 @@ Layout::
 
 Attributes of a prompt: `set`, `row_sum_error`. Attributes of the file: `schema` and `complete`, provenance, `prompts`
 (how many), `key_classes` (the last axis of key_mass) and `layers`, the true layer indices along the layer axis: in
-some models only some layers attend.
+some models only some layers attend. `text_heaps` is for checking only.
 """
 
 from sinkstudy.store.reading import (

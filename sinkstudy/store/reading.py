@@ -13,6 +13,7 @@ from h5py import h5g
 
 from sinkstudy.errors import DamagedFileError, StudyError
 from sinkstudy.store.arrays import read_array, read_text
+from sinkstudy.store.heaps import check_heaps
 
 SCHEMA = 2
 
@@ -83,6 +84,7 @@ def open_capture(path: Path) -> Iterator[h5py.File]:
         with h5py.File(path, "r") as file:
             if not file.attrs.get("complete", False) or file.attrs.get("schema") != SCHEMA:
                 raise DamagedFileError(path, f"is not a complete capture of schema {SCHEMA}")
+            check_heaps(path, file)
             if len(file) != file.attrs["prompts"]:
                 raise DamagedFileError(path, f"holds {len(file)} of {file.attrs['prompts']} prompts")
             yield file

@@ -12,6 +12,7 @@ from h5py import h5g, h5p
 
 from sinkstudy.prompts import Prompt
 from sinkstudy.store.arrays import AXES, Maps, create_array, create_attribute
+from sinkstudy.store.heaps import seal_heaps
 from sinkstudy.store.reading import SCHEMA, read_captures
 
 
@@ -131,6 +132,7 @@ class CaptureWriter:
         self._file.attrs["layers"] = np.array(self._layers or [], np.int32)
         self._file.attrs["complete"] = True
         self._file.close()
+        seal_heaps(self._temporary)
         with self._temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         for _ in read_captures([self._temporary], only_sinks=True):
