@@ -9,8 +9,8 @@ COLUMNS = ["stage", "jobs", "total_s", "longest_s", "longest", "cpu_s", "peak_rs
 
 
 def cost_table(files: Mapping[str, Iterable[Path | str] | Path | str], root: Path | str) -> pd.DataFrame:
-    """One row per stage, in the order of `files`: the benchmark files of its jobs, below `root`/stage, or the one
-    file `root`/stage.tsv.
+    """One row per stage with jobs, in the order of `files`: the benchmark files of its jobs, below `root`/stage, or
+    the one file `root`/stage.tsv.
 
     `total_s`: wall time of all jobs added up, seconds. `longest_s`, `longest`: that of the slowest job, and which it
     was. `cpu_s`: CPU time of all jobs. `peak_rss_mib`, `peak`: the largest resident memory of a job and its
@@ -18,7 +18,9 @@ def cost_table(files: Mapping[str, Iterable[Path | str] | Path | str], root: Pat
     """
     rows = []
     for stage, paths in files.items():
-        paths = [paths] if isinstance(paths, str | Path) else paths
+        paths = [paths] if isinstance(paths, str | Path) else list(paths)
+        if not paths:  # a study may have no simulation, for one
+            continue
         jobs = pd.concat([_job(Path(path), Path(root), stage) for path in paths], ignore_index=True)
         slowest = jobs.loc[jobs["s"].idxmax()]
         known = jobs.dropna(subset=["max_rss"])
