@@ -242,13 +242,17 @@ def test_a_prompt_that_was_never_finished_is_an_error_and_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_masses_that_are_not_finite_are_refused_before_the_file_appears(path, refuses, value):
-    with refuses(path.name, "broken"), CaptureWriter(path, ATTRIBUTES, CLASSES) as writer:
-        writer.begin(Prompt("broken", "s", "x"), [1, 2], ["a", "b"])
-        record = record_of(np.random.default_rng(0), 2)
-        record.key_mass[1, 1, 0] = value
-        writer.add_layer("broken", 0, record)
-        writer.finish("broken")
+def test_masses_that_are_not_finite_are_an_error_and_leave_nothing_behind(path, value):
+    def broken() -> None:
+        with CaptureWriter(path, ATTRIBUTES, CLASSES) as writer:
+            writer.begin(Prompt("broken", "s", "x"), [1, 2], ["a", "b"])
+            record = record_of(np.random.default_rng(0), 2)
+            record.key_mass[1, 1, 0] = value
+            writer.add_layer("broken", 0, record)
+            writer.finish("broken")
+
+    with pytest.raises(RuntimeError, match="'broken' has masses that are not finite"):
+        broken()
     assert list(path.parent.iterdir()) == []
 
 

@@ -13,7 +13,7 @@ from h5py import h5g, h5p
 from sinkstudy.prompts import Prompt
 from sinkstudy.store.arrays import AXES, Maps, create_array, create_attribute
 from sinkstudy.store.heaps import seal_heaps
-from sinkstudy.store.reading import SCHEMA, read_captures
+from sinkstudy.store.reading import SCHEMA, open_capture
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,8 @@ class CaptureWriter:
         key_mass = np.array(pending.key_mass, np.float32)
         if key_mass.shape[2] != len(tokens):
             raise RuntimeError(f"prompt {prompt!r} has {len(tokens)} tokens, but masses of {key_mass.shape[2]} queries")
+        if not np.isfinite(key_mass).all():
+            raise RuntimeError(f"prompt {prompt!r} has masses that are not finite")
         create_array(group, "token_ids", np.array(pending.token_ids, np.int32), AXES[2:3])
         create_array(group, "tokens", np.array(tokens, f"S{max(1, *map(len, tokens))}"), AXES[2:3])
         create_array(group, "output_norm", np.array(pending.output_norm, np.float32), AXES[:2])
@@ -135,6 +137,6 @@ class CaptureWriter:
         seal_heaps(self._temporary)
         with self._temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
-        for _ in read_captures([self._temporary], only_sinks=True):
+        with open_capture(self._temporary):  # every stage that reads checks the content anew
             pass
         self._temporary.replace(self.path)
