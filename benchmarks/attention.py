@@ -4,19 +4,26 @@
 
 Random weights, a few layers, no language-model head. Of every layer the first heads are replaced, in whole KV groups
 as far as the fraction allows. Phases: `prefill` and `decode` of the layers, and `attention`: the attention call of one
-layer alone, queries, keys and values at hand. Rows measured anew replace those of the same name in the table.
+layer alone, queries, keys and values at hand (at depth `attention` it takes and returns all heads, at `projections` it
+takes the kept ones). Rows measured anew replace those of the same name in the table.
 """
 
 import argparse
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 from transformers import AttentionInterface, LlamaConfig, LlamaModel
+from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from sinkstudy.attention.benchmark import measure
 from sinkstudy.attention.plan import Plan
+from sinkstudy.attention.projections import CutAttention
+from sinkstudy.attention.strategies import STRATEGIES
+from sinkstudy.attention.strategies.contract import HiddenStates
 from sinkstudy.attention.timing import Alternative, interleaved
 from sinkstudy.attention.variants import EAGER, SDPA, Variant, running
 
@@ -73,7 +80,7 @@ def cell(model: LlamaModel, arguments: argparse.Namespace, phase: str, n: int, b
         for strategy in arguments.strategies:
             plan = plan_of(model.config, fraction, strategy)
             for depth in arguments.depths:
-                if depth == "attention" or (phase != "attention" and strategy.startswith("first_value")):
+                if depth == "attention" or strategy.startswith("first_value"):
                     variants.append(Variant(strategy, plan.policy, plan, depth))
     if phase == "attention":
         return attention_cell(model, arguments, n, batch, variants)
@@ -107,12 +114,15 @@ def attention_cell(
     mask = torch.full((n, n), float("-inf"), device=model.device, dtype=model.dtype).triu(1)[None, None]
 
     def call(variant: Variant) -> object:
-        from transformers.models.llama.modeling_llama import eager_attention_forward
-
         attend = AttentionInterface().get_interface(config._attn_implementation, eager_attention_forward)
         return attend(module, *states, mask if variant == EAGER else None, scaling=module.scaling)
 
-    alternatives = [Alternative(partial(running, model, v), partial(call, v)) for v in variants]
+    def alternative(variant: Variant) -> Alternative:
+        if variant.depth != "projections":
+            return Alternative(partial(running, model, variant), partial(call, variant))
+        return Alternative(nullcontext, cut_call(module, variant.plan, heads))
+
+    alternatives = [alternative(variant) for variant in variants]
     samples = interleaved(alternatives, arguments.repeats, model.device)
     sdpa = samples[:, variants.index(SDPA)]
     eager = samples[:, variants.index(EAGER)] if EAGER in variants else float("nan") * sdpa
@@ -148,9 +158,31 @@ def attention_cell(
     return rows
 
 
-def work(plan: Plan, n: int, width: int) -> float:
-    from sinkstudy.attention.strategies import STRATEGIES
+def cut_call(module: torch.nn.Module, plan: Plan, heads: Callable[[int], torch.Tensor]) -> Callable[[], object]:
+    """The same call where the projections are cut: kept heads alone, and the strategy on the values it reads."""
+    cut = CutAttention(module, module.config.num_attention_heads, plan, begin=lambda *_: None)
+    layout, strategy = cut.layout, STRATEGIES[plan.strategy]
+    kept = heads(len(layout.kept)), heads(len(layout.kept_kv)), heads(len(layout.kept_kv))
+    values = heads(len(layout.replaced_kv)).transpose(1, 2)
 
+    def call() -> object:
+        tokens = HiddenStates(
+            hidden=values,
+            real=None,
+            state={},
+            kv_place=layout.place_of_replaced,
+            per_kv=layout.replaced_per_kv,
+            rest_weight=torch.full((1, len(layout.replaced)), 0.001, device=values.device),
+            value_of=lambda hidden: hidden,
+            output_of=lambda outputs: outputs,
+            shared_output_of=lambda outputs: outputs,
+        )
+        return cut.attend(*kept, None, module.scaling), strategy.from_hidden(tokens)
+
+    return call
+
+
+def work(plan: Plan, n: int, width: int) -> float:
     return STRATEGIES[plan.strategy].work(n, width, plan.sink_tokens, plan.window)
 
 

@@ -68,7 +68,7 @@ def test_defaults_are_filled_at_every_level(project):
     assert checked["capture"].items() >= {"maps_max_tokens": 128, "prompts_per_job": 16}.items()
     assert checked["statistics"] == {"bootstrap": 1000, "permutations": 1000, "seed": 0}
     assert checked["simulation"] == {"toy": toy | {"seed": 0}}
-    benchmark = {"lengths": [24, 128, 512], "batches": [1], "strategies": ["reuse", "first_value"], "max_tokens": None}
+    benchmark = {"lengths": [24, 128, 512], "batches": [1], "repeats": 9, "max_tokens": None}
     assert checked["benchmark"].items() >= benchmark.items()
 
 

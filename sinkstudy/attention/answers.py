@@ -34,28 +34,24 @@ def answers_table(
     """One row per variant and prompt: whether the greedy answer of `answer_tokens` tokens is that of the unmodified
     model, and the first of its tokens (from 1) that is another; empty where none is.
 
-    `prompts`: id, set and token ids (1, query). Prompts are answered in batches with left padding, those within a
-    plan's `max_tokens` apart from the rest. Variants that decide heads from the input are left out, since a batch would
-    decide for all its prompts together; so are prompts that leave no room for the answer in the model's context.
+    `prompts`: id, set and token ids (1, query). Prompts are answered in batches with left padding. Left out are prompts
+    beyond a plan's `max_tokens`, which run unchanged, those that leave no room for the answer in the model's context,
+    and variants that decide heads from the input, since a batch would decide for all its prompts together.
     """
     fixed = [v for v in variants if v.plan is not None and v.plan.first_layer_threshold is None]
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
     fitting = sorted((p for p in prompts if p[2].shape[1] + answer_tokens <= context), key=lambda p: p[2].shape[1])
-    limits = sorted({v.plan.max_tokens for v in fixed if v.plan.max_tokens is not None})
-    batches: dict[int, list] = {}
-    for prompt in fitting:
-        batches.setdefault(sum(prompt[2].shape[1] > limit for limit in limits), []).append(prompt)
-    rows = []
-    for batch in batches.values() if fixed else ():
-        expected = _answers(model, SDPA, batch, answer_tokens)
-        for variant in fixed:
-            for (prompt, set_name, ids), answer, other in zip(
-                batch, expected, _answers(model, variant, batch, answer_tokens), strict=True
-            ):
-                differs = torch.nonzero(answer != other).flatten().tolist()
-                cells = [name, set_name, prompt, ids.shape[1], variant.strategy, variant.policy, variant.depth]
-                departs = differs[0] + 1 if differs else math.nan
-                rows.append([*cells, answer_tokens, not differs, departs])
+    rows, expected = [], {}
+    for variant in fixed:
+        limit = variant.plan.max_tokens
+        batch = [prompt for prompt in fitting if limit is None or prompt[2].shape[1] <= limit]
+        if batch and limit not in expected:
+            expected[limit] = _answers(model, SDPA, batch, answer_tokens)
+        answers = _answers(model, variant, batch, answer_tokens) if batch else []
+        for (prompt, set_name, ids), answer, other in zip(batch, expected.get(limit, []), answers, strict=True):
+            differs = torch.nonzero(answer != other).flatten().tolist()
+            cells = [name, set_name, prompt, ids.shape[1], variant.strategy, variant.policy, variant.depth]
+            rows.append([*cells, answer_tokens, not differs, differs[0] + 1 if differs else math.nan])
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 

@@ -64,6 +64,22 @@ class Layout:
         return self._tensor([h // self.per_kv for h in self.replaced])
 
     @cached_property
+    def read_index(self) -> Index:
+        """Of the KV heads that some replaced head reads."""
+        return self._index(self.replaced_kv)
+
+    @cached_property
+    def place_of_replaced(self) -> Tensor:
+        """Which of those each replaced head reads."""
+        return self._tensor([self.replaced_kv.index(h // self.per_kv) for h in self.replaced])
+
+    @cached_property
+    def replaced_per_kv(self) -> int | None:
+        """How many replaced heads read each of those, or None where that differs."""
+        counts = {self.per_kv - len(self._kept_of(kv)) for kv in self.replaced_kv}
+        return counts.pop() if len(counts) == 1 else None
+
+    @cached_property
     def replaced_index(self) -> Index:
         return self._index(self.replaced)
 

@@ -98,11 +98,10 @@ class CutAttention:
         self._value = _rows(value, layout.replaced_kv, self.width)
         self._output = _columns(output, layout.replaced, self.width).weight
         self._bias = output.bias
-        place = {kv: i for i, kv in enumerate(layout.replaced_kv)}
-        self._kv_head = torch.tensor([place[h // layout.per_kv] for h in layout.replaced], device=device)
         # Columns of heads that read one KV head, added up: for outputs that those heads share.
         by_head = self._output.T.reshape(len(layout.replaced), self.width, -1)
-        shared = by_head.new_zeros(len(place), *by_head.shape[1:]).index_add_(0, self._kv_head, by_head)
+        shared = by_head.new_zeros(len(layout.replaced_kv), *by_head.shape[1:])
+        shared.index_add_(0, layout.place_of_replaced, by_head)
         self._shared_output = shared.flatten(0, 1).T.contiguous()
         self._rest_weight = None
         if plan.rest_weight is not None:
@@ -164,7 +163,8 @@ class CutAttention:
             hidden=hidden,
             real=None if mask is None else mask[:, 0, :, -queries:].any(-2).expand(hidden.shape[0], -1),
             state=kept.state,
-            kv_head=self._kv_head,
+            kv_place=self.layout.place_of_replaced,
+            per_kv=self.layout.replaced_per_kv,
             rest_weight=self._rest_weight,
             value_of=lambda x: self._value(x).unflatten(-1, (-1, self.width)),
             output_of=lambda outputs: nn.functional.linear(outputs.flatten(-2), self._output),

@@ -50,7 +50,8 @@ def quality_table(
     it; rows with an empty `n_tokens` take every text whole. Columns: model, set, n_tokens, texts, strategy, policy,
     depth, heads_replaced (mean over texts), and the fields of Quality, means over positions.
     """
-    pieces = [(name_of_set, math.nan, ids) for name_of_set, ids in texts]
+    texts = [(s, ids) for s, ids in texts if ids.shape[1] > 1]  # one token predicts nothing that could be checked
+    pieces = [(s, math.nan, ids) for s, ids in texts]
     pieces += [(s, n, ids[:, :n]) for n in lengths for s, ids in texts if ids.shape[1] >= n]
     with running(model, SDPA), torch.inference_mode():
         references = [model(ids, use_cache=False).logits for _, _, ids in pieces]

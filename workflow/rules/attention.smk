@@ -17,11 +17,37 @@ rule plan:
         max_tokens=config["benchmark"]["max_tokens"],
         min_tokens=config["benchmark"]["consistent_min_tokens"],
         share=config["benchmark"]["consistent_share"],
+        sink_window={key: config["benchmark"][key] for key in ("sink_tokens", "window")},
         threshold=THRESHOLD,
     message:
         "Choosing heads of {wildcards.model} by policy {wildcards.policy}"
     script:
         "../scripts/plan.py"
+
+
+rule layerwise_plan:
+    input:
+        model=model_inputs,
+        plan="results/plans/{model}/consistent.json",
+        prompts=config["prompts"],
+    output:
+        "results/plans/{model}/layerwise.json",
+    log:
+        "logs/plans/{model}/layerwise.log",
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=60,
+    params:
+        budget=config["benchmark"]["layerwise_budget"],
+        code=code_of("plan_layerwise.py"),
+        model=model_spec,
+    message:
+        "Measuring what replacing the heads of {wildcards.model} costs, layer by layer"
+    script:
+        "../scripts/plan_layerwise.py"
 
 
 rule benchmark:
@@ -51,3 +77,32 @@ rule benchmark:
         "Timing {wildcards.model} with and without its sink heads replaced"
     script:
         "../scripts/benchmark.py"
+
+
+rule quality:
+    input:
+        model=model_inputs,
+        plans=expand("results/plans/{{model}}/{policy}.json", policy=POLICIES),
+        prompts=config["prompts"],
+        text=config["benchmark"]["text"],
+    output:
+        answers="results/answers/{model}.csv",
+        quality="results/quality/{model}.csv",
+    log:
+        "logs/quality/{model}.log",
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=120,
+    params:
+        answer_tokens=config["benchmark"]["answer_tokens"],
+        code=code_of("quality.py"),
+        lengths=config["benchmark"]["lengths"],
+        model=model_spec,
+        strategies=config["benchmark"]["strategies"],
+    message:
+        "Comparing predictions and answers of {wildcards.model} with and without its sink heads"
+    script:
+        "../scripts/quality.py"

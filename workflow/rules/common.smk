@@ -41,7 +41,7 @@ wildcard_constraints:
     model="|".join(map(re.escape, MODELS)),
     shard="|".join(map(re.escape, SHARDS)),
     preset="|".join(map(re.escape, PRESETS)) or "none",
-    policy="|".join(map(re.escape, POLICIES)),
+    policy="first_layer|consistent",
 
 
 def code_of(script):

@@ -1,5 +1,7 @@
 """Write the plan of one policy for one model."""
 
+from dataclasses import replace
+
 from sinkstudy.attention.policies import consistent, first_layer
 from sinkstudy.joblog import job_log
 from sinkstudy.tables import read_tables
@@ -10,4 +12,4 @@ with job_log(snakemake.log[0]):
         plan = first_layer(params.threshold, params.max_tokens)
     else:
         plan = consistent(read_tables(snakemake.input), params.share, params.min_tokens, params.max_tokens)
-    plan.save(snakemake.output[0])
+    replace(plan, **params.sink_window).save(snakemake.output[0])

@@ -11,7 +11,9 @@ class ReplacedHeads:
     """The replaced heads of one layer in one forward pass, where the model has computed everything but attention.
 
     `query` (batch, head, query, width): the replaced heads'. `key`, `value` (batch, kv_head, key, width): all KV heads,
-    tokens of the cache included. `kv_head` (head,) int64: which of them each replaced head reads. `mask`
+    tokens of the cache included. `kv_head` (head,) int64: which of them each replaced head reads. `kv_read`: index of
+    those that are read at all; `kv_place` (head,): which of these each head reads; `per_kv`: how many heads read each
+    of them, neighbours together, or None where that differs. `mask`
     (batch, 1, query, key) bool, or None for plain causal attention. `first` (batch,) int64: position of each sequence's
     first token (not 0 with left padding). `rest_weight` (batch or 1, head) float32, from the plan, or None.
     `memory`: what the strategy keeps from a prompt's prefill through its decoding. `sink_tokens`, `window`: the plan's.
@@ -23,6 +25,9 @@ class ReplacedHeads:
     key: Tensor
     value: Tensor
     kv_head: Tensor
+    kv_read: slice | Tensor
+    kv_place: Tensor
+    per_kv: int | None
     mask: Tensor | None
     first: Tensor
     scale: float
@@ -40,15 +45,17 @@ class HiddenStates:
     `hidden` (batch, query, hidden): what the layer's projections read. `real` (batch, query) bool, or None where no
     token is padding. `state`: what this strategy keeps of earlier tokens, batch first, kept with the KV cache; empty at
     a sequence's start. `value_of(hidden)`: values of the KV heads that replaced heads read, (batch, query, kv_head,
-    width). `kv_head` (head,): which of those each replaced head reads. `output_of(outputs)`: what the replaced heads'
-    outputs (batch, query, head, width) add to the layer's output, (batch, query, hidden).
+    width). `kv_place` (head,): which of those each replaced head reads; `per_kv`: how many heads read each, or None
+    where that differs. `output_of(outputs)`: what the replaced heads' outputs (batch, query, head, width) add to the
+    layer's output, (batch, query, hidden).
     `shared_output_of(outputs)`: the same where heads that read one KV head have the same output, given per KV head.
     """
 
     hidden: Tensor
     real: Tensor | None
     state: dict[str, Tensor]
-    kv_head: Tensor
+    kv_place: Tensor
+    per_kv: int | None
     rest_weight: Tensor | None
     value_of: Callable[[Tensor], Tensor]
     output_of: Callable[[Tensor], Tensor]

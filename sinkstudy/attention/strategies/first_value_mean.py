@@ -15,23 +15,24 @@ _SAMPLES = 16  # queries whose attention is computed to measure a head of which 
 
 
 def from_heads(heads: ReplacedHeads) -> Tensor:
-    value, queries = heads.value.float(), heads.query.shape[2]
+    queries = heads.query.shape[2]
+    value = heads.value.transpose(1, 2)[:, :, heads.kv_read].float()  # (batch, key, kv_head, width)
     real = real_keys(heads)  # (batch, key)
     if heads.mask is not None:
-        value = value * real[:, None, :, None]
-    total = running_sum(value[:, :, -queries:])  # (batch, kv_head, query, width)
-    if value.shape[2] > queries:
-        total += value[:, :, :-queries].sum(2, keepdim=True)
+        value = value * real[:, :, None, None]
+    total = running_sum(value[:, -queries:])
+    if value.shape[1] > queries:
+        total += value[:, :-queries].sum(1, keepdim=True)
     rows = torch.arange(real.shape[0], device=real.device)
-    first = heads.value[rows, :, heads.first].float()[:, :, None]  # (batch, kv_head, 1, width)
-    others = real.cumsum(-1)[:, -queries:].sub(1).clamp(min=0)[:, None]  # (batch, 1, query)
+    first = value[rows, heads.first][:, None]  # (batch, 1, kv_head, width)
+    count = real.cumsum(-1)[:, -queries:].clamp(min=1)  # (batch, query)
     weight = heads.rest_weight
     if weight is None:
         if "rest_weight" not in heads.memory:
             heads.memory["rest_weight"] = measured_rest_weight(heads)
         weight = heads.memory["rest_weight"]
-    outputs = mixture(first[:, heads.kv_head], total[:, heads.kv_head], others, weight[:, :, None])
-    return outputs.to(heads.value.dtype)
+    outputs = mixture(first, total, count, weight, heads.kv_place, heads.per_kv)
+    return outputs.to(heads.value.dtype).transpose(1, 2)
 
 
 def from_hidden(tokens: HiddenStates) -> Tensor:
@@ -40,7 +41,7 @@ def from_hidden(tokens: HiddenStates) -> Tensor:
     real = tokens.real
     if real is not None:
         value = value * real[:, :, None, None]
-    total = running_sum(value.transpose(1, 2)).transpose(1, 2)  # (batch, query, kv_head, width)
+    total = running_sum(value)  # (batch, query, kv_head, width)
     count = (value.new_ones(1, value.shape[1]) if real is None else real.int()).cumsum(-1)  # (batch, query)
     if tokens.state:
         total, count = total + tokens.state["total"][:, None], count + tokens.state["count"]
@@ -50,32 +51,41 @@ def from_hidden(tokens: HiddenStates) -> Tensor:
         tokens.state["first"] = first.clone()
     tokens.state["total"] = total[:, -1].clone()
     tokens.state["count"] = count[:, -1:].expand(value.shape[0], 1).clone()
-    first = tokens.state["first"][:, None, tokens.kv_head]
-    others = count.sub(1).clamp(min=0)[:, :, None]
-    outputs = mixture(first, total[:, :, tokens.kv_head], others, tokens.rest_weight[:, None])
+    first = tokens.state["first"][:, None]
+    outputs = mixture(first, total, count.clamp(min=1), tokens.rest_weight, tokens.kv_place, tokens.per_kv)
     return tokens.output_of(outputs.to(tokens.hidden.dtype))
 
 
-def mixture(first: Tensor, total: Tensor, others: Tensor, weight: Tensor) -> Tensor:
-    """(v_0 + r (v_1 + ... + v_i)) / (1 + r i) for `total` v_0 + ... + v_i, changed in place; `others` i, `weight` r
-    lack the last axis of the values, and all broadcast."""
-    scale = 1 / (1 + weight * others)
-    return total.mul_((weight * scale)[..., None]).addcmul_(first, ((1 - weight) * scale)[..., None])
+def mixture(
+    first: Tensor, total: Tensor, count: Tensor, weight: Tensor, kv_place: Tensor, per_kv: int | None
+) -> Tensor:
+    """Outputs (batch, query, head, width): between the first value and the mean of all `count` (batch, query) values so
+    far, whose sum is `total` (batch, query, kv_head, width), changed in place. `weight` (batch or 1, head) is r.
+
+    (v_0 + r (v_1 + ... + v_i)) / (1 + r i) = v_0 + r (i + 1) / (1 + r i) (mean - v_0).
+    """
+    mean = total.div_(count[:, :, None, None])
+    count, weight = count[:, :, None], weight[:, None]
+    share = (weight * count / (1 + weight * (count - 1)))[..., None]  # (batch, query, head, 1)
+    if per_kv is None:
+        return torch.lerp(first[:, :, kv_place], mean[:, :, kv_place], share)
+    share = share.unflatten(2, (-1, per_kv))  # heads that read one KV head side by side: its mean is read, not copied
+    return torch.lerp(first[:, :, :, None], mean[:, :, :, None], share).flatten(2, 3)
 
 
 def running_sum(x: Tensor) -> Tensor:
-    """Cumulative sum along the last axis but one of (..., token, width), as products with a triangle of ones: PyTorch's
-    own cumsum along that axis is many times slower on the CPU."""
-    n, width = x.shape[-2:]
+    """Cumulative sum over the tokens of (batch, token, head, width), as products with a triangle of ones: PyTorch's own
+    cumsum along that axis is many times slower on the CPU."""
+    n, block = x.shape[1], min(_BLOCK, x.shape[1])
     if n == 1:
         return x.clone()
-    block = min(_BLOCK, n)
     short = -n % block
-    x = torch.nn.functional.pad(x, (0, 0, 0, short)) if short else x
-    x = x.reshape(*x.shape[:-2], -1, block, width)  # (..., block, token, width)
-    sums = torch.ones(block, block, dtype=x.dtype, device=x.device).tril() @ x
-    sums[..., 1:, :, :] += sums[..., :-1, -1:, :].cumsum(-3)
-    return sums.flatten(-3, -2)[..., :n, :]
+    blocks = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, short)) if short else x
+    blocks = blocks.unflatten(1, (-1, block)).flatten(3)  # (batch, block, token, head x width)
+    triangle = torch.ones(block, block, dtype=x.dtype, device=x.device).tril()
+    sums = (triangle @ blocks).unflatten(-1, x.shape[2:])
+    sums[:, 1:] += sums[:, :-1, -1:].cumsum(1)
+    return sums.flatten(1, 2)[:, :n]
 
 
 def measured_rest_weight(heads: ReplacedHeads) -> Tensor:

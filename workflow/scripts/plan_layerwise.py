@@ -1,0 +1,18 @@
+"""Write the plan of one model that keeps only layers whose heads are cheap to replace."""
+
+from pathlib import Path
+
+import torch
+
+from sinkstudy.attention.plan import Plan
+from sinkstudy.attention.policies import layerwise
+from sinkstudy.joblog import job_log
+from sinkstudy.models import ModelSpec, encode, load_model
+from sinkstudy.prompts import read_prompts
+
+with job_log(snakemake.log[0]):
+    loaded = load_model(ModelSpec(**snakemake.params.model))
+    prompts = [encode(loaded, one.text, one.id) for one in read_prompts(Path(snakemake.input.prompts))]
+    ids = [torch.tensor([tokens], device=loaded.model.device) for tokens in prompts]
+    plan = layerwise(loaded.model, Plan.load(snakemake.input.plan), ids, snakemake.params.budget)
+    plan.save(snakemake.output[0])

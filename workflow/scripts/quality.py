@@ -1,0 +1,33 @@
+"""Measure what every plan and strategy does to one model's predictions and answers."""
+
+from pathlib import Path
+
+import torch
+
+from sinkstudy.attention.answers import answers_table
+from sinkstudy.attention.benchmark import usable_lengths, windows
+from sinkstudy.attention.plan import Plan
+from sinkstudy.attention.quality import quality_table
+from sinkstudy.attention.variants import runs_on_sdpa, variants_of
+from sinkstudy.joblog import job_log
+from sinkstudy.models import ModelSpec, encode, load_model, tokenize
+from sinkstudy.prompts import read_prompts
+from sinkstudy.tables import write_table
+
+with job_log(snakemake.log[0]):
+    torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
+    params, name = snakemake.params, snakemake.wildcards.model
+    loaded = load_model(ModelSpec(**params.model))
+    model, text = loaded.model, Path(snakemake.input.text)
+    plans = [Plan.load(path) for path in snakemake.input.plans] if runs_on_sdpa(model) else []
+    variants = variants_of(model, plans, params.strategies)
+    prompts = [
+        (one.id, one.set, torch.tensor([encode(loaded, one.text, one.id)], device=model.device))
+        for one in read_prompts(Path(snakemake.input.prompts))
+    ]
+    held_out = tokenize(loaded, text.read_text(encoding="utf-8"), prompt=text.name)
+    lengths = usable_lengths(model, name, len(held_out), params.lengths)
+    pieces = [("held-out", ids[None]) for ids in windows(held_out, max(lengths), 4).to(model.device)]
+    texts = [*pieces, *((set_name, ids) for _, set_name, ids in prompts)]
+    write_table(quality_table(model, name, texts, variants, lengths), snakemake.output.quality)
+    write_table(answers_table(model, name, prompts, variants, params.answer_tokens), snakemake.output.answers)
