@@ -34,6 +34,8 @@ rule layerwise_plan:
         "results/plans/{model}/layerwise.json",
     log:
         "logs/plans/{model}/layerwise.log",
+    benchmark:
+        "results/costs/plans/{model}/layerwise.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     resources:
@@ -90,6 +92,8 @@ rule quality:
         quality="results/quality/{model}.csv",
     log:
         "logs/quality/{model}.log",
+    benchmark:
+        "results/costs/quality/{model}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     resources:
