@@ -9,9 +9,10 @@ from sinkstudy.attention.policies import layerwise
 from sinkstudy.joblog import job_log
 from sinkstudy.models import ModelSpec, encode, load_model
 from sinkstudy.prompts import read_prompts
+from sinkstudy.sources import pinned
 
 with job_log(snakemake.log[0]):
-    loaded = load_model(ModelSpec(**snakemake.params.model))
+    loaded = load_model(ModelSpec(**pinned(snakemake.params.model, snakemake.input.model, Path.cwd())))
     prompts = [encode(loaded, one.text, one.id) for one in read_prompts(Path(snakemake.input.prompts))]
     ids = [torch.tensor([tokens], device=loaded.model.device) for tokens in prompts]
     plan = layerwise(loaded.model, Plan.load(snakemake.input.plan), ids, snakemake.params.budget)

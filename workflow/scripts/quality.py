@@ -12,12 +12,13 @@ from sinkstudy.attention.variants import runs_on_sdpa, variants_of
 from sinkstudy.joblog import job_log
 from sinkstudy.models import ModelSpec, encode, load_model, tokenize
 from sinkstudy.prompts import read_prompts
+from sinkstudy.sources import pinned
 from sinkstudy.tables import write_table
 
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
     params, name = snakemake.params, snakemake.wildcards.model
-    loaded = load_model(ModelSpec(**params.model))
+    loaded = load_model(ModelSpec(**pinned(params.model, snakemake.input.model, Path.cwd())))
     model, text = loaded.model, Path(snakemake.input.text)
     plans = [Plan.load(path) for path in snakemake.input.plans] if runs_on_sdpa(model) else []
     variants = variants_of(model, plans, params.strategies)
