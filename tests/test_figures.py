@@ -267,7 +267,7 @@ def test_layer_bars_show_the_mean_of_each_layer_its_interval_and_every_head():
     assert np.concatenate(whisker.get_segments())[:, 1].tolist() == pytest.approx([0.25, 0.4])
     levels = [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() != "None"]
     assert levels == [0.4, 0.9]  # the null score and the threshold
-    dots = np.concatenate([line.get_ydata() for line in axes.lines if line.get_marker() == "."])
+    dots = np.concatenate([line.get_ydata() for line in axes.lines if line.get_marker() == "o"])
     assert dots.tolist() == [0.2, 0.4, 0.5, 1.0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "3"]
 

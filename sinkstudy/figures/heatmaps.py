@@ -8,6 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sinkstudy.figures.style import COLOURS, COLUMN, NULL_STYLE, PAGE, SCORE_MAP, THRESHOLD_STYLE, new_figure, styled
 
+_ONE_HEAD = {"markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 0.6}
 _MAX_WRITTEN_HEADS = 8  # per panel: with more, the values in the cells could not be read
 
 
@@ -49,18 +50,24 @@ def layer_bars(heads: pd.DataFrame, layers: pd.DataFrame, threshold: float) -> F
     """
     figure, (ax,) = new_figure(COLUMN, 2.7)
     layers = layers.sort_values("layer")
-    places = np.arange(len(layers))
+    places, few = np.arange(len(layers)), len(heads) <= 200
     mean = layers["mean_sink_score"].to_numpy()
     ax.bar(places, mean, color=COLOURS[4], width=0.7, label="mean over heads", zorder=1)
     for place, layer in zip(places, layers["layer"], strict=True):
         scores = heads.loc[heads["layer"] == layer, "mean_sink_score"]
         spread = np.linspace(-0.27, 0.27, len(scores)) if len(scores) > 1 else np.zeros(1)
         label = "one head" if place == 0 else None
-        ax.plot(place + spread, scores, ".", color="black", markersize=3, label=label, zorder=2)
+        ax.plot(place + spread, scores, "o", **_ONE_HEAD, markersize=3 if few else 1.5, label=label, zorder=2)
     known = layers["score_low"].notna().to_numpy()
     if known.any():
         ends = np.stack([mean - layers["score_low"], layers["score_high"] - mean])[:, known]
-        marks = {"fmt": "none", "ecolor": COLOURS[1], "elinewidth": 1.5, "capsize": 3, "zorder": 4}
+        marks = {
+            "fmt": "none",
+            "ecolor": "black",
+            "elinewidth": 1.8 if few else 1,
+            "capsize": 3.5 if few else 1.5,
+            "zorder": 4,
+        }
         ax.errorbar(places[known], mean[known], np.maximum(ends, 0), label="95% over prompts", **marks)
     null = layers["mean_null_score"].iloc[0]
     ax.axhline(null, **NULL_STYLE, label=f"null: uniform attention ({null:.2f})")
@@ -111,7 +118,7 @@ def _layer_ticks(set_ticks, layers: list[int]) -> None:
 
 
 def _title(row: pd.Series) -> str:
-    return f"{row['model']}, {_prompts(row)}"
+    return f"{row['model']}\n{_prompts(row)}"
 
 
 def _prompts(row: pd.Series) -> str:

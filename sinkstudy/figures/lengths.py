@@ -63,15 +63,16 @@ def head_curves_figure(
     figure, (ax,) = new_figure(COLUMN, 2.9)
     lengths = np.arange(1, len(prompts) + 1)
     heads = scores.reshape(-1, len(lengths))
+    alpha = min(0.6, max(0.08, 40 / len(heads)))  # many lines would run into one another
     for i, head in enumerate(heads):
-        ax.plot(lengths, head, **HEAD_STYLE, label=f"one of {len(heads)} heads" if i == 0 else None)
+        ax.plot(lengths, head, **HEAD_STYLE, alpha=alpha, label=f"one of {len(heads)} heads" if i == 0 else None)
     ax.plot(lengths, heads.mean(0), **series_style(0), label="mean over heads")
     ax.plot(lengths, null, **NULL_STYLE, label="null: uniform attention")
     ax.axhline(threshold, **THRESHOLD_STYLE, label=f"threshold ({threshold:g})")
     ax.set(ylabel="mean sink score", ylim=(-0.02, 1.04))
     _counted_lengths(ax, lengths, prompts, most=10)
     figure.legend(loc="outside lower center", ncols=2)
-    figure.suptitle(f"{model}, every head, n prompts cut to each length")
+    figure.suptitle(f"{model}\nevery head, n prompts cut to each length")
     return figure
 
 

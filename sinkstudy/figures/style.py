@@ -20,7 +20,7 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), "-")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 NULL_STYLE = {"color": "black", "linestyle": (0, (2, 2)), "linewidth": 1.2, "zorder": 3}  # above a model that equals it
 THRESHOLD_STYLE = {"color": "#B00020", "linestyle": "-", "linewidth": 1.0}
-HEAD_STYLE = {"color": "0.45", "linewidth": 0.5, "alpha": 0.6}  # one thin line per head
+HEAD_STYLE = {"color": "0.45", "linewidth": 0.5}  # one thin line per head
 
 _RC = {
     "font.family": "DejaVu Sans",
