@@ -120,7 +120,7 @@ def write_study(folder: Path) -> None:
         "benchmark": {
             "text": str(ROOT / "benchmarks/heldout.txt"),
             "lengths": [24, 128],
-            "policies": ["first_layer", "consistent"],
+            "policies": ["consistent"],
             "strategies": ["first_value"],
             "repeats": 3,
         },
