@@ -56,9 +56,8 @@ def job_log(path: str | Path) -> Iterator[None]:
     except OSError as error:
         print(f"error: {_of_surroundings(error, path)}", file=terminal)
         raise SystemExit(1) from None
-    tee = _Tee(terminal, log)
     try:
-        with redirect_stderr(tee):
+        with redirect_stderr(_Tee(terminal, log)), _ignored_errors_to(log):
             yield
     except BaseException as error:
         with suppress(OSError):
@@ -76,6 +75,22 @@ def job_log(path: str | Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             log.close()
+
+
+@contextmanager
+def _ignored_errors_to(log: TextIO) -> Iterator[None]:
+    """Errors that Python prints and ignores, such as h5py's while it lets go of a file on a full disk."""
+    hooks = sys.excepthook, sys.unraisablehook
+
+    def note(*error: object) -> None:
+        with suppress(OSError):
+            traceback.print_exception(error[-2] if len(error) == 3 else error[0].exc_value, file=log)
+
+    sys.excepthook = sys.unraisablehook = note
+    try:
+        yield
+    finally:
+        sys.excepthook, sys.unraisablehook = hooks
 
 
 def _set_aside(error: DamagedFileError) -> str:

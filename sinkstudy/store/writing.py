@@ -12,6 +12,7 @@ from h5py import h5g, h5p
 
 from sinkstudy.prompts import Prompt
 from sinkstudy.store.arrays import AXES, Maps, create_array, create_attribute
+from sinkstudy.store.disk import Disk
 from sinkstudy.store.heaps import seal_heaps
 from sinkstudy.store.reading import SCHEMA, open_capture
 
@@ -62,7 +63,8 @@ class CaptureWriter:
 
     def __enter__(self) -> "CaptureWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = h5py.File(self._temporary, "w", libver=("v110", "v110"), track_order=True)
+        self._disk = Disk(self._temporary)
+        self._file = h5py.File(self._disk, "w", libver=("v110", "v110"), track_order=True)
         self._names = h5p.create(h5p.LINK_CREATE)
         self._names.set_char_encoding(h5py.h5t.CSET_UTF8)
         try:
@@ -78,6 +80,9 @@ class CaptureWriter:
         self._pending[prompt.id] = _Pending(prompt, token_ids, tokens, group)
 
     def add_layer(self, prompt: str, layer: int, record: LayerRecord) -> None:
+        """Layers come in ascending order. Raises OSError when what was written so far did not reach the disk."""
+        if self._disk.error:
+            raise self._disk.error
         pending = self._pending[prompt]
         pending.layers.append(layer)
         pending.key_mass.append(record.key_mass)
@@ -122,9 +127,10 @@ class CaptureWriter:
             self._discard()
 
     def _discard(self) -> None:
-        # Closing a file whose disk is full raises again; the first error is the one worth reading.
+        # Whatever HDF5 makes of a write that went nowhere, the first error is the one worth reading.
         with suppress(Exception):
             self._file.close()
+        self._disk.close()
         self._temporary.unlink(missing_ok=True)
 
     def _complete(self) -> None:
@@ -134,6 +140,9 @@ class CaptureWriter:
         self._file.attrs["layers"] = np.array(self._layers or [], np.int32)
         self._file.attrs["complete"] = True
         self._file.close()
+        if self._disk.error:
+            raise self._disk.error
+        self._disk.close()
         seal_heaps(self._temporary)
         with self._temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
