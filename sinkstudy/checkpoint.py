@@ -11,10 +11,11 @@ from sinkstudy.errors import StudyError
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
-def check_checkpoint(folder: Path, weights: bool = True) -> None:
+def check_checkpoint(folder: Path, weights: bool = True, pickled: bool = False) -> None:
     """Raise StudyError naming what is missing or cut short in a model's directory.
 
-    `weights`: False for a model of random weights, which needs its configuration and tokenizer only.
+    `weights`: False for a model of random weights, which needs its configuration and tokenizer only. `pickled`: weights
+    in PyTorch's own format will do.
     """
     if not (folder / "config.json").is_file():
         raise StudyError(f"{folder} holds no config.json; give a directory in Hugging Face format.")
@@ -29,7 +30,12 @@ def check_checkpoint(folder: Path, weights: bool = True) -> None:
     else:
         shards = set(folder.glob("*.safetensors"))
     if not shards:
-        raise StudyError(f"{folder} holds no *.safetensors; save the weights in that format.")
+        if pickled and any(folder.glob("*.bin")):
+            return
+        raise StudyError(
+            f"{folder} holds no *.safetensors; save the weights in that format, since loading any other can run code "
+            "(allow_pickle: true takes *.bin nevertheless)."
+        )
     for shard in sorted(shards):
         if not shard.is_file():
             raise StudyError(f"{shard} is missing, although {index.name} names it; copy the whole model.")

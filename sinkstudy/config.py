@@ -121,6 +121,12 @@ def check_folders(paths: Iterable[Path], writable: bool = False) -> None:
 def _check_source(name: str, model: Mapping[str, Any], root: Path) -> None:
     source = model["source"]
     if not is_local(source, root):
+        for key in ("trust_remote_code", "allow_pickle"):
+            if model[key]:
+                raise StudyError(
+                    f"models.{name}.{key} is for local directories only; download {source!r}, look at what it holds, "
+                    "and give the path."
+                )
         return
     path = root / as_path(source)
     if not path.is_dir():
@@ -129,7 +135,7 @@ def _check_source(name: str, model: Mapping[str, Any], root: Path) -> None:
             "Hugging Face format or a Hub id like 'owner/name'."
         )
     try:
-        check_checkpoint(path, weights=model["random_weights"] is None)
+        check_checkpoint(path, weights=model["random_weights"] is None, pickled=model["allow_pickle"])
     except StudyError as error:
         raise StudyError(f"models.{name}.source: {error}") from None
 

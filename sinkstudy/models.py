@@ -1,5 +1,6 @@
 """Loading causal language models and their tokenizers, with a record of exactly what was loaded."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ class ModelSpec:
     commit, branch or tag (Hub only).
     `random_weights`: a seed; the architecture is kept and its weights are drawn afresh. `bos`: `auto` does what
     the tokenizer does by itself, `always` makes sure of one beginning-of-sequence token, `never` leaves it out.
+    `trust_remote_code`: run Python files of the model's directory. `allow_pickle`: load weights that are not
+    safetensors. Both let whoever wrote the directory decide what happens on this machine.
     """
 
     source: str
@@ -33,6 +36,8 @@ class ModelSpec:
     bos: str = "auto"
     device: str = "auto"
     random_weights: int | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,14 +58,12 @@ def load_model(spec: ModelSpec) -> LoadedModel:
     """
     folder = resolve_source(spec.source, spec.revision, weights=spec.random_weights is None)
     device = pick_device(spec.device)
-    tokenizer = _load_tokenizer(spec.source, folder)
+    tokenizer = _load_tokenizer(spec, folder)
     if spec.random_weights is None:
-        model = _pretrained(spec.source, folder, spec.dtype)
+        model = _pretrained(spec, folder)
         resolved = folder.name if folder.parent.name == "snapshots" else content_digest(folder)
     else:
-        torch.manual_seed(spec.random_weights)
-        config = AutoConfig.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, spec.dtype))
+        model = _drawn(spec, folder)
         resolved = f"random weights, seed {spec.random_weights}"
     return LoadedModel(
         model=model.to(device).eval(),
@@ -139,24 +142,47 @@ def _checked(loaded: LoadedModel, ids: list[int], prompt: str) -> list[int]:
     return ids
 
 
-def _load_tokenizer(source: str, folder: Path) -> PreTrainedTokenizerBase:
+def _load_tokenizer(spec: ModelSpec, folder: Path) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
     except Exception as error:
         raise StudyError(
-            f"model source {source!r} has no tokenizer that loads ({type(error).__name__}); the directory needs "
+            f"model source {spec.source!r} has no tokenizer that loads: {_reason(error)}; the directory needs "
             "tokenizer.json or the tokenizer's own files."
         ) from error
 
 
-def _pretrained(source: str, folder: Path, dtype: str) -> PreTrainedModel:
+def _drawn(spec: ModelSpec, folder: Path) -> PreTrainedModel:
+    torch.manual_seed(spec.random_weights)
+    trust = {"trust_remote_code": spec.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(folder, **trust)
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, spec.dtype), **trust)
+    except Exception as error:
+        raise StudyError(f"model source {spec.source!r} could not be loaded: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of what Transformers says, which may go on for pages."""
+    said = str(error).strip()
+    if "trust_remote_code" in said:
+        return "it needs Python code that comes with it, which only trust_remote_code: true lets run"
+    return re.split(r"(?<=[.!?])\s|\n", said)[0].rstrip(".") or type(error).__name__
+
+
+def _pretrained(spec: ModelSpec, folder: Path) -> PreTrainedModel:
+    source = spec.source
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+            folder,
+            dtype=getattr(torch, spec.dtype),
+            # None takes safetensors where there are any. Not given, `trust_remote_code` asks on the terminal.
+            use_safetensors=None if spec.allow_pickle else True,
+            trust_remote_code=spec.trust_remote_code,
+            output_loading_info=True,
         )
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise StudyError(f"model source {source!r} could not be loaded: {reason}") from error
+        raise StudyError(f"model source {source!r} could not be loaded: {_reason(error)}.") from error
     for kind in ("missing_keys", "mismatched_keys"):
         if info[kind]:
             first = sorted(map(str, info[kind]))[0]

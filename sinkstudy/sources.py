@@ -10,7 +10,7 @@ from typing import Any
 
 from sinkstudy.errors import StudyError
 
-_SUFFIXES = {".json", ".safetensors", ".model"}
+_SUFFIXES = {".json", ".safetensors", ".model", ".py", ".bin"}
 _NAMES = {"merges.txt", "vocab.txt"}
 
 

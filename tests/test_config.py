@@ -62,6 +62,8 @@ def test_defaults_are_filled_at_every_level(project):
         "bos": "auto",
         "device": "auto",
         "random_weights": None,
+        "trust_remote_code": False,
+        "allow_pickle": False,
     }
     assert checked["prompts"] == "prompts.tsv"
     assert checked["sinks"] == {"threshold": 0.9, "thresholds": [0.3, 0.8, 0.9]}
@@ -138,6 +140,9 @@ BAD = [
     ("models.tiny.device", "gpu", ["models.tiny.device", "cuda"]),
     ("models.tiny.random_weights", -1, ["models.tiny.random_weights", "0"]),
     ("models.tiny.revision", 12, ["models.tiny.revision", "string"]),
+    ("models.tiny.trust_remote_code", "yes", ["models.tiny.trust_remote_code", "boolean"]),
+    ("models.other", {"source": "a/b", "trust_remote_code": True}, ["models.other.trust_remote_code", "local"]),
+    ("models.other", {"source": "a/b", "allow_pickle": True}, ["models.other.allow_pickle", "local"]),
     ("prompts", None, ["prompts", "string"]),
     ("prompts", "", ["prompts", "empty"]),
     ("prompts", "missing.tsv", ["prompts", "'missing.tsv'"]),
