@@ -12,6 +12,8 @@ SMALL_EXCESS_CHANGE = 0.1  # a smaller change of mean excess is not an effect of
 HOLDS_AT = 0.5  # correlation below this means that most later layers do not follow
 SIGNIFICANT = 0.05
 MIN_TOKENS = 24  # below this uniform attention itself scores too high to judge by
+NEAR_NULL = 0.05  # a mean score this near to uniform attention's is that of uniform attention
+GOOD_FIT = 0.02  # a simulator that errs by less per layer is not rejected, however sure the difference
 HARMLESS_KL = 1e-2
 HARMLESS_AGREEMENT = 0.98
 WORTHWHILE_SPEEDUP = 1.02
@@ -99,36 +101,83 @@ def first_layer_hypothesis(row: pd.Series) -> Verdict:
     return Verdict(True, f"{numbers}.")
 
 
-def length_threshold(correlation: pd.DataFrame) -> Verdict:
-    """The longest tabulated length up to which the correlation stays at HOLDS_AT and above the base rate, which is
-    100% where uniform attention itself passes the threshold; `holds` is True if there is such a length.
+def follows_null(curves: pd.DataFrame) -> Verdict:
+    """Whether the mean score is that of uniform attention at every length of 2 tokens or more.
 
-    `correlation`: the rows over all prompts at fixed lengths, at one threshold.
+    `curves`: the rows of one model over all prompts at one threshold.
     """
-    rows = correlation.dropna(subset=["n_tokens"]).sort_values("n_tokens")
-    defined = rows.dropna(subset=["p_later_given_first"])
-    if defined.empty:
-        return Verdict(None, "the first layer has no sinks at any tabulated length.")
-    kept = []
-    for _, row in rows.iterrows():
-        if not row["p_later_given_first"] >= HOLDS_AT or row["p_later_given_first"] <= row["p_later"]:
-            break
-        kept.append(row)
-    if not kept:
+    rows = curves[curves["n_tokens"] > 1].sort_values("n_tokens")
+    if rows.empty:
+        return Verdict(None, "no prompt has two tokens.")
+    distance = (rows["mean_score"] - rows["null_score"]).abs()
+    first, last, worst = rows.iloc[0], rows.iloc[-1], rows.loc[distance.idxmax()]
+    text = (
+        f"from {int(first['n_tokens'])} to {int(last['n_tokens'])} tokens the mean score goes from "
+        f"{first['mean_score']:.3f} to {last['mean_score']:.3f}, uniform attention's from {first['null_score']:.3f} to "
+        f"{last['null_score']:.3f}; the two are at most {distance.max():.4f} apart (at {int(worst['n_tokens'])} tokens)"
+    )
+    return Verdict(bool(distance.max() <= NEAR_NULL), f"{text}.")
+
+
+def exceeds_control(control: pd.DataFrame) -> Verdict:
+    """Whether a trained model has more excess than its control at every tabulated length.
+
+    `control`: the rows of one pair at one threshold.
+    """
+    if control.empty:
+        return Verdict(None, "no prompt is long enough to compare.")
+    if control["excess_low"].isna().all():
+        return Verdict(None, "a single prompt gives no interval to judge by.")
+    least = control.loc[control["excess_low"].idxmin()]
+    text = (
+        f"at {_lengths(control['n_tokens'])} tokens the mean excess exceeds the control's, prompt by prompt, by at "
+        f"least {least['excess_difference']:.3f} (95% interval {least['excess_low']:.3f} to "
+        f"{least['excess_high']:.3f}, at {int(least['n_tokens'])} tokens)"
+    )
+    if least["excess_low"] > 0:
+        return Verdict(True, f"{text}.")
+    return Verdict(
+        False,
+        f"at {int(least['n_tokens'])} tokens the mean excess differs from the control's by "
+        f"{least['excess_difference']:.3f} (95% interval {least['excess_low']:.3f} to {least['excess_high']:.3f}), "
+        "which may be nothing.",
+    )
+
+
+def weakens(row: pd.Series) -> Verdict:
+    """Whether the correlation falls at some length; `row` is one of the table of weakening."""
+    if pd.isna(row["last_length"]):
+        return Verdict(None, "the first layer has no sinks at any length, so no correlation can weaken.")
+    last = f"beyond {int(row['last_length'])} tokens the first layer has no sinks at all"
+    if pd.isna(row["length"]):
+        return Verdict(None, f"first-layer sinks are too few to tell two parts apart; {last}.")
+    levels = f"{100 * row['before']:.2f}% before and {100 * row['after']:.2f}% from there on"
+    excess = f"{100 * row['excess_before']:+.2f} and {100 * row['excess_after']:+.2f}"
+    beyond = f"beyond the base rate, {excess} percentage points"
+    if pd.isna(row["fall_low"]):
         return Verdict(
-            False,
-            f"from the shortest length on the correlation is below {100 * HOLDS_AT:.0f}%, no higher than the base "
-            "rate, or undefined.",
+            None,
+            f"the best split is at {int(row['length'])} tokens ({levels}; {beyond}), but fewer than two prompts have "
+            f"first-layer sinks, so there is no interval; {last}.",
         )
-    last = kept[-1]
-    text = f"the correlation is at least {100 * HOLDS_AT:.0f}% up to {int(last['n_tokens'])} tokens"
-    if len(kept) == len(rows):
-        return Verdict(True, f"{text}, the longest tabulated length.")
-    following = rows.iloc[len(kept)]
-    value = following["p_later_given_first"]
-    base = f"base rate {100 * following['p_later']:.2f}%"
-    then = "undefined (no first-layer sinks)" if pd.isna(value) else f"{100 * value:.2f}% ({base})"
-    return Verdict(True, f"{text}; at {int(following['n_tokens'])} tokens it is {then}.")
+    split = (
+        f"{int(row['length'])} tokens (95% interval {int(row['length_low'])} to {int(row['length_high'])}), with a "
+        f"correlation of {levels} (difference {100 * row['fall']:.2f} points, 95% interval "
+        f"{100 * row['fall_low']:.2f} to {100 * row['fall_high']:.2f}); {beyond}; {last}"
+    )
+    if row["fall_low"] > 0:
+        return Verdict(True, f"it weakens at {split}.")
+    return Verdict(False, f"no length is found at which it surely falls: the best split is at {split}.")
+
+
+def rejected(row: pd.Series) -> Verdict:
+    """Whether held-out prompts reject a simulator; `row` is one of the table of held-out errors."""
+    text = (
+        f"its sink fraction per layer errs by {100 * row['layer_error']:.2f} percentage points on average over "
+        f"{int(row['cells'])} cells (layer, length and half); a perfect simulator would err by "
+        f"{100 * row['chance_error']:.2f} (p = {row['p_value']:.3g})"
+    )
+    return Verdict(bool(row["p_value"] < SIGNIFICANT and row["layer_error"] > GOOD_FIT), f"{text}.")
 
 
 def harmless(benchmark: pd.DataFrame) -> pd.DataFrame:
@@ -163,3 +212,7 @@ def worth_optimizing(benchmark: pd.DataFrame) -> Verdict:
 
 def _name(row: pd.Series) -> str:
     return f"`{row['strategy']}` with policy `{row['policy']}` at {int(row['n_tokens'])} tokens"
+
+
+def _lengths(lengths: pd.Series) -> str:
+    return ", ".join(str(int(n)) for n in sorted(lengths))

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 from browser import opened
+from made_up import frame, statistics_tables
 from PIL import Image
 
 from sinkstudy.conclusions import (
     first_layer_hypothesis,
     has_sinks,
     length_effect,
-    length_threshold,
     worth_optimizing,
 )
 from sinkstudy.findings import Tables, markdown
@@ -20,10 +20,6 @@ from sinkstudy.findings.text import evidence, figure, number_footnotes, percent,
 from sinkstudy.scores import null_score
 
 NAN = float("nan")
-
-
-def frame(columns: str, *rows: tuple) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=columns.split())
 
 
 def score_rows(*rows: tuple) -> pd.DataFrame:
@@ -166,48 +162,6 @@ def test_the_first_layer_hypothesis_is_not_affirmed_without_the_interval_that_it
     assert "nan" not in verdict.reason
 
 
-def threshold_rows(base: float = 0.2, **correlation: float) -> pd.DataFrame:
-    """Rows at lengths n2, n24, ... in shuffled order, beside one over whole prompts that must not count."""
-    rows = [(NAN, 0.99, base)] + [(float(name[1:]), value, base) for name, value in reversed(correlation.items())]
-    return frame("n_tokens p_later_given_first p_later", *rows)
-
-
-def test_a_correlation_no_higher_than_the_base_rate_gives_no_length_threshold():
-    """Where uniform attention passes the threshold by itself, every later layer follows."""
-    assert length_threshold(threshold_rows(base=1.0, n2=1.0, n24=1.0)).holds is False
-
-
-def test_the_length_threshold_is_the_last_length_before_the_correlation_falls_below_half():
-    verdict = length_threshold(threshold_rows(n2=0.9, n8=0.5, n24=0.25, n64=0.8))
-    assert verdict.holds is True
-    assert "up to 8 tokens" in verdict.reason
-    assert "at 24 tokens it is 25.00%" in verdict.reason
-
-
-def test_the_length_threshold_ends_where_the_correlation_is_undefined():
-    verdict = length_threshold(threshold_rows(n2=0.9, n8=NAN, n24=0.9))
-    assert verdict.holds is True
-    assert "up to 2 tokens" in verdict.reason
-    assert "undefined" in verdict.reason
-    assert "nan" not in verdict.reason
-
-
-def test_the_length_threshold_may_lie_beyond_the_table():
-    verdict = length_threshold(threshold_rows(n2=0.9, n24=0.8))
-    assert verdict.holds is True
-    assert "up to 24 tokens, the longest" in verdict.reason
-
-
-@pytest.mark.parametrize("first", [0.49, NAN])
-def test_there_is_no_length_threshold_where_the_shortest_length_fails(first):
-    assert length_threshold(threshold_rows(n2=first, n24=0.9)).holds is False
-
-
-def test_the_length_threshold_is_unknown_where_no_length_has_a_correlation():
-    assert length_threshold(threshold_rows(n2=NAN, n24=NAN)).holds is None
-    assert length_threshold(threshold_rows()).holds is None
-
-
 BENCHMARK = "n_tokens strategy policy heads_replaced kl top1_agreement speedup_vs_sdpa ceiling"
 SDPA = (128, "sdpa", "none", 0, 0.0, 1.0, 1.0, 1.0)
 EAGER = (128, "eager", "none", 0, 0.0, 1.0, 9.0, 1.0)  # nothing was replaced, so it is no optimization
@@ -308,7 +262,9 @@ def made_up_tables() -> Tables:
         part = ("measured_vs_simulated", "5 tokens", model, "measured", 43.75, 0.5625, 0.25)
         comparison.append((*part, 65.625 if model == "sinky" else NAN))
     comparison.append(("measured_vs_simulated", "5 tokens", "simulated toy", "simulated", 18.75, 0.53125, NAN, 15.625))
+    lengths = frame("model set prompt n_tokens threshold sink_fraction mean_score null_score mean_excess", *lengths)
     return Tables(
+        **statistics_tables(lengths),
         scores=frame(
             "model set prompt n_tokens layer head sink_score null_score excess_score is_sink strongest_position "
             "position_score",
@@ -318,16 +274,13 @@ def made_up_tables() -> Tables:
             "model set layer head prompts mean_tokens mean_sink_score mean_null_score mean_excess_score sink_share",
             *heads,
         ),
-        lengths=frame(
-            "model set prompt n_tokens threshold sink_fraction mean_score null_score mean_excess",
-            *lengths,
-        ),
+        lengths=lengths,
         correlation=frame(f"model set prompt n_tokens threshold {STATISTICS}", *correlation),
         comparison=frame(
             "comparison group side kind sink_percent mean_score mean_excess correlation_percent",
             *comparison,
         ),
-        simulation=frame("preset n_tokens", ("toy", 5)),
+        simulation=frame("preset n_tokens fitted_to", ("toy", 5, None)),
         benchmark=frame(
             "model n_tokens batch strategy policy heads_replaced head_fraction median_s iqr_s speedup_vs_sdpa "
             "speedup_vs_eager ceiling kl top1_agreement perplexity_ratio device",
@@ -474,7 +427,7 @@ def test_every_verdict_stands_in_the_report_with_its_numbers():
     assert "8 of 8 heads are sinks" in section(text, "Conclusion")
     assert has_sinks(tables.of("scores", "plain"), 0.9).reason in section(text, "Conclusion")
     assert length_effect(tables.of("lengths", "sinky")).reason in section(text, "Impact of sequence length")
-    assert "up to 2 tokens; at 24 tokens it is 21.88%" in section(text, "Length threshold")
+    assert "it weakens at 8 tokens (95% interval 5 to 12)" in section(text, "Length threshold")
     assert worth_optimizing(tables.of("benchmark", "sinky")).reason in section(text, "Optimization potential")
 
 
@@ -568,7 +521,9 @@ def test_every_row_and_every_verdict_says_which_rows_of_which_table_it_comes_fro
     for line in bodies:
         assert re.search(r"^\| [^|]*\[\^\d+\] \||\[\^\d+\]$", line), line
     listed = f"[^1]: {notes}".strip().splitlines()
-    assert [int(re.match(r"\[\^(\d+)\]: `results/", note)[1]) for note in listed] == list(range(1, len(listed) + 1))
+    assert [int(re.match(r"\[\^(\d+)\]: `(?:results/|published\.csv)", note)[1]) for note in listed] == list(
+        range(1, len(listed) + 1)
+    )
     assert len(set(listed)) == len(listed)
 
 
@@ -636,14 +591,15 @@ def test_the_summary_fits_a_desktop_screen_and_nothing_is_wider_than_the_window(
         assert bottom <= 900 or width == 390
         titles = browser.evaluate("[...document.querySelectorAll('td')].map(cell => cell.title)")
         assert len(titles) > 100
-        assert all(title.startswith("results/") for title in titles)
+        assert all(title.startswith(("results/", "published.csv")) for title in titles)
 
 
 def test_every_result_section_names_existing_tables_as_its_source():
     sources = set(re.findall(r"`results/([^`]+)`", report(made_up_tables())))
-    per_model = ("scores", "heads", "lengths", "correlation", "benchmark", "verification")
+    per_model = ("scores", "heads", "lengths", "correlation", "benchmark", "verification", "curves", "weakening")
+    per_model += ("layer_pairs", "persistence", "domains", "heldout_errors")
     expected = {f"{name}/{model}.csv" for name in per_model for model in ("sinky", "plain")}
-    assert sources == expected | {"comparison.csv", "costs.csv", "simulation/toy.csv"}
+    assert sources == expected | {"comparison.csv", "control.csv", "costs.csv", "simulation/toy.csv"}
 
 
 def test_a_study_without_simulation_is_reported():

@@ -155,6 +155,7 @@ def test_edited_library_code_reruns_the_stages_that_use_it(tmp_path):
         "findings",
         "heatmaps",
         "lengths_figures",
+        "statistics_figures",
         "maps_figure",
         "timing_figure",
         "simulated_figure",

@@ -16,8 +16,16 @@ class Tables:
     heads: pd.DataFrame
     lengths: pd.DataFrame
     correlation: pd.DataFrame
+    curves: pd.DataFrame
+    weakening: pd.DataFrame
+    layer_pairs: pd.DataFrame
+    persistence: pd.DataFrame
+    domains: pd.DataFrame
+    control: pd.DataFrame
     comparison: pd.DataFrame
     simulation: pd.DataFrame
+    heldout_errors: pd.DataFrame
+    published: pd.DataFrame
     benchmark: pd.DataFrame
     verification: pd.DataFrame
     costs: pd.DataFrame
@@ -28,6 +36,11 @@ class Tables:
         """The rows of one model in the table called `name`."""
         table = getattr(self, name)
         return table[table["model"] == model]
+
+    def curve(self, model: str, set_name: str = "all") -> pd.DataFrame:
+        """The curve over all lengths of a set of prompts, at the threshold."""
+        rows = self.of("curves", model)
+        return rows[(rows["set"] == set_name) & (rows["threshold"] == self.threshold)]
 
     @property
     def models(self) -> list[str]:

@@ -1,15 +1,29 @@
-"""Up to which length the correlation holds."""
+"""The length at which the correlation weakens."""
 
 from sinkstudy import conclusions as rules
 from sinkstudy.findings.inputs import Tables
-from sinkstudy.findings.text import evidence, source
+from sinkstudy.findings.text import evidence, figure, source
 
 
 def section(t: Tables) -> str:
     lines = []
     for model in t.models:
-        part = t.of("correlation", model)
-        part = part[(part["threshold"] == t.threshold) & (part["set"] == "all")]
-        rows = evidence(f"correlation/{model}.csv", f"set=all, prompt=all, every n_tokens, threshold={t.threshold:g}")
-        lines.append(f"- **{model}**: {rules.length_threshold(part).reason}{rows}")
-    return "\n\n".join(["## Length threshold", "\n".join(lines), source(*(f"correlation/{m}.csv" for m in t.models))])
+        rows = t.of("weakening", model)
+        verdict = rules.weakens(rows[rows["threshold"] == t.threshold].iloc[0])
+        lines.append(
+            f"- **{model}**: {verdict.reason}" + evidence(f"weakening/{model}.csv", f"threshold={t.threshold:g}")
+        )
+    return "\n\n".join(
+        [
+            "## Length threshold",
+            "Where the correlation, taken at every prefix length at which uniform attention stays below the threshold, "
+            "is best split into a part before and a part after (a single change point by least squares, each length "
+            "weighted by its first-layer sinks). Intervals repeat the whole estimate on resampled prompts.",
+            "\n".join(lines),
+            *(
+                figure(f"weakening_{model}", f"{model}: correlation and base rate at every length, with 95% intervals.")
+                for model in t.models
+            ),
+            source(*(f"weakening/{model}.csv" for model in t.models)),
+        ]
+    )

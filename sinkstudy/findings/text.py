@@ -1,6 +1,7 @@
 """How findings print numbers, tables, verdicts and where each comes from."""
 
 import re
+from collections.abc import Callable
 
 import pandas as pd
 
@@ -30,9 +31,15 @@ def interval(row: pd.Series) -> str:
     return "undefined" if pd.isna(row["ci_low"]) else f"{percent(row['ci_low'])} to {percent(row['ci_high'])}"
 
 
-def evidence(path: str, rows: str) -> str:
-    """A footnote that says where the numbers before it come from: a file under results/, and which of its rows."""
-    return f"{_OPEN}`results/{path}`: {rows}{_CLOSE}"
+def span(row: pd.Series, name: str, show: Callable[[float], str]) -> str:
+    """The interval in `{name}_low` and `{name}_high` of a row; `undefined` where there is none."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return "undefined" if pd.isna(low) else f"{show(low)} to {show(high)}"
+
+
+def evidence(path: str, rows: str, folder: str = "results/") -> str:
+    """A footnote that says where the numbers before it come from: a file under `folder`, and which of its rows."""
+    return f"{_OPEN}`{folder}{path}`: {rows}{_CLOSE}"
 
 
 def number_footnotes(text: str) -> str:

@@ -27,6 +27,13 @@ POLICIES = config["benchmark"]["policies"]
 THRESHOLD = config["sinks"]["threshold"]
 FORMATS = ["png", "svg"]
 STATISTICS = ["correlation", "curves", "weakening", "layer_pairs", "persistence", "domains"]
+STATISTICS_FIGURES = {
+    "weakening": "correlation against length",
+    "layer_pairs": "layer by layer",
+    "persistence": "every head",
+    "domains": "prompt sets",
+    "heldout": "measured and simulated",
+}
 REPORTED_LENGTHS = [2, 10, 24, 64]
 SIMULATED_LENGTHS = {n for preset in config["simulation"].values() for n in preset["lengths"]}
 COMPARISONS = ["short_vs_long", "model_vs_model", *(["measured_vs_simulated"] if PRESETS else [])]

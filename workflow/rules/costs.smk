@@ -1,11 +1,13 @@
 # Benchmark files of every job whose cost the findings show, by stage; `benchmark:` of a rule and this list agree.
 JOBS = {
     "capture": expand("{model}/{shard}", model=MODELS, shard=SHARDS),
-    **{stage: MODELS for stage in ("verification", "scores", "lengths", "heads", "correlation", "benchmark")},
+    **{
+        stage: MODELS for stage in ("verification", "scores", "lengths", "heads", "correlation", "heldout", "benchmark")
+    },
     "plans": expand("{model}/{policy}", model=MODELS, policy=POLICIES),
     "simulation": PRESETS,
     "figures": [
-        *expand("{kind}_{model}", kind=["heatmaps", "lengths", "maps", "timing"], model=MODELS),
+        *expand("{kind}_{model}", kind=["heatmaps", "lengths", "maps", "statistics", "timing"], model=MODELS),
         *expand("simulated_{preset}", preset=PRESETS),
         "comparison",
     ],

@@ -4,6 +4,7 @@ FIGURES = [
     for name in (
         *expand("heatmap_{model}_{set}", model=MODELS, set=[*SETS, "all"]),
         *expand("{kind}_{model}", kind=["contour", "head_curves", "layers", "lengths", "maps", "timing"], model=MODELS),
+        *expand("{kind}_{model}", kind=STATISTICS_FIGURES, model=MODELS),
         *expand("simulated_{preset}", preset=PRESETS),
         *expand("comparison_{kind}", kind=COMPARISONS),
     )
@@ -62,6 +63,37 @@ rule lengths_figures:
         "Drawing scores of {wildcards.model} against length"
     script:
         "../scripts/fig_lengths.py"
+
+
+rule statistics_figures:
+    input:
+        curves="results/curves/{model}.csv",
+        heldout="results/heldout/{model}.csv",
+        layer_pairs="results/layer_pairs/{model}.csv",
+        persistence="results/persistence/{model}.csv",
+        weakening="results/weakening/{model}.csv",
+    output:
+        [
+            drawn(f"{kind}_{{model}}", "{model}", kind.replace("_", " "), label, kind)
+            for kind, label in STATISTICS_FIGURES.items()
+        ],
+    log:
+        "logs/figures/statistics_{model}.log",
+    benchmark:
+        "results/costs/figures/statistics_{model}.tsv"
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=code_of("fig_statistics.py"),
+        lengths=REPORTED_LENGTHS,
+        threshold=THRESHOLD,
+    message:
+        "Drawing the statistics of {wildcards.model}"
+    script:
+        "../scripts/fig_statistics.py"
 
 
 rule maps_figure:

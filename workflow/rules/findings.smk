@@ -1,13 +1,16 @@
 rule findings:
     input:
+        **{name: expand(f"results/{name}/{{model}}.csv", model=MODELS) for name in STATISTICS},
         benchmark=expand("results/benchmark/{model}.csv", model=MODELS),
         captures=expand("results/captures/{model}/{shard}.h5", model=MODELS, shard=list(SHARDS)[0]),
         comparison="results/comparison.csv",
-        correlation=expand("results/correlation/{model}.csv", model=MODELS),
+        control="results/control.csv",
         costs="results/costs.csv",
         figures=[path for path in FIGURES if path.endswith(".png")],
         heads=expand("results/heads/{model}.csv", model=MODELS),
+        heldout_errors=expand("results/heldout_errors/{model}.csv", model=MODELS),
         lengths=expand("results/lengths/{model}.csv", model=MODELS),
+        published=str(ROOT / "published.csv"),
         scores=expand("results/scores/{model}.csv", model=MODELS),
         verification=expand("results/verification/{model}.csv", model=MODELS),
         simulation=expand("results/simulation/{preset}.csv", preset=PRESETS),

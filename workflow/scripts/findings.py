@@ -9,11 +9,9 @@ from sinkstudy.store import read_provenance
 from sinkstudy.tables import read_tables
 
 with job_log(snakemake.log[0]):
-    names = ("scores", "heads", "lengths", "correlation", "simulation", "benchmark", "verification")
+    files = {name: [paths] if isinstance(paths, str) else paths for name, paths in snakemake.input.items()}
     tables = Tables(
-        **{name: read_tables(getattr(snakemake.input, name)) for name in names},
-        comparison=read_tables([snakemake.input.comparison]),
-        costs=read_tables([snakemake.input.costs]),
+        **{name: read_tables(paths) for name, paths in files.items() if name not in ("captures", "figures")},
         provenance={one["model"]: one for one in map(read_provenance, snakemake.input.captures)},
         threshold=snakemake.params.threshold,
     )

@@ -1,0 +1,28 @@
+"""Correlation over length, layer pairs, persistence, prompt sets and held-out predictions of one model."""
+
+from pathlib import Path
+
+from sinkstudy.figures.heldout import heldout_figure
+from sinkstudy.figures.layer_pairs import layer_pair_figure
+from sinkstudy.figures.persistence import domain_figure, persistence_figure
+from sinkstudy.figures.style import save
+from sinkstudy.figures.weakening import weakening_figure
+from sinkstudy.joblog import job_log
+from sinkstudy.tables import read_tables
+
+with job_log(snakemake.log[0]):
+    params = snakemake.params
+    tables = {name: read_tables([path]) for name, path in snakemake.input.items()}
+    at = {name: table[table["threshold"] == params.threshold] for name, table in tables.items()}
+    curves, persistence, pairs = at["curves"], at["persistence"], at["layer_pairs"]
+    figures = {
+        "weakening": weakening_figure(curves[curves["set"] == "all"], at["weakening"].iloc[0]),
+        "layer_pairs": layer_pair_figure(pairs[pairs["n_tokens"].isna()]),
+        "persistence": persistence_figure(persistence[persistence["set"] == "all"]),
+        "domains": domain_figure(persistence, curves),
+        "heldout": heldout_figure(at["heldout"], params.lengths),
+    }
+    folder = Path(snakemake.output[0]).parent
+    for name, figure in figures.items():
+        path = folder / f"{name}_{snakemake.wildcards.model}.png"
+        save(figure, path, path.with_suffix(".svg"))
