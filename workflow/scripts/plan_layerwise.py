@@ -13,7 +13,7 @@ from sinkstudy.sources import pinned
 
 with job_log(snakemake.log[0]):
     loaded = load_model(ModelSpec(**pinned(snakemake.params.model, snakemake.input.model, Path.cwd())))
-    prompts = [encode(loaded, one.text, one.id) for one in read_prompts(Path(snakemake.input.prompts))]
-    ids = [torch.tensor([tokens], device=loaded.model.device) for tokens in prompts]
+    prompts = encode(loaded, {one.id: one.text for one in read_prompts(Path(snakemake.input.prompts))})
+    ids = [torch.tensor([tokens], device=loaded.model.device) for tokens in prompts.values()]
     plan = layerwise(loaded.model, Plan.load(snakemake.input.plan), ids, snakemake.params.budget)
     plan.save(snakemake.output[0])

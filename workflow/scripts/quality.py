@@ -22,10 +22,9 @@ with job_log(snakemake.log[0]):
     model, text = loaded.model, Path(snakemake.input.text)
     plans = [Plan.load(path) for path in snakemake.input.plans] if runs_on_sdpa(model) else []
     variants = variants_of(model, plans, params.strategies)
-    prompts = [
-        (one.id, one.set, torch.tensor([encode(loaded, one.text, one.id)], device=model.device))
-        for one in read_prompts(Path(snakemake.input.prompts))
-    ]
+    read = read_prompts(Path(snakemake.input.prompts))
+    tokens = encode(loaded, {one.id: one.text for one in read})
+    prompts = [(one.id, one.set, torch.tensor([tokens[one.id]], device=model.device)) for one in read]
     held_out = tokenize(loaded, text.read_text(encoding="utf-8"), prompt=text.name)
     lengths = usable_lengths(model, name, len(held_out), params.lengths)
     pieces = [("held-out", ids[None]) for ids in windows(held_out, max(lengths), 4).to(model.device)]
