@@ -44,7 +44,7 @@ def length_figure(curves: pd.DataFrame) -> Figure:
     band(right, one["n_tokens"], one["mean_excess_low"], one["mean_excess_high"], COLOURS[1])
     lowest = np.nanmin([0, one["mean_excess"].min(), one["mean_excess_low"].min()])
     right.set(ylabel="score", ylim=(lowest - 0.02, 1.03))
-    right.set_title("mean score, and what of it\nuniform attention leaves")
+    right.set_title("mean score beside\nthat of uniform attention")
     for ax in (left, right):
         _counted_lengths(ax, one["n_tokens"].to_numpy(), one["prompts"].to_numpy(), most=6)
         ax.legend()
