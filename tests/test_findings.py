@@ -559,7 +559,7 @@ def test_the_page_has_every_section_figure_and_note_of_the_markdown_and_needs_no
     assert "<p><figure>" not in made
     source = "results/heads/m.csv: set=long"
     assert re.findall(r"<td([^>]*)>", made) == [f' title="{source}"'] * 2
-    assert made.count(f'<a href="#note-1" title="{source}">1</a>') == 2
+    assert made.count(f'<a href="#note-1" title="{source}">[1]</a>') == 2
     assert '<li id="note-1">' in made
     assert not re.search(r"""(src|href)=["'](?!#|data:|explorer.html)""", made)
     assert "@import" not in made

@@ -66,7 +66,7 @@ class _Renderer(RendererHTML):
 
     def footnote_ref(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
         number, note = tokens[at].meta["id"] + 1, Markup.escape(tokens[at].meta["text"])
-        return f'<sup class="note"><a href="#note-{number}" title="{note}">{number}</a></sup>'
+        return f'<sup class="note"><a href="#note-{number}" title="{note}">[{number}]</a></sup>'
 
     def footnote_block_open(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
         return '</section>\n<section id="evidence">\n<h2>Evidence</h2>\n<ol>\n'
