@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+SAMPLED_FROM_S = 1.0  # before that Snakemake has seen little more than the shell that starts Python
 COLUMNS = ["stage", "jobs", "total_s", "longest_s", "longest", "cpu_s", "peak_rss_mib", "peak"]
 
 
@@ -14,7 +15,8 @@ def cost_table(files: Mapping[str, Iterable[Path | str] | Path | str], root: Pat
 
     `total_s`: wall time of all jobs added up, seconds. `longest_s`, `longest`: that of the slowest job, and which it
     was. `cpu_s`: CPU time of all jobs. `peak_rss_mib`, `peak`: the largest resident memory of a job and its
-    children, MiB, and which job. Memory and CPU time are sampled, so they are undefined (NaN) for jobs of a moment.
+    children, MiB, and which job. Memory and CPU time are sampled every half second, so they are undefined (NaN) for
+    jobs of less than a second.
     """
     rows = []
     for stage, paths in files.items():
@@ -44,5 +46,6 @@ def _job(path: Path, root: Path, stage: str) -> pd.DataFrame:
     """The one row of a benchmark file, with the job's name: where the file lies below its stage's folder."""
     row = pd.read_csv(path, sep="\t", na_values=["NA", "-"]).head(1)
     numbers = row[["s", "max_rss", "cpu_time"]].astype(float)
+    numbers.loc[numbers["s"] < SAMPLED_FROM_S, ["max_rss", "cpu_time"]] = float("nan")
     name = path.relative_to(root).with_suffix("").as_posix()
     return numbers.assign(job=name.removeprefix(f"{stage}/"))

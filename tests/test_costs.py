@@ -35,11 +35,12 @@ def test_a_stage_without_jobs_has_no_row_and_a_stage_may_be_one_file(tmp_path):
     assert table[["stage", "jobs", "longest"]].to_numpy().tolist() == [["comparison", 1, "comparison"]]
 
 
-@pytest.mark.parametrize("nothing", ["NA", "-"])
-def test_a_job_too_short_to_sample_has_no_memory_and_hides_no_other(tmp_path, nothing):
-    short = write(tmp_path, "plan/a", 0.1, nothing, nothing)
+@pytest.mark.parametrize("seen", ["NA", "-", 1.57])
+def test_a_job_too_short_to_sample_has_no_memory_and_hides_no_other(tmp_path, seen):
+    """What is seen of such a job is the shell that starts it, if anything."""
+    short = write(tmp_path, "plan/a", 0.9, seen, seen)
     (row,) = cost_table({"plan": [short]}, tmp_path).to_dict("records")
-    assert row["total_s"] == 0.1
+    assert row["total_s"] == 0.9
     assert math.isnan(row["peak_rss_mib"])
     assert math.isnan(row["cpu_s"])
     (row,) = cost_table({"plan": [short, write(tmp_path, "plan/b", 3, 50, 2)]}, tmp_path).to_dict("records")

@@ -46,6 +46,18 @@ def test_a_folder_inside_the_repository_is_refused():
     assert not (ROOT / "rehearsal").exists()
 
 
+def test_the_page_shows_the_costs_that_were_measured():
+    costs = pd.read_csv(ROOT / "benchmarks/rehearsal_1b_cpu.csv")
+    lines = (ROOT / "docs/rehearsal.md").read_text(encoding="utf-8").splitlines()
+    shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")][2:]
+    assert len(shown) == len(costs)
+    for (stage, jobs, time, longest, memory), (_, row) in zip(shown, costs.iterrows(), strict=True):
+        assert (stage, jobs) == (row["stage"], str(row["jobs"]))
+        assert (time, longest) == (f"{row['total_s']:.1f} s", f"{row['longest_s']:.1f} s")
+        unknown = pd.isna(row["peak_rss_mib"])
+        assert memory == ("too short to sample" if unknown else f"{row['peak_rss_mib']:.0f} MiB")
+
+
 @pytest.mark.slow
 def test_the_small_rehearsal_finds_every_planted_head_and_writes_its_costs(tmp_path):
     done = rehearse(str(tmp_path / "rehearsal"), "--small")
