@@ -70,7 +70,7 @@ def length_effect(lengths: pd.DataFrame) -> Verdict:
     numbers = (
         f"from 2 to {longest} tokens the mean score goes from {first['mean_score']:.3f} to {last['mean_score']:.3f}, "
         f"uniform attention's from {first['null_score']:.3f} to {last['null_score']:.3f}, and the mean excess from "
-        f"{first['mean_excess']:.3f} to {last['mean_excess']:.3f}"
+        f"{first['mean_excess']:.3f} to {round(last['mean_excess'], 3) + 0:.3f}"
     )
     if abs(change) < SMALL_EXCESS_CHANGE:
         return Verdict(False, f"{numbers}: the fall is that of uniform attention, not of the sinks.")

@@ -63,5 +63,5 @@ def _against_null(t: Tables, model: str) -> str:
 def _most_sinks(curve) -> str:
     highest = curve.loc[curve["sink_fraction"].idxmax()]
     if highest["sink_fraction"] == 0:
-        return "no head is a sink at any length; "
+        return "no head is a sink at any length at which uniform attention is none; "
     return f"at most {percent(highest['sink_fraction'])} of heads are sinks (at {int(highest['n_tokens'])} tokens); "
