@@ -65,8 +65,8 @@ def main() -> None:
     for phase in arguments.phases:
         for n in arguments.lengths:
             for batch in arguments.batches:
-                if n * batch <= arguments.max_tokens or (phase == "decode" and n <= arguments.max_tokens):
-                    rows = cell(model, arguments, phase, n, batch)
+                if n * batch <= arguments.max_tokens:
+                    rows = [{"layers": arguments.layers} | row for row in cell(model, arguments, phase, n, batch)]
                     save(pd.DataFrame(rows), path)
                     print(pd.DataFrame(rows)[SHOWN].to_string(index=False), flush=True)
 

@@ -186,6 +186,58 @@ def harmless(benchmark: pd.DataFrame) -> pd.DataFrame:
     return benchmark[(benchmark["heads_replaced"] > 0) & same]
 
 
+def pareto_front(benchmark: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one cell (phase, length, batch) that no other row beats: none is both faster and milder, or equal in
+    one and better in the other."""
+    rows = benchmark.dropna(subset=["speedup_vs_sdpa", "kl"])
+    speed, cost = rows["speedup_vs_sdpa"].to_numpy(), rows["kl"].to_numpy()
+    faster, milder = speed[None] - speed[:, None], cost[:, None] - cost[None]  # (row, other row)
+    beaten = (faster >= 0) & (milder >= 0) & (faster + milder > 0)
+    return rows[~beaten.any(axis=1)]
+
+
+def worth_having(benchmark: pd.DataFrame) -> list[Verdict]:
+    """For each phase and length (smallest batch): whether some harmless row is worthwhile, and which is fastest."""
+    rows = benchmark[benchmark["batch"] == benchmark["batch"].min()].dropna(subset=["speedup_vs_sdpa"])
+    verdicts = []
+    for (phase, n), cell in rows.groupby(["phase", "n_tokens"], sort=False):
+        where = f"{_PHASE[phase]} at {n} tokens"
+        safe = harmless(cell)
+        if safe.empty:
+            tried = (cell["heads_replaced"] > 0).any()
+            why = "no harmless way to replace heads" if tried else "no heads to replace"
+            verdicts.append(Verdict(False if tried else None, f"{where}: {why}."))
+            continue
+        best = safe.loc[safe["speedup_vs_sdpa"].idxmax()]
+        worth = bool(best["speedup_vs_sdpa"] >= WORTHWHILE_SPEEDUP)
+        numbers = f"{best['speedup_vs_sdpa']:.2f} times SDPA, ceiling {best['ceiling']:.2f}, KL {best['kl']:.1e}"
+        name = f"`{best['strategy']}` with policy `{best['policy']}`"
+        judged = f"{name} is worth having" if worth else f"nothing is worth having, the fastest being {name}"
+        verdicts.append(Verdict(worth, f"{where}: {judged} ({numbers})."))
+    return verdicts
+
+
+_PHASE = {"prefill": "prefill", "decode": "decoding"}
+
+
+def attention_share(benchmark: pd.DataFrame) -> Verdict:
+    """Whether attention takes most of a prefill: its share bounds what replacing heads can save, whatever replaces
+    them. Measured by leaving the attention call out altogether; smallest batch."""
+    rows = benchmark[(benchmark["phase"] == "prefill") & (benchmark["batch"] == benchmark["batch"].min())]
+    rows = rows.dropna(subset=["attention_share"]).sort_values("n_tokens")
+    if rows.empty:
+        return Verdict(None, "the share of attention could not be measured without SDPA.")
+    shortest, longest = rows.iloc[0], rows.iloc[-1]
+    text = (
+        f"the attention call takes {100 * shortest['attention_share']:.0f}% of a prefill of "
+        f"{int(shortest['n_tokens'])} tokens and {100 * longest['attention_share']:.0f}% of one of "
+        f"{int(longest['n_tokens'])}"
+    )
+    mostly = bool(shortest["attention_share"] > 0.5)
+    rest = "" if mostly else ": a short prompt has little to gain, because attention is a small share of its work"
+    return Verdict(mostly, f"{text}{rest}.")
+
+
 def worth_optimizing(benchmark: pd.DataFrame) -> Verdict:
     """Whether some strategy is faster than SDPA while leaving predictions alone."""
     tried = benchmark[benchmark["heads_replaced"] > 0]
@@ -211,7 +263,8 @@ def worth_optimizing(benchmark: pd.DataFrame) -> Verdict:
 
 
 def _name(row: pd.Series) -> str:
-    return f"`{row['strategy']}` with policy `{row['policy']}` at {int(row['n_tokens'])} tokens"
+    phase = "decoding " if row["phase"] == "decode" else ""
+    return f"{phase}`{row['strategy']}` with policy `{row['policy']}` at {int(row['n_tokens'])} tokens"
 
 
 def _lengths(lengths: pd.Series) -> str:

@@ -17,7 +17,7 @@ from sinkstudy.figures.lengths import head_curves_figure, length_figure
 from sinkstudy.figures.maps import ExampleMap, maps_figure
 from sinkstudy.figures.simulated import simulated_figure
 from sinkstudy.figures.style import COLOURS, new_figure, save
-from sinkstudy.figures.timing import timing_figure
+from sinkstudy.figures.timing import timing_figure, tradeoff_figure
 from sinkstudy.scores import null_score
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -84,7 +84,7 @@ def benchmark_table(lengths: tuple[int, ...] = (24, 128)) -> pd.DataFrame:
     rows = [
         {
             "model": "tiny",
-            "phase": "prefill",
+            "phase": phase,
             "n_tokens": n,
             "batch": batch,
             "strategy": strategy,
@@ -92,9 +92,13 @@ def benchmark_table(lengths: tuple[int, ...] = (24, 128)) -> pd.DataFrame:
             "median_s": 0.001 * n * batch,
             "iqr_s": 0.0002 * n,
             "speedup_vs_sdpa": 1 + 0.001 * n,
+            "ceiling": 1.5,
+            "heads_replaced": 3 * (policy != "none"),
+            "kl": 0.01 * (policy != "none"),
             "device": "cpu",
         }
         for n in lengths
+        for phase in ("prefill", "decode")
         for batch in (1, 4)
         for strategy, policy in (("sdpa", "none"), ("eager", "none"), ("reuse", "consistent"))
     ]
@@ -159,6 +163,8 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "comparison, one setting": lambda: comparison_figure(comparison_rows(("a",), ("x",)), "A title"),
     "timing": lambda: timing_figure(benchmark_table()),
     "timing, one length": lambda: timing_figure(benchmark_table((24,))),
+    "tradeoff": lambda: tradeoff_figure(benchmark_table()),
+    "tradeoff, undefined": lambda: tradeoff_figure(benchmark_table().assign(speedup_vs_sdpa=NAN)),
     "timing, undefined": lambda: timing_figure(benchmark_table().assign(speedup_vs_sdpa=NAN)),
 }
 
@@ -337,12 +343,21 @@ def test_maps_escape_line_breaks_spaces_and_mathematics_in_tokens():
     assert "highest score\nlayer 1, head 2: score 0.97" in texts(figure)
 
 
-def test_timing_shows_the_smallest_batch_and_names_every_variant():
+def test_timing_shows_the_smallest_batch_with_a_panel_per_phase_and_policy():
     figure = timing_figure(benchmark_table())
-    left, right = figure.axes
-    times = left.containers[0].lines[0].get_ydata()
-    assert times.tolist() == pytest.approx([24, 128])  # milliseconds of batch 1
-    assert right.lines[0].get_ydata().tolist() == pytest.approx([1.024, 1.128])
+    prefill, decode = figure.axes
+    lines = [list(line.get_ydata()) for line in prefill.lines]
+    assert lines[:2] == [pytest.approx([1.024, 1.128]), pytest.approx([1.024, 1.128])]  # eager, reuse
+    assert lines[2] == [1.5, 1.5]  # its ceiling
+    assert "decoding" in decode.get_ylabel()
     named = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert named == ["sdpa", "eager", "reuse, consistent"]
+    assert named == ["reuse", "eager", "ceiling"]
     assert "batch 1" in figure.get_suptitle()
+
+
+def test_the_tradeoff_joins_what_nothing_else_beats():
+    table = benchmark_table((24,))
+    table.loc[table["strategy"] == "reuse", "speedup_vs_sdpa"] = 2.0
+    (panel,) = tradeoff_figure(table).axes
+    assert list(panel.lines[0].get_xdata()) == [1e-8, 0.01]  # SDPA at no cost, drawn at the left end
+    assert list(panel.lines[0].get_ydata()) == [1.024, 2.0]

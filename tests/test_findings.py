@@ -9,9 +9,12 @@ from made_up import frame, statistics_tables
 from PIL import Image
 
 from sinkstudy.conclusions import (
+    attention_share,
     first_layer_hypothesis,
     has_sinks,
     length_effect,
+    pareto_front,
+    worth_having,
     worth_optimizing,
 )
 from sinkstudy.findings import Tables, markdown
@@ -162,9 +165,9 @@ def test_the_first_layer_hypothesis_is_not_affirmed_without_the_interval_that_it
     assert "nan" not in verdict.reason
 
 
-BENCHMARK = "n_tokens strategy policy heads_replaced kl top1_agreement speedup_vs_sdpa ceiling"
-SDPA = (128, "sdpa", "none", 0, 0.0, 1.0, 1.0, 1.0)
-EAGER = (128, "eager", "none", 0, 0.0, 1.0, 9.0, 1.0)  # nothing was replaced, so it is no optimization
+BENCHMARK = "phase n_tokens strategy policy heads_replaced kl top1_agreement speedup_vs_sdpa ceiling"
+SDPA = ("prefill", 128, "sdpa", "none", 0, 0.0, 1.0, 1.0, 1.0)
+EAGER = ("prefill", 128, "eager", "none", 0, 0.0, 1.0, 9.0, 1.0)  # nothing was replaced, so it is no optimization
 
 
 def test_optimizing_is_worth_it_where_a_harmless_row_is_faster():
@@ -173,9 +176,9 @@ def test_optimizing_is_worth_it_where_a_harmless_row_is_faster():
             BENCHMARK,
             SDPA,
             EAGER,
-            (128, "first_value", "consistent", 5, 0.01, 0.98, 1.25, 1.3),
-            (128, "first_value", "first_layer", 9, 0.02, 0.99, 2.0, 2.1),
-            (128, "reuse", "first_layer", 9, 0.001, 0.97, 3.0, 3.1),
+            ("prefill", 128, "first_value", "consistent", 5, 0.01, 0.98, 1.25, 1.3),
+            ("prefill", 128, "first_value", "first_layer", 9, 0.02, 0.99, 2.0, 2.1),
+            ("prefill", 128, "reuse", "first_layer", 9, 0.001, 0.97, 3.0, 3.1),
         )
     )
     assert verdict.holds is True
@@ -184,7 +187,9 @@ def test_optimizing_is_worth_it_where_a_harmless_row_is_faster():
 
 
 def test_optimizing_is_not_worth_it_where_harmless_rows_are_no_faster():
-    verdict = worth_optimizing(frame(BENCHMARK, SDPA, EAGER, (128, "reuse", "consistent", 5, 0.0, 1.0, 1.01, 1.3)))
+    verdict = worth_optimizing(
+        frame(BENCHMARK, SDPA, EAGER, ("prefill", 128, "reuse", "consistent", 5, 0.0, 1.0, 1.01, 1.3))
+    )
     assert verdict.holds is False
     assert "1.01 times" in verdict.reason
 
@@ -194,8 +199,8 @@ def test_optimizing_is_not_worth_it_where_every_row_does_harm():
         frame(
             BENCHMARK,
             SDPA,
-            (128, "reuse", "first_layer", 5, 1.7, 0.4, 2.0, 2.1),
-            (24, "first_value", "first_layer", 5, 0.3, 0.7, 2.0, 2.1),
+            ("prefill", 128, "reuse", "first_layer", 5, 1.7, 0.4, 2.0, 2.1),
+            ("prefill", 24, "first_value", "first_layer", 5, 0.3, 0.7, 2.0, 2.1),
         )
     )
     assert verdict.holds is False
@@ -206,6 +211,51 @@ def test_optimizing_is_not_worth_it_where_every_row_does_harm():
 
 def test_optimizing_was_not_possible_where_no_head_was_replaced():
     assert worth_optimizing(frame(BENCHMARK, SDPA, EAGER)).holds is None
+
+
+def test_what_is_worth_having_is_said_for_each_phase_and_length():
+    table = frame(
+        f"{BENCHMARK} batch",
+        *((*row, 1) for row in (SDPA, EAGER)),
+        ("prefill", 128, "reuse", "consistent", 5, 0.0, 1.0, 1.01, 1.2, 1),
+        ("prefill", 128, "first_value", "consistent", 5, 0.5, 0.5, 3.0, 3.2, 1),
+        ("prefill", 128, "first_value", "consistent", 5, 0.0, 1.0, 9.0, 9.0, 8),
+        ("decode", 128, "first_value", "consistent", 5, 0.001, 1.0, 1.25, 1.5, 1),
+        ("decode", 512, "sdpa", "none", 0, 0.0, 1.0, 1.0, 1.0, 1),
+        ("prefill", 512, "first_value", "consistent", 5, 0.5, 0.5, 3.0, 3.2, 1),
+    )
+    verdicts = {verdict.reason.split(":")[0]: verdict for verdict in worth_having(table)}
+    assert verdicts["prefill at 128 tokens"].holds is False
+    assert "the fastest being `reuse` with policy `consistent` (1.01 times" in verdicts["prefill at 128 tokens"].reason
+    assert verdicts["decoding at 128 tokens"].holds is True
+    assert "`first_value` with policy `consistent` is worth having" in verdicts["decoding at 128 tokens"].reason
+    assert verdicts["decoding at 512 tokens"].holds is None
+    assert "no harmless way" in verdicts["prefill at 512 tokens"].reason
+
+
+def test_the_pareto_front_is_what_nothing_else_beats():
+    table = frame(
+        "name speedup_vs_sdpa kl",
+        ("sdpa", 1.0, 0.0),
+        ("mild", 1.1, 0.001),
+        ("slower and worse", 1.05, 0.01),
+        ("as fast, worse", 1.1, 0.002),
+        ("fast", 2.0, 0.1),
+        ("no quality", 3.0, NAN),
+    )
+    assert pareto_front(table)["name"].tolist() == ["sdpa", "mild", "fast"]
+
+
+@pytest.mark.parametrize(("share", "holds"), [(0.125, False), (0.75, True)])
+def test_a_small_share_of_attention_is_said_to_bound_the_gain(share, holds):
+    columns = "phase n_tokens batch attention_share"
+    verdict = attention_share(
+        frame(columns, ("prefill", 512, 1, 0.9), ("prefill", 24, 1, share), ("decode", 8, 1, 0.1))
+    )
+    assert verdict.holds is holds
+    assert f"{100 * share:.0f}% of a prefill of 24 tokens and 90% of one of 512" in verdict.reason
+    assert ("little to gain" in verdict.reason) is not holds
+    assert attention_share(frame(columns, ("prefill", 24, 1, NAN))).holds is None
 
 
 @pytest.mark.parametrize(
@@ -257,8 +307,9 @@ def made_up_tables() -> Tables:
             correlation.append((*row, *(follow if model == "sinky" else UNDEFINED)))
         quality = (0.0015625, 0.9921875, 1.0015625)
         for strategy, policy, replaced, speed in (("sdpa", "none", 0, 1.0), ("first_value", "consistent", 3, 1.53125)):
-            row = (model, 24, 1, strategy, policy, replaced, replaced / 8, 0.0046875, 0.000625, speed, 2.28125, 1.65625)
-            benchmark.append((*row, *(quality if replaced else (0.0, 1.0, 1.0)), "test CPU"))
+            row = (model, "prefill", 24, 1, strategy, policy, replaced, replaced / 8, 0.0046875, 0.000625, speed)
+            share = NAN if replaced else 0.125
+            benchmark.append((*row, 2.28125, 1.65625, *(quality if replaced else (0.0, 1.0, 1.0)), "test CPU", share))
         part = ("measured_vs_simulated", "5 tokens", model, "measured", 43.75, 0.5625, 0.25)
         comparison.append((*part, 65.625 if model == "sinky" else NAN))
     comparison.append(("measured_vs_simulated", "5 tokens", "simulated toy", "simulated", 18.75, 0.53125, NAN, 15.625))
@@ -282,9 +333,22 @@ def made_up_tables() -> Tables:
         ),
         simulation=frame("preset n_tokens fitted_to", ("toy", 5, None)),
         benchmark=frame(
-            "model n_tokens batch strategy policy heads_replaced head_fraction median_s iqr_s speedup_vs_sdpa "
-            "speedup_vs_eager ceiling kl top1_agreement perplexity_ratio device",
+            "model phase n_tokens batch strategy policy heads_replaced head_fraction median_s iqr_s speedup_vs_sdpa "
+            "speedup_vs_eager ceiling kl top1_agreement perplexity_ratio device attention_share",
             *benchmark,
+        ),
+        quality=frame(
+            "model set n_tokens texts strategy policy heads_replaced kl top1_agreement top5_agreement perplexity_ratio",
+            ("sinky", "code", NAN, 2, "first_value", "consistent", 2.5, 0.25, 0.75, 0.875, 1.25),
+            ("sinky", "code", 24, 2, "first_value", "consistent", 3, 0.125, 0.75, 0.875, 1.25),
+            ("sinky", "code", NAN, 2, "first_value", "first_layer", 3, 0.125, 0.75, 0.875, 1.25),
+            ("sinky", "long", NAN, 1, "first_value", "consistent", 0, 0.0, 1.0, 1.0, 1.0),
+        ),
+        answers=frame(
+            "model prompt strategy policy answer_tokens identical departs_at",
+            ("sinky", "hello", "first_value", "consistent", 128, True, NAN),
+            ("sinky", "fox", "first_value", "consistent", 128, False, 40),
+            ("sinky", "hello", "reuse", "consistent", 128, True, NAN),
         ),
         verification=frame(
             "model prompt n_tokens max_mass_difference",
@@ -312,12 +376,19 @@ def section(text: str, heading: str) -> str:
     return part
 
 
+def cells_of_each_table(text: str, heading: str) -> list[list[dict[str, str]]]:
+    """The rows of every table under a heading, without footnote marks."""
+    found = []
+    for block in section(re.sub(r"\[\^\d+\]", "", text), heading).split("\n\n"):
+        split = [[c.strip() for c in line.strip("|").split("|")] for line in block.splitlines() if line.startswith("|")]
+        if split:
+            found.append([dict(zip(split[0], row, strict=True)) for row in split[2:]])
+    return found
+
+
 def cells(text: str, heading: str) -> list[dict[str, str]]:
-    """The rows of the table under a heading, without footnote marks."""
-    text = re.sub(r"\[\^\d+\]", "", text)
-    lines = [line for line in section(text, heading).splitlines() if line.startswith("|")]
-    split = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return [dict(zip(split[0], row, strict=True)) for row in split[2:]]
+    """The rows of the first of them."""
+    return cells_of_each_table(text, heading)[0]
 
 
 def assert_no_nan(text: str) -> None:
@@ -405,6 +476,7 @@ def test_timings_carry_ceiling_and_quality():
     assert len(rows) == 4
     assert rows[1] == {
         "model": "sinky",
+        "phase": "prefill",
         "tokens": "24",
         "batch": "1",
         "strategy": "first_value",
@@ -418,7 +490,32 @@ def test_timings_carry_ceiling_and_quality():
         "top-1": "99.22%",
         "perplexity": "× 1.002",
     }
-    assert "test CPU" in section(report(made_up_tables()), "Optimization potential")
+    text = section(report(made_up_tables()), "Optimization potential")
+    assert "test CPU" in text
+    assert "prefill at 24 tokens: `first_value` with policy `consistent` is worth having (1.53 times SDPA" in text
+    assert "takes 12% of a prefill of 24 tokens" in text
+
+
+def test_quality_and_answers_are_those_of_the_tables():
+    tables = cells_of_each_table(report(made_up_tables()), "Optimization potential")
+    assert tables[1] == [
+        {
+            "model": "sinky",
+            "set": "code",
+            "texts": "2",
+            "strategy": "first_value",
+            "heads replaced": "2.5",
+            "KL": "2.5e-01",
+            "top-1": "75.00%",
+            "top-5": "87.50%",
+            "perplexity": "× 1.250",
+        }
+    ]
+    names = ("strategy", "prompts", "tokens", "identical", "first departure (median token)")
+    assert [tuple(row[name] for name in names) for row in tables[2]] == [
+        ("first_value", "2", "128", "50.00%", "40"),
+        ("reuse", "1", "128", "100.00%", "none"),
+    ]
 
 
 def test_every_verdict_stands_in_the_report_with_its_numbers():
@@ -597,7 +694,7 @@ def test_the_summary_fits_a_desktop_screen_and_nothing_is_wider_than_the_window(
 def test_every_result_section_names_existing_tables_as_its_source():
     sources = set(re.findall(r"`results/([^`]+)`", report(made_up_tables())))
     per_model = ("scores", "heads", "lengths", "correlation", "benchmark", "verification", "curves", "weakening")
-    per_model += ("layer_pairs", "persistence", "domains", "heldout_errors")
+    per_model += ("layer_pairs", "persistence", "domains", "heldout_errors", "quality", "answers")
     expected = {f"{name}/{model}.csv" for name in per_model for model in ("sinky", "plain")}
     assert sources == expected | {"comparison.csv", "control.csv", "costs.csv", "simulation/toy.csv"}
 
@@ -626,7 +723,7 @@ def test_a_study_of_one_model_and_one_set_is_reported_without_nan():
     tables = made_up_tables()
     keep = {"set": ["short", "all"], "model": ["sinky"]}
     parts = {}
-    for name in ("scores", "heads", "lengths", "correlation", "benchmark", "verification"):
+    for name in ("scores", "heads", "lengths", "correlation", "benchmark", "quality", "answers", "verification"):
         table = getattr(tables, name)
         for column, values in keep.items():
             if column in table:

@@ -27,6 +27,8 @@ class Tables:
     heldout_errors: pd.DataFrame
     published: pd.DataFrame
     benchmark: pd.DataFrame
+    quality: pd.DataFrame
+    answers: pd.DataFrame
     verification: pd.DataFrame
     costs: pd.DataFrame
     provenance: dict[str, dict[str, str]]

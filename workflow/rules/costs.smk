@@ -2,7 +2,8 @@
 JOBS = {
     "capture": expand("{model}/{shard}", model=MODELS, shard=SHARDS),
     **{
-        stage: MODELS for stage in ("verification", "scores", "lengths", "heads", "correlation", "heldout", "benchmark")
+        stage: MODELS
+        for stage in ("verification", "scores", "lengths", "heads", "correlation", "heldout", "benchmark", "quality")
     },
     "plans": expand("{model}/{policy}", model=MODELS, policy=POLICIES),
     "simulation": PRESETS,

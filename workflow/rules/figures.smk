@@ -3,7 +3,11 @@ FIGURES = [
     for ending in FORMATS
     for name in (
         *expand("heatmap_{model}_{set}", model=MODELS, set=[*SETS, "all"]),
-        *expand("{kind}_{model}", kind=["contour", "head_curves", "layers", "lengths", "maps", "timing"], model=MODELS),
+        *expand(
+            "{kind}_{model}",
+            kind=["contour", "head_curves", "layers", "lengths", "maps", "timing", "tradeoff"],
+            model=MODELS,
+        ),
         *expand("{kind}_{model}", kind=STATISTICS_FIGURES, model=MODELS),
         *expand("simulated_{preset}", preset=PRESETS),
         *expand("comparison_{kind}", kind=COMPARISONS),
@@ -123,7 +127,8 @@ rule timing_figure:
     input:
         "results/benchmark/{model}.csv",
     output:
-        drawn("timing_{model}", "{model}", "timing", "time and speedup"),
+        drawn("timing_{model}", "{model}", "timing", "speedup"),
+        drawn("tradeoff_{model}", "{model}", "timing", "speed against quality", "tradeoff"),
     log:
         "logs/figures/timing_{model}.log",
     benchmark:

@@ -1,6 +1,7 @@
 rule findings:
     input:
         **{name: expand(f"results/{name}/{{model}}.csv", model=MODELS) for name in STATISTICS},
+        answers=expand("results/answers/{model}.csv", model=MODELS),
         benchmark=expand("results/benchmark/{model}.csv", model=MODELS),
         captures=expand("results/captures/{model}/{shard}.h5", model=MODELS, shard=list(SHARDS)[0]),
         comparison="results/comparison.csv",
@@ -11,6 +12,7 @@ rule findings:
         heldout_errors=expand("results/heldout_errors/{model}.csv", model=MODELS),
         lengths=expand("results/lengths/{model}.csv", model=MODELS),
         published=str(ROOT / "published.csv"),
+        quality=expand("results/quality/{model}.csv", model=MODELS),
         scores=expand("results/scores/{model}.csv", model=MODELS),
         verification=expand("results/verification/{model}.csv", model=MODELS),
         simulation=expand("results/simulation/{preset}.csv", preset=PRESETS),
