@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from transformers import AttentionInterface, LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
@@ -26,6 +27,7 @@ from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.attention.strategies.contract import HiddenStates
 from sinkstudy.attention.timing import Alternative, interleaved
 from sinkstudy.attention.variants import EAGER, SDPA, Variant, running
+from sinkstudy.figures.style import COLOURS, MARKERS, new_figure, styled
 
 HERE = Path(__file__).parent
 SHAPES = {
@@ -67,7 +69,7 @@ def main() -> None:
             for batch in arguments.batches:
                 if n * batch <= arguments.max_tokens:
                     rows = [{"layers": arguments.layers} | row for row in cell(model, arguments, phase, n, batch)]
-                    save(pd.DataFrame(rows), path)
+                    draw(save(pd.DataFrame(rows), path), path.with_suffix(".png"))
                     print(pd.DataFrame(rows)[SHOWN].to_string(index=False), flush=True)
 
 
@@ -186,13 +188,47 @@ def work(plan: Plan, n: int, width: int) -> float:
     return STRATEGIES[plan.strategy].work(n, width, plan.sink_tokens, plan.window)
 
 
-def save(rows: pd.DataFrame, path: Path) -> None:
+def draw(table: pd.DataFrame, path: Path) -> None:
+    """Measured speedup over SDPA (points) beside its ceiling (bars) at half the heads, batch 1."""
+    part = table[(table["batch"] == 1) & (table["policy"] == "50% of heads")]
+    phases = list(dict.fromkeys(part["phase"]))
+
+    @styled
+    def figure() -> Figure:
+        drawn, axes = new_figure(7.2, 2.8, columns=len(phases))
+        for ax, phase in zip(axes, phases, strict=True):
+            lines = part[part["phase"] == phase].groupby(["strategy", "depth"], sort=False)
+            for (strategy, depth), points in lines:
+                i = [*STRATEGIES].index(strategy)
+                look = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 3.5}
+                look["linestyle"] = "-" if depth == "projections" else ":"
+                ax.plot(points["n_tokens"], points["speedup_vs_sdpa"], label=f"{strategy}, {depth}", **look)
+                bars = look | {"marker": "_", "markersize": 10, "linestyle": "none"}
+                ax.plot(points["n_tokens"], points["ceiling"], **bars)
+            ax.axhline(1.0, color="0.35", linewidth=0.8)
+            lengths = sorted(part.loc[part["phase"] == phase, "n_tokens"].unique())
+            ax.set(xscale="log", title=phase, xlabel="tokens")
+            ax.set_xticks(lengths, [str(n) for n in lengths], rotation=60)
+            ax.minorticks_off()
+            ax.grid(alpha=0.25, linewidth=0.5)
+        axes[0].set_ylabel("speedup over SDPA (bars: ceiling)")
+        handles = {label: h for ax in axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+        drawn.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+        drawn.suptitle(f"{table['model'].iloc[0]} layer shape, {table['device'].iloc[0]}, half of the heads replaced")
+        return drawn
+
+    figure().savefig(path, dpi=150)
+
+
+def save(rows: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Put rows into the table, over those they measure anew."""
     if path.exists():
         old = pd.read_csv(path).round({"n_tokens": 0})
         known = pd.MultiIndex.from_frame(rows[KEY])
         rows = pd.concat([old[~pd.MultiIndex.from_frame(old[KEY]).isin(known)], rows])
-    rows.sort_values(["phase", "batch", "n_tokens"], kind="stable").to_csv(path, index=False, float_format="%.5g")
+    rows = rows.sort_values(["phase", "batch", "n_tokens"], kind="stable")
+    rows.to_csv(path, index=False, float_format="%.5g")
+    return rows
 
 
 if __name__ == "__main__":
