@@ -13,7 +13,7 @@ from sinkstudy.attention.benchmark import windows
 from sinkstudy.attention.policies import consistent, rest_weight
 from sinkstudy.attention.quality import compare
 from sinkstudy.capture import sink_mass
-from sinkstudy.models import ModelSpec, encode, load_model
+from sinkstudy.models import ModelSpec, encode, load_model, tokenize
 from sinkstudy.planted import plant_sinks, planted_ids
 from sinkstudy.prompts import read_prompts
 from sinkstudy.scores import prefix_scores
@@ -27,7 +27,7 @@ def loaded():
 
 
 def held_out(loaded, n):
-    return windows(encode(loaded, HELD_OUT[:2000], "held-out"), n, 4)
+    return windows(tokenize(loaded, HELD_OUT, "held-out"), n, 4)
 
 
 def mean_scores(model, ids):
@@ -56,11 +56,10 @@ def cost(model, plan, ids):
 @pytest.mark.parametrize("n", [24, 64, 128])
 def test_consistent_sinks_of_the_reference_model_are_replaced_nearly_for_free(loaded, n):
     rows = []
-    for one in read_prompts(Path("prompts.tsv")):
-        ids = torch.tensor(encode(loaded, one.text, one.id))
-        score = prefix_scores(sink_mass(loaded.model, ids).numpy())[..., -1]
+    for prompt, ids in encode(loaded, {one.id: one.text for one in read_prompts(Path("prompts.tsv"))}).items():
+        score = prefix_scores(sink_mass(loaded.model, torch.tensor(ids)).numpy())[..., -1]
         for layer, head in np.ndindex(score.shape):
-            rows.append((one.id, len(ids), layer, head, score[layer, head], score[layer, head] >= 0.9))
+            rows.append((prompt, len(ids), layer, head, score[layer, head], score[layer, head] >= 0.9))
     table = pd.DataFrame(rows, columns=["prompt", "n_tokens", "layer", "head", "sink_score", "is_sink"])
     plan = consistent(table, share=0.8, min_tokens=24, max_tokens=None)
     assert plan.replaced >= 6
