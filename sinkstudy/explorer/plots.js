@@ -85,10 +85,6 @@ const Plots = {
     ], Plots.layout({
       xaxis: Plots.lengthAxis(lengths[lengths.length - 1]),
       yaxis: Plots.axis("sink heads (% of all heads)", { range: [-2, 102] }), shapes,
-      annotations: passed < 1 ? [] : [{
-        text: "grey: uniform attention<br>passes the threshold", x: 0.99, y: 0.99, xref: "paper", yref: "paper",
-        showarrow: false, align: "right", font: { size: 11, color: "#5b6570" },
-      }],
     }), Plots.CONFIG);
   },
 
