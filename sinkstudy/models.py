@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from sinkstudy.errors import StudyError
-from sinkstudy.sources import content_digest, resolve_source
+from sinkstudy.sources import content_digest, file_patterns, resolve_source
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def load_model(spec: ModelSpec) -> LoadedModel:
 
     Raises StudyError when the source cannot be found, lacks a tokenizer, or its weights are incomplete.
     """
-    folder = resolve_source(spec.source, spec.revision, weights=spec.random_weights is None)
+    patterns = file_patterns(spec.random_weights, spec.trust_remote_code, spec.allow_pickle)
+    folder = resolve_source(spec.source, spec.revision, patterns)
     device = pick_device(spec.device)
     tokenizer = _load_tokenizer(spec, folder)
     if spec.random_weights is None:

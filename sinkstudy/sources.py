@@ -34,12 +34,21 @@ def is_local(source: str, root: Path) -> bool:
     )
 
 
-def fetch(source: str, revision: str | None, weights: bool = True) -> dict[str, Any]:
+def file_patterns(random_weights: int | None, trust_remote_code: bool, allow_pickle: bool) -> list[str]:
+    """Which files of a Hub repository a model with these settings needs: no weights where they are drawn anew, no
+    code and no pickles unless the configuration allows them."""
+    patterns = ["*.json", "*.model", "*.txt"]
+    if random_weights is None:
+        patterns += ["*.safetensors", *(["*.bin"] if allow_pickle else [])]
+    return patterns + (["*.py"] if trust_remote_code else [])
+
+
+def fetch(source: str, revision: str | None, patterns: list[str]) -> dict[str, Any]:
     """Bring a Hub model into this machine's cache; the record of what was fetched, as plain JSON values.
 
-    `revision`: commit, branch or tag; None is the default branch. `weights`: False leaves out the safetensors, for a
-    model whose weights are drawn anew. The record holds `source`, `commit` (40 hex digits) and `files` (name: bytes).
-    A token comes from the environment (HF_TOKEN) or the Hub's own login, and is not part of the record.
+    `revision`: commit, branch or tag; None is the default branch. `patterns`: which files, see `file_patterns`. The
+    record holds `source`, `commit` (40 hex digits) and `files` (name: bytes). A token comes from the environment
+    (HF_TOKEN) or the Hub's own login, and is not part of the record.
 
     Raises StudyError when the model is neither on the Hub nor, where there is no network, in the cache.
     """
@@ -47,7 +56,7 @@ def fetch(source: str, revision: str | None, weights: bool = True) -> dict[str, 
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(source, revision=revision, allow_patterns=_patterns(weights)))
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except Exception as error:
         raise StudyError(
             f"model source {source!r}{_at(revision)} is not a local directory and could not be fetched from the Hub "
@@ -56,7 +65,7 @@ def fetch(source: str, revision: str | None, weights: bool = True) -> dict[str, 
         ) from error
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     # The folder may hold more, fetched for somebody else.
-    names = [name for name in files if any(fnmatch(name, pattern) for pattern in _patterns(weights))]
+    names = [name for name in files if any(fnmatch(name, pattern) for pattern in patterns)]
     return {"source": source, "commit": folder.name, "files": {name: files[name].stat().st_size for name in names}}
 
 
@@ -71,7 +80,7 @@ def pinned(settings: Mapping[str, Any], inputs: Sequence[str], root: Path) -> di
     return {**settings, "revision": record["commit"]}
 
 
-def resolve_source(source: str, revision: str | None, weights: bool = True) -> Path:
+def resolve_source(source: str, revision: str | None, patterns: list[str]) -> Path:
     """The directory that holds a model: a local path, or a snapshot in the Hub's cache. Never uses the network.
 
     Raises StudyError when the model is not there, or not all of it.
@@ -82,7 +91,6 @@ def resolve_source(source: str, revision: str | None, weights: bool = True) -> P
     from huggingface_hub import snapshot_download
 
     try:
-        patterns = _patterns(weights)
         return Path(snapshot_download(source, revision=revision, local_files_only=True, allow_patterns=patterns))
     except Exception as error:
         raise StudyError(
@@ -98,10 +106,6 @@ def _at(revision: str | None) -> str:
 
 def _download(source: str, revision: str | None) -> str:
     return f"'hf download {source}{f' --revision {revision}' if revision else ''}'"
-
-
-def _patterns(weights: bool) -> list[str]:
-    return ["*.json", "*.model", "*.txt", *(["*.safetensors"] if weights else [])]
 
 
 def content_digest(folder: Path) -> str:

@@ -12,7 +12,7 @@ import yaml
 from hub import LocalHub, served
 from study import ROOT, SMALL, planned, snakemake, write_study
 
-from sinkstudy.sources import pinned
+from sinkstudy.sources import file_patterns, pinned
 
 NAME, OLD, NEW = "lab/small-sinks", "0" * 39 + "1", "0" * 39 + "2"
 TOKEN = "hf_" + "q7zKv" * 6
@@ -35,18 +35,19 @@ def python(code: str, home: Path, **environment: str) -> subprocess.CompletedPro
     return subprocess.run([sys.executable, "-c", code], env=everything, capture_output=True, text=True, check=False)
 
 
-FETCH = "import json; from sinkstudy.sources import fetch; print(json.dumps(fetch({name!r}, {revision!r}, {weights})))"
+FETCH = "import json; from sinkstudy.sources import fetch; print(json.dumps(fetch({name!r}, {revision!r}, {patterns})))"
+WEIGHTS, NO_WEIGHTS = file_patterns(None, False, False), file_patterns(0, False, False)
 
 
-def fetch(home: Path, address: str, revision: str | None = None, weights: bool = True, token: str = TOKEN) -> dict:
-    code = FETCH.format(name=NAME, revision=revision, weights=weights)
-    done = python(code, home, HF_ENDPOINT=address, HF_TOKEN=token)
+def fetch(home: Path, address: str, revision: str | None = None, patterns: list[str] = WEIGHTS) -> dict:
+    code = FETCH.format(name=NAME, revision=revision, patterns=patterns)
+    done = python(code, home, HF_ENDPOINT=address, HF_TOKEN=TOKEN)
     assert done.returncode == 0, done.stderr[-1500:]
     return yaml.safe_load(done.stdout)
 
 
-def resolve(home: Path, revision: str, weights: bool = True) -> subprocess.CompletedProcess:
-    code = f"from sinkstudy.sources import resolve_source; print(resolve_source({NAME!r}, {revision!r}, {weights}))"
+def resolve(home: Path, revision: str, patterns: list[str] = WEIGHTS) -> subprocess.CompletedProcess:
+    code = f"from sinkstudy.sources import resolve_source; print(resolve_source({NAME!r}, {revision!r}, {patterns}))"
     return python(code, home, HF_ENDPOINT=NOWHERE)
 
 
@@ -64,11 +65,21 @@ def test_a_branch_is_fetched_at_the_commit_it_points_to_and_read_offline_at_it_w
 
 def test_a_model_of_random_weights_is_fetched_without_weights_and_is_no_stand_in_for_one_with_them(tmp_path, commits):
     with served(LocalHub(NAME, commits, main=OLD)) as hub:
-        record = fetch(tmp_path / "home", hub.address, revision=OLD, weights=False)
+        record = fetch(tmp_path / "home", hub.address, revision=OLD, patterns=NO_WEIGHTS)
         assert not any("safetensors" in path for path in hub.asked)
     assert set(record["files"]) == {p.name for p in commits[OLD].glob("*.json")}
-    assert resolve(tmp_path / "home", OLD, weights=False).returncode == 0
+    assert resolve(tmp_path / "home", OLD, NO_WEIGHTS).returncode == 0
     assert "not all of it, in the cache" in resolve(tmp_path / "home", OLD).stderr
+
+
+def test_code_and_pickles_are_fetched_only_where_the_configuration_allows_them(tmp_path, commits):
+    for name in ("modeling_own.py", "pytorch_model.bin"):
+        (commits[OLD] / name).write_text("something")
+    with served(LocalHub(NAME, commits, main=OLD)) as hub:
+        assert not {"modeling_own.py", "pytorch_model.bin"} & fetch(tmp_path / "a", hub.address)["files"].keys()
+        assert not any(path.endswith((".py", ".bin")) for path in hub.asked)
+        record = fetch(tmp_path / "b", hub.address, patterns=file_patterns(None, True, True))
+    assert {"modeling_own.py", "pytorch_model.bin", "model.safetensors"} <= record["files"].keys()
 
 
 def test_jobs_use_the_recorded_commit_and_leave_local_models_alone(tmp_path):

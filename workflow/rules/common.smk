@@ -7,7 +7,7 @@ from pathlib import Path
 from sinkstudy.config import check_config, check_folders, control_pairs
 from sinkstudy.fingerprint import fingerprint
 from sinkstudy.prompts import digest, read_prompts, shards
-from sinkstudy.sources import as_path, is_local, model_files
+from sinkstudy.sources import as_path, file_patterns, is_local, model_files
 
 # From this file, so that a workflow which takes this one as a module finds it too.
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent.parent
@@ -72,8 +72,8 @@ def model_spec(wildcards):
 def hub_request(wildcards):
     """What of a model's settings decides which files are fetched."""
     settings = config["models"][wildcards.model]
-    weights = settings["random_weights"] is None
-    return {"revision": settings["revision"], "source": settings["source"], "weights": weights}
+    allowed = {key: settings[key] for key in ("random_weights", "trust_remote_code", "allow_pickle")}
+    return {"patterns": file_patterns(**allowed), "revision": settings["revision"], "source": settings["source"]}
 
 
 def shard_digest(wildcards):
