@@ -195,7 +195,9 @@ ROWS = {
         lambda lab: lab.append("sinkstudy/figures/style.py", "EDITED = 1"), dict.fromkeys(drawing_rules(), "")
     ),
     "caption edited": Row(edit_caption, {}),
-    "benchmark grid changed": Row(lambda lab: lab.set(benchmark=GRID | {"lengths": [32]}), {"benchmark": ""}),
+    "benchmark grid changed": Row(
+        lambda lab: lab.set(benchmark=GRID | {"lengths": [32]}), {"benchmark": "", "quality": ""}
+    ),
     "`--cores` changed": Row(lambda lab: setattr(lab, "cores", "2"), {}),
     "comment or docstring edited": Row(edit_comments, {}),
     "statistics code edited": Row(
