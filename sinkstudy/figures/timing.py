@@ -36,7 +36,7 @@ def timing_figure(benchmark: pd.DataFrame) -> Figure:
         ax.axhline(1.0, color="0.35", linewidth=0.8)
         ax.set(xscale="log", yscale="log")
         ax.set_xticks(sorted(rows["n_tokens"].unique()), [str(n) for n in sorted(rows["n_tokens"].unique())])
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 3, 5, 7)))
         ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
         ax.yaxis.set_minor_formatter(NullFormatter())
         ax.minorticks_off()
