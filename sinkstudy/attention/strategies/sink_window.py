@@ -14,14 +14,14 @@ _BLOCK = 128  # queries at a time
 
 def from_heads(heads: ReplacedHeads) -> Tensor:
     queries, keys = heads.query.shape[2], heads.key.shape[2]
-    key, value = heads.key[:, heads.kv_head], heads.value[:, heads.kv_head]
+    key, value, kv_head = heads.key, heads.value, heads.kv_head
     sinks = heads.first[:, None] + torch.arange(heads.sink_tokens, device=key.device)  # (batch, sink)
     inside = sinks < keys
     sinks = sinks.clamp(max=keys - 1)
     index = sinks[:, None, :, None].expand(-1, key.shape[1], -1, key.shape[-1])
     sink_key, sink_value = key.gather(2, index), value.gather(2, index)
     rank, padding = _ranks(heads, keys)
-    outputs = []
+    outputs = []  # only what a block reads is copied per query head, never the whole cache
     for start in range(0, queries, _BLOCK):
         block = slice(start, min(start + _BLOCK, queries))
         here = slice(keys - queries + block.start, keys - queries + block.stop)
@@ -39,8 +39,8 @@ def from_heads(heads: ReplacedHeads) -> Tensor:
         outputs.append(
             torch.nn.functional.scaled_dot_product_attention(
                 heads.query[:, :, block],
-                torch.cat([sink_key, key[:, :, recent]], 2),
-                torch.cat([sink_value, value[:, :, recent]], 2),
+                torch.cat([sink_key, key[:, :, recent]], 2)[:, kv_head],
+                torch.cat([sink_value, value[:, :, recent]], 2)[:, kv_head],
                 attn_mask=torch.cat([far, near], -1)[:, None],
                 scale=heads.scale,
             )
