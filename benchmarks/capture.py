@@ -1,6 +1,6 @@
 """What a capture costs: ours beside plain SDPA, eager attention with its maps, and TransformerLens's pattern cache.
 
-    python benchmarks/capture.py                      # writes benchmarks/capture_<device>.csv and .png
+    python benchmarks/capture.py                      # writes benchmarks/capture_<shape>_<device>.csv and .png
 
 Same weights and tokens for all, each run in a process of its own, methods in turn within every round. `seconds` is
 the median of up to three passes after a warm-up (fewer where one takes long); `extra_mb` is the peak beyond what the
@@ -50,9 +50,13 @@ def main() -> None:
     rows = [row for n in arguments.lengths for row in rounds(n, arguments)]
     table = summarize(pd.DataFrame(rows))
     print(table.to_string(index=False))
-    stem = f"capture_{arguments.shape}_{arguments.device}"
-    table.to_csv(arguments.out / f"{stem}.csv", index=False, float_format="%.4g")
-    draw(table, arguments.out / f"{stem}.png")
+    stem = arguments.out / f"capture_{arguments.shape}_{arguments.device}"
+    if stem.with_suffix(".csv").exists():  # lengths measured before stay
+        earlier = pd.read_csv(stem.with_suffix(".csv"))
+        kept = earlier[~earlier["n_tokens"].isin(arguments.lengths)]
+        table = pd.concat([kept, table]).sort_values("n_tokens", kind="stable")
+    table.to_csv(stem.with_suffix(".csv"), index=False, float_format="%.4g")
+    draw(table, stem.with_suffix(".png"))
 
 
 def rounds(n: int, arguments: argparse.Namespace) -> list[dict]:

@@ -244,8 +244,25 @@ def started_again(name: str, jobs: list[Job]) -> set[Job]:
     return following(jobs, first)
 
 
+# Snakemake keeps no records of jobs it never ran, so a study that only pretends cannot show these; tests/test_hub.py
+# changes the revision of a model that was fetched.
+NEED_RECORDS_OF_A_FETCH = {"model added", "model revision changed"}
+# Each of the others writes most of the study anew, which takes minutes.
+RUN_FOR_REAL = [
+    "prompt text edited",
+    "sink threshold changed",
+    "bootstrap seed changed",
+    "figure style changed",
+    "caption edited",
+    "`--cores` changed",
+    "comment or docstring edited",
+    "model added",
+    "model removed",
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", [name for name in ROWS if name not in NEED_RECORDS_OF_A_FETCH])
 def test_by_dry_run(pretended, name):
     lab = pretended(name in NEEDS_HUB_MODEL)
     ROWS[name].change(lab)
@@ -255,15 +272,15 @@ def test_by_dry_run(pretended, name):
 
 @pytest.mark.slow
 def test_by_real_run(tmp_path):
-    """All rows, one after the other, on one study: files that are written anew, and files that are not touched."""
+    """One row after the other on one study: files that are written anew, and files that are not touched."""
     lab = Lab(tmp_path)
     lab.run()
-    for name, row in ROWS.items():
-        row.change(lab)
-        expected = started_again(name, lab.jobs())
+    for name in RUN_FOR_REAL:
+        ROWS[name].change(lab)
         before = lab.times()
         lab.run()
         after = lab.times()
+        expected = started_again(name, lab.jobs())
         rewritten = {file for file in after if after[file] != before.get(file)}
         assert rewritten == set().union(*(job.outputs for job in expected)), name
         assert before.keys() <= after.keys(), name
