@@ -186,6 +186,12 @@ def harmless(benchmark: pd.DataFrame) -> pd.DataFrame:
     return benchmark[(benchmark["heads_replaced"] > 0) & same]
 
 
+def fastest(rows: pd.DataFrame) -> pd.Series:
+    """The row with the largest speedup that three quarters of the rounds reached, so that a single slow round of SDPA
+    makes no winner."""
+    return rows.loc[rows["speedup_low"].idxmax()]
+
+
 def pareto_front(benchmark: pd.DataFrame) -> pd.DataFrame:
     """The rows of one cell (phase, length, batch) that no other row beats: none is both faster and milder, or equal in
     one and better in the other."""
@@ -208,8 +214,8 @@ def worth_having(benchmark: pd.DataFrame) -> list[Verdict]:
             why = "no harmless way to replace heads" if tried else "no heads to replace"
             verdicts.append(Verdict(False if tried else None, f"{where}: {why}."))
             continue
-        best = safe.loc[safe["speedup_vs_sdpa"].idxmax()]
-        worth = bool(best["speedup_vs_sdpa"] >= WORTHWHILE_SPEEDUP)
+        best = fastest(safe)
+        worth = bool(best["speedup_low"] >= WORTHWHILE_SPEEDUP)
         numbers = f"{best['speedup_vs_sdpa']:.2f} times SDPA, ceiling {best['ceiling']:.2f}, KL {best['kl']:.1e}"
         name = f"`{best['strategy']}` with policy `{best['policy']}`"
         judged = f"{name} is worth having" if worth else f"nothing is worth having, the fastest being {name}"
@@ -252,12 +258,12 @@ def worth_optimizing(benchmark: pd.DataFrame) -> Verdict:
             f"no row meets {limits}; the mildest ({_name(least)}) has a KL of {least['kl']:.2g} and an agreement of "
             f"{least['top1_agreement']:.3f}.",
         )
-    best = safe.loc[safe["speedup_vs_sdpa"].idxmax()]
+    best = fastest(safe)
     text = (
         f"the fastest row that keeps {limits} is {_name(best)}: {best['speedup_vs_sdpa']:.2f} times SDPA's speed with "
         f"{int(best['heads_replaced'])} heads replaced (ceiling {best['ceiling']:.2f})"
     )
-    if best["speedup_vs_sdpa"] < WORTHWHILE_SPEEDUP:
+    if best["speedup_low"] < WORTHWHILE_SPEEDUP:
         return Verdict(False, f"{text}, which is not worth having.")
     return Verdict(True, f"{text}.")
 

@@ -1,4 +1,5 @@
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,6 +94,13 @@ def test_readers_give_back_what_was_written(path, full_rows):
         assert read_tokens(path, name) == [f"t{i}" for i in range(capture.n_tokens)]
         for row, record in enumerate(records):
             np.testing.assert_allclose(read_maps(path, name, row), record.attention, rtol=0, atol=2.8e-4)
+
+
+def test_the_same_capture_is_the_same_bytes(path, tmp_path):
+    write(path, {"p": 4, "q": 3})
+    time.sleep(1.1)  # HDF5 would note the second at which an object was made
+    write(tmp_path / "again.h5", {"p": 4, "q": 3})
+    assert path.read_bytes() == (tmp_path / "again.h5").read_bytes()
 
 
 def test_provenance_comes_back_as_text(path):

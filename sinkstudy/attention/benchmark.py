@@ -117,6 +117,7 @@ def measure(
                 "kernel": "eager" if variant == EAGER else kernel_name(model, inputs),
                 "depth": variant.depth,
                 "speedup_of_ceiling": speedup / ceiling,
+                "speedup_low": np.quantile(sdpa / samples[:, i], 0.25),
                 "attention_share": np.median(1 - samples[:, -1] / sdpa) if variant == SDPA else math.nan,
                 "top5_agreement": math.nan,
             }

@@ -110,6 +110,7 @@ def _packed(shape: tuple[int, ...], chunk: tuple[int, ...]) -> tuple[h5s.SpaceID
 def _chunked(chunk: tuple[int, ...]) -> h5p.PropDCID:
     layout = h5p.create(h5p.DATASET_CREATE)
     layout.set_chunk(chunk)
+    layout.set_obj_track_times(False)  # the same captures are the same bytes
     return layout
 
 

@@ -67,6 +67,8 @@ class CaptureWriter:
         self._file = h5py.File(self._disk, "w", libver=("v110", "v110"), track_order=True)
         self._names = h5p.create(h5p.LINK_CREATE)
         self._names.set_char_encoding(h5py.h5t.CSET_UTF8)
+        self._groups = h5p.create(h5p.GROUP_CREATE)
+        self._groups.set_obj_track_times(False)  # the same captures are the same bytes
         try:
             self._file.attrs.update(self._attributes)
         except BaseException:
@@ -76,7 +78,7 @@ class CaptureWriter:
 
     def begin(self, prompt: Prompt, token_ids: list[int], tokens: list[str]) -> None:
         """Open a prompt's group; its layers follow in ascending order, then `finish`."""
-        group = h5g.create(self._file.id, prompt.id.encode(), self._names)
+        group = h5g.create(self._file.id, prompt.id.encode(), self._names, self._groups)
         self._pending[prompt.id] = _Pending(prompt, token_ids, tokens, group)
 
     def add_layer(self, prompt: str, layer: int, record: LayerRecord) -> None:
