@@ -256,8 +256,6 @@ RUN_FOR_REAL = [
     "caption edited",
     "`--cores` changed",
     "comment or docstring edited",
-    "model added",
-    "model removed",
 ]
 
 
