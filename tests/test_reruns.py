@@ -250,8 +250,6 @@ NEED_RECORDS_OF_A_FETCH = {"model added", "model revision changed"}
 # Each of the others writes most of the study anew, which takes minutes.
 RUN_FOR_REAL = [
     "prompt text edited",
-    "sink threshold changed",
-    "bootstrap seed changed",
     "figure style changed",
     "caption edited",
     "`--cores` changed",
