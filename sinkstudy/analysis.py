@@ -8,7 +8,7 @@ from sinkstudy.curves import Curves
 from sinkstudy.layers import LayerPairs
 from sinkstudy.persistence import Persistence
 from sinkstudy.resampling import Resampling
-from sinkstudy.scores import scored
+from sinkstudy.scores import add_all
 from sinkstudy.stats import Correlation
 from sinkstudy.store import Capture
 
@@ -29,9 +29,7 @@ def analyse(
     correlation, curves = Correlation(thresholds, correlation_lengths), Curves(thresholds)
     pairs = LayerPairs(thresholds, reported_lengths)
     persistence = Persistence(thresholds, [n for n in reported_lengths if n >= _INFORMATIVE_TOKENS])
-    for order, members, scores in scored(captures):
-        for part in (correlation, curves, pairs, persistence):
-            part.add(order, members, scores)
+    add_all(captures, correlation, curves, pairs, persistence)
     shares, domains = persistence.tables(model, resampling)
     return {
         "correlation": correlation.table(model, resampling),

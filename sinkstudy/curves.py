@@ -3,13 +3,13 @@
 At each length the prompts that reach it count, cut to it. Means over prompts; the correlation pools first-layer sinks.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
 from sinkstudy.resampling import Resampling, ratio_intervals, resamples
-from sinkstudy.scores import excess_score, null_score, scored
+from sinkstudy.scores import excess_score, null_score
 from sinkstudy.stats import contingency
 from sinkstudy.store import Capture
 
@@ -108,16 +108,6 @@ class Curves:
         table = pd.DataFrame(columns)
         table.loc[table["n_tokens"] == 1, ["mean_excess_low", "mean_excess_high"]] = np.nan
         return table
-
-
-def curve_tables(
-    captures: Iterable[Capture], model: str, thresholds: list[float], resampling: Resampling
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The table of curves and that of the lengths at which the correlation weakens, for all captures of one model."""
-    curves = Curves(thresholds)
-    for order, members, scores in scored(captures):
-        curves.add(order, members, scores)
-    return curves.table(model, resampling), curves.weakening_table(model, resampling)
 
 
 def weakening(

@@ -1,12 +1,9 @@
 """Layer by layer: if a head is a sink in layer a, is the head with the same index a sink in layer b?"""
 
-from collections.abc import Iterable
-
 import numpy as np
 import pandas as pd
 
 from sinkstudy.resampling import Resampling, ratio_intervals
-from sinkstudy.scores import scored
 from sinkstudy.stats import contingency
 from sinkstudy.store import Capture
 
@@ -62,13 +59,3 @@ class LayerPairs:
                 "ci_high": high,
             }
         )
-
-
-def layer_table(
-    captures: Iterable[Capture], model: str, thresholds: list[float], lengths: list[int], resampling: Resampling
-) -> pd.DataFrame:
-    """The table of `LayerPairs` for all captures of one model."""
-    pairs = LayerPairs(thresholds, lengths)
-    for order, members, scores in scored(captures):
-        pairs.add(order, members, scores)
-    return pairs.table(model, resampling)

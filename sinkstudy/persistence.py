@@ -4,13 +4,10 @@ Prompts are cut to the same length, because a head that is a sink on short promp
 that depends on the kind of text.
 """
 
-from collections.abc import Iterable
-
 import numpy as np
 import pandas as pd
 
 from sinkstudy.resampling import Resampling
-from sinkstudy.scores import scored
 from sinkstudy.store import Capture
 
 _NORMAL_975 = 1.959963984540054
@@ -105,16 +102,6 @@ class Persistence:
             "layer": np.repeat(self._layers, self._heads),
             "head": np.tile(np.arange(self._heads), len(self._layers)),
         }
-
-
-def persistence_tables(
-    captures: Iterable[Capture], model: str, thresholds: list[float], lengths: list[int], resampling: Resampling
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables of `Persistence` for all captures of one model."""
-    persistence = Persistence(thresholds, lengths)
-    for order, members, scores in scored(captures):
-        persistence.add(order, members, scores)
-    return persistence.tables(model, resampling)
 
 
 def wilson_interval(hits: np.ndarray, prompts: int) -> tuple[np.ndarray, np.ndarray]:

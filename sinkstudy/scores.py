@@ -5,6 +5,7 @@ comes after, so the score at every prefix length is a running mean of the same a
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -91,6 +92,20 @@ def scored(captures: Iterable[Capture]) -> Iterator[tuple[np.ndarray, list[Captu
         for places, members, scores in by_length(batch):
             yield done + places, members, scores
         done += len(batch)
+
+
+class Statistic(Protocol):
+    """What is gathered from scores, captures of one length at a time."""
+
+    def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
+        """`order`: the places of `members` among all captures; `scores` (prompt, layer, head, query) float64."""
+
+
+def add_all(captures: Iterable[Capture], *statistics: Statistic) -> None:
+    """Show every capture to each of `statistics`, in one pass and with a bounded number in memory."""
+    for order, members, scores in scored(captures):
+        for statistic in statistics:
+            statistic.add(order, members, scores)
 
 
 def score_tables(captures: Iterable[Capture], model: str, threshold: float) -> Iterator[pd.DataFrame]:

@@ -11,13 +11,8 @@ import numpy as np
 import pandas as pd
 
 from sinkstudy.resampling import Resampling, drawn_p_value, exact_p_value, ratio_interval
-from sinkstudy.scores import scored
+from sinkstudy.scores import add_all
 from sinkstudy.store import Capture
-
-
-def follow_fraction(is_sink: np.ndarray) -> np.ndarray:
-    """Fraction of later layers in which each head index is a sink: (..., layer, head) bool to (..., head)."""
-    return is_sink[..., 1:, :].mean(axis=-2)
 
 
 def correlate(is_sink: np.ndarray, resampling: Resampling) -> dict[str, float | int]:
@@ -42,8 +37,7 @@ def correlation_table(
 ) -> pd.DataFrame:
     """The table of `Correlation` for all captures of one model."""
     correlation = Correlation(thresholds, lengths)
-    for order, members, scores in scored(captures):
-        correlation.add(order, members, scores)
+    add_all(captures, correlation)
     return correlation.table(model, resampling)
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from planted_captures import capture_of
+from planted_captures import capture_of, shown
 
-from sinkstudy.curves import curve_tables, weakening
+from sinkstudy.curves import Curves, weakening
 from sinkstudy.resampling import Resampling
 from sinkstudy.scores import null_score
 
@@ -22,7 +22,7 @@ def captures():
 
 
 def test_curves_equal_a_loop_over_sets_thresholds_and_lengths(captures):
-    table, _ = curve_tables(captures, "m", [0.6, 0.8], FEW)
+    table = shown(Curves([0.6, 0.8]), captures).table("m", FEW)
     assert table["set"].drop_duplicates().tolist() == ["all", "short", "long"]
     rows = table.set_index(["set", "threshold", "n_tokens"])
     assert len(rows) == 2 * (7 + 5 + 7)
@@ -53,7 +53,7 @@ def test_intervals_of_the_curves_equal_a_plain_bootstrap_of_prompts():
         mass = rng.random((2, 8, 2)) ** rng.uniform(0.05, 2)
         mass[..., 0] = 1
         made.append(capture_of(mass, f"p{i}"))
-    table, _ = curve_tables(made, "m", [0.8], Resampling(4000, 1, 0))
+    table = shown(Curves([0.8]), made).table("m", Resampling(4000, 1, 0))
     row = table.query("set == 'all' and n_tokens == 2").iloc[0]
     fraction = np.array([(c.sink_mass.mean(-1) >= 0.8).mean() for c in made])
     drawn = fraction[np.random.default_rng(9).integers(0, 20, (4000, 20))].mean(1)
@@ -64,7 +64,7 @@ def test_intervals_of_the_curves_equal_a_plain_bootstrap_of_prompts():
 
 def test_a_length_that_one_prompt_reaches_has_no_interval():
     made = [capture_of(np.ones((2, 2, n)), f"p{n}") for n in (2, 4)]
-    table, _ = curve_tables(made, "m", [0.9], FEW)
+    table = shown(Curves([0.9]), made).table("m", FEW)
     rows = table.query("set == 'all'").set_index("n_tokens")
     low = rows["sink_fraction_low"]
     assert low[[1, 2]].tolist() == [1, 1]
@@ -135,7 +135,7 @@ def test_lengths_at_which_uniform_attention_is_a_sink_do_not_count():
     """At 0.3 that is every length up to 9; a model of one layer has no correlation at all."""
     rng = np.random.default_rng(0)
     made = [capture_of(rng.random((2, 3, 30)) ** 0.5, f"p{i}") for i in range(3)]
-    _, weak = curve_tables(made, "m", [0.3], FEW)
+    weak = shown(Curves([0.3]), made).weakening_table("m", FEW)
     assert weak["length"].iloc[0] > 10
-    _, weak = curve_tables([capture_of(rng.random((1, 3, 12)))], "m", [0.3], FEW)
+    weak = shown(Curves([0.3]), [capture_of(rng.random((1, 3, 12)))]).weakening_table("m", FEW)
     assert weak["length"].isna().all()

@@ -340,7 +340,7 @@ def test_maps_escape_line_breaks_spaces_and_mathematics_in_tokens():
     figure = maps_figure("tiny", "hello", [" a b", "\n", "$x$"], examples(3))
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert labels == ["␣a␣b", "⏎", r"\$x\$"]
-    assert "highest score\nlayer 1, head 2: score 0.97" in texts(figure)
+    assert "highest score\nlayer 1, head 2: 0.97" in texts(figure)
 
 
 def test_timing_shows_the_smallest_batch_with_a_panel_per_phase_and_policy():

@@ -3,25 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from tiny import eager_maps
-from transformers import LlamaConfig
+from tiny import eager_maps, planted_config
 
 from sinkstudy.capture import sink_mass
 from sinkstudy.errors import StudyError
 from sinkstudy.planted import plant_sinks, planted_ids
 from sinkstudy.scores import excess_score, null_score, prefix_scores
 
-CONFIG = LlamaConfig(
-    vocab_size=50,
-    hidden_size=256,
-    intermediate_size=512,
-    num_hidden_layers=4,
-    num_attention_heads=8,
-    num_key_value_heads=4,
-    head_dim=32,
-    max_position_embeddings=4096,
-    bos_token_id=7,
-)
+CONFIG = planted_config(max_position_embeddings=4096)
 
 
 @pytest.mark.parametrize("n", [24, 200])
@@ -63,7 +52,7 @@ def test_planting_is_reproducible():
 
 @pytest.mark.slow
 def test_every_planted_head_of_a_1b_shape_is_found_and_no_other():
-    config = LlamaConfig(
+    config = planted_config(
         vocab_size=512,
         hidden_size=2048,
         intermediate_size=8192,
@@ -71,7 +60,6 @@ def test_every_planted_head_of_a_1b_shape_is_found_and_no_other():
         num_attention_heads=32,
         num_key_value_heads=8,
         head_dim=64,
-        max_position_embeddings=1024,
         bos_token_id=0,
     )
     planted = np.random.default_rng(0).random((16, 32)) < 0.3

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import LlamaConfig
+from tiny import planted_config
 
 from sinkstudy.attention import Plan, optimized
 from sinkstudy.attention.benchmark import windows
@@ -93,17 +93,7 @@ def test_on_the_reference_model_the_mean_of_the_rest_halves_the_cost_or_there_is
 @pytest.mark.parametrize("measured", [True, False])
 @pytest.mark.parametrize("n", [24, 512])
 def test_on_planted_sinks_whose_other_values_matter_it_does(n, measured):
-    config = LlamaConfig(
-        vocab_size=50,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=32,
-        max_position_embeddings=1024,
-        bos_token_id=7,
-    )
+    config = planted_config()
     planted = np.random.default_rng(0).random((4, 8)) < 0.5
     model = plant_sinks(config, planted * 0.93, n_tokens=n, output_scale=0.15)
     score = mean_scores(model, planted_ids(config, n, seed=2))

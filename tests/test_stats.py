@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from sinkstudy import scores
 from sinkstudy.findings.text import percent
 from sinkstudy.resampling import Resampling, drawn_p_value, exact_p_value
-from sinkstudy.stats import correlate, correlation_table, follow_fraction
+from sinkstudy.stats import correlate, correlation_table
 from sinkstudy.store import Capture
 
 FEW = Resampling(bootstrap=200, permutations=50, seed=0)
@@ -24,10 +24,6 @@ decisions = arrays(bool, array_shapes(min_dims=3, max_dims=3, min_side=1, max_si
 def sinks(*prompts: str) -> np.ndarray:
     """(prompt, layer, head) decisions; a prompt's layers are words of 1 (a sink) and 0."""
     return np.array([[[cell == "1" for cell in layer] for layer in prompt.split()] for prompt in prompts])
-
-
-def test_follow_fraction_is_the_share_of_later_layers():
-    assert follow_fraction(sinks("1100 1010 1000")[0]).tolist() == [1.0, 0.0, 0.5, 0.0]
 
 
 def test_correlate_on_a_hand_computed_matrix():

@@ -1,7 +1,7 @@
 """Tiny random models of many architectures, for comparing captures with eager attention."""
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 _SHAPE = {
     "vocab_size": 99,
@@ -80,6 +80,22 @@ def tiny_model(model_type: str, seed: int = 0, **overrides: object) -> PreTraine
             elif "sinks" in name:
                 parameter.normal_(0, 1.0)
     return model.eval()
+
+
+def planted_config(**overrides: int) -> LlamaConfig:
+    """Shape of a small Llama that sinks can be planted in: 4 layers of 8 heads, BOS is token 7."""
+    shape = {
+        "vocab_size": 50,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 32,
+        "max_position_embeddings": 1024,
+        "bos_token_id": 7,
+    }
+    return LlamaConfig(**shape | overrides)
 
 
 def prompt_ids(n: int, seed: int = 0, vocabulary: int = 99) -> torch.Tensor:

@@ -183,6 +183,7 @@
     const prompt = chosen.prompt === "all" ? null : prompts[0];
     const missing = !prompt ? "Choose a single prompt to see the map." : !prompt.maps
       ? "No map is stored of a prompt this long (capture.maps_max_tokens); the curve above is exact all the same." : "";
+    const wasHidden = $("map-plot").hidden;
     $("map-plot").hidden = Boolean(missing);
     say("map-note", missing);
     if (missing) return;
@@ -193,6 +194,7 @@
     const names = block === 1 ? prompt.tokens.slice(0, side).map(Plots.label)
       : Array.from({ length: side }, (_, i) => `${i * block + 1} to ${Math.min((i + 1) * block, prompt.tokens.length)}`);
     Plots.attention($("map-plot"), map, names);
+    if (wasHidden) Plotly.Plots.resize($("map-plot")); // the window may have changed its size meanwhile
     if (block > 1) say("map-note", `Averages over blocks of ${block} × ${block} tokens.`);
   }
 

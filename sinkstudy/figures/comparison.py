@@ -47,5 +47,6 @@ def _bars(ax: Axes, values: pd.DataFrame, top: float, form: str) -> None:
         style = {"color": COLOURS[i % len(COLOURS)], "hatch": _HATCHES[i % len(_HATCHES)], "edgecolor": "white"}
         ax.bar(x, np.nan_to_num(heights), width, label=side, **style)
         for place, value in zip(x, heights, strict=True):
-            text = "–" if np.isnan(value) else f"{round(value, 2) + 0:{form}}"
+            # A zero has no bar to stand on: one digit, so that it does not run into its neighbour's.
+            text = "–" if np.isnan(value) else f"{value:{form}}" if round(value, 2) else "0"
             ax.text(place, max(0, np.nan_to_num(value)) + 0.02 * top, text, ha="center", fontsize=size)

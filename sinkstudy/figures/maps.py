@@ -27,23 +27,21 @@ class ExampleMap:
 def maps_figure(model: str, prompt: str, tokens: list[str], examples: list[ExampleMap]) -> Figure:
     """Example maps side by side; token labels where there are few enough to read."""
     labelled = len(tokens) <= _MAX_LABELS
-    figure, axes = new_figure(PAGE, 2.5, columns=len(examples))
+    figure, axes = new_figure(PAGE, 2.7, columns=len(examples))
     later = np.triu(np.ones((len(tokens), len(tokens)), bool), 1)
     for ax, example in zip(axes, examples, strict=True):
         attention = np.ma.array(example.attention, mask=later)  # keys after the query stay white
         image = ax.imshow(attention, cmap=SCORE_MAP, vmin=0, vmax=1, interpolation="nearest")
-        ax.set_title(
-            f"{example.kind}\nlayer {example.layer}, head {example.head}: score {example.score:.2f}", fontsize=7
-        )
+        ax.set_title(f"{example.kind}\nlayer {example.layer}, head {example.head}: {example.score:.2f}", fontsize=7)
         ax.set(xlabel="key")
         if labelled:
             labels = [_visible(t) for t in tokens]
-            size = 6 if len(tokens) <= 16 else 4.5 if len(tokens) <= 24 else 3.5
+            size = 7.5 if len(tokens) <= 16 else 5.5 if len(tokens) <= 24 else 3.5
             ax.set_xticks(range(len(tokens)), labels, rotation=90, fontsize=size)
-            ax.set_yticks(range(len(tokens)), labels, fontsize=size)
+            ax.set_yticks(range(len(tokens)), labels if ax is axes[0] else [], fontsize=size)
             ax.tick_params(length=1.5, pad=1)
     axes[0].set_ylabel("query")
-    figure.colorbar(image, ax=axes, shrink=0.6, label="attention", pad=0.03)
+    figure.colorbar(image, ax=axes, shrink=0.6, label="attention", pad=0.02)
     figure.suptitle(f"{model}, prompt “{prompt}” ({len(tokens)} tokens)")
     return figure
 
