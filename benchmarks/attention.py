@@ -21,8 +21,9 @@ from transformers import AttentionInterface, LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from sinkstudy.attention.benchmark import measure
+from sinkstudy.attention.cut import CutAttention
 from sinkstudy.attention.plan import Plan
-from sinkstudy.attention.projections import CutAttention
+from sinkstudy.attention.run import Run
 from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.attention.strategies.contract import HiddenStates
 from sinkstudy.attention.timing import Alternative, interleaved
@@ -162,7 +163,7 @@ def attention_cell(
 
 def cut_call(module: torch.nn.Module, plan: Plan, heads: Callable[[int], torch.Tensor]) -> Callable[[], object]:
     """The same call where the projections are cut: kept heads alone, and the strategy on the values it reads."""
-    cut = CutAttention(module, module.config.num_attention_heads, plan, begin=lambda *_: None)
+    cut = CutAttention(module, module.config.num_attention_heads, Run(plan))
     layout, strategy = cut.layout, STRATEGIES[plan.strategy]
     kept = heads(len(layout.kept)), heads(len(layout.kept_kv)), heads(len(layout.kept_kv))
     values = heads(len(layout.replaced_kv)).transpose(1, 2)

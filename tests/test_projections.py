@@ -29,8 +29,8 @@ FULL = {
 HEADS = {0: [0, 1, 2, 3], 1: [0, 1], 2: [1, 2, 3]}
 WEIGHTS = {layer: dict.fromkeys(range(4), 0.1) for layer in range(3)}
 PLANS = {
-    strategy: Plan(heads=HEADS, strategy=strategy, rest_weight=WEIGHTS)
-    for strategy in ("first_value", "first_value_mean")
+    strategy: Plan(heads=HEADS, strategy=strategy, rest_weight=WEIGHTS, sink_tokens=2, window=4)
+    for strategy in ("first_value", "first_value_mean", "sink_window", "reuse")
 }
 
 
@@ -50,7 +50,7 @@ def test_a_cut_model_equals_one_whose_attention_alone_is_left_out(model_type, st
     with optimized(model, PLANS[strategy], "attention"):
         expected = model(ids).logits
     with optimized(model, PLANS[strategy]) as run:
-        assert sorted(run.cut) == [0, 1, 2]
+        assert sorted(run.cut) == ([1, 2] if strategy == "reuse" else [0, 1, 2])
         cache = model(ids[:, :12]).past_key_values
         steps = [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(12, 15)]
         torch.testing.assert_close(model(ids, use_cache=False).logits, expected, atol=1e-5, rtol=1e-5)
@@ -98,16 +98,40 @@ def test_the_cache_keeps_only_kv_heads_that_are_read():
     assert cache_bytes(cache) < 0.4 * whole
 
 
+@pytest.mark.parametrize(("strategy", "numbers"), [("reuse", [100, 75, 75]), ("sink_window", [10, 55, 55])])
 @torch.no_grad()
-def test_projections_read_only_what_kept_heads_need():
+def test_kv_heads_that_only_replaced_heads_read_keep_what_the_strategy_needs(strategy, numbers):
+    """Numbers stored for each of 2 widths of 8: of 50 tokens a key and a value, the value alone, or the first two
+    tokens and the latest three."""
+    model, ids = full_model("llama"), prompt_ids(50)
+    with optimized(model, PLANS[strategy]):
+        cache = model(ids[:, :1]).past_key_values
+        for i in range(1, 50):
+            model(ids[:, i : i + 1], past_key_values=cache)
+    held = [
+        layer.tensors() if isinstance(layer, ReducedLayer) else [layer.keys, layer.values] for layer in cache.layers
+    ]
+    assert [sum(t.numel() for t in tensors) // 16 for tensors in held] == numbers
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        ("first_value", {"q_proj": (32, 16), "k_proj": (32, 8), "v_proj": (32, 8), "o_proj": (16, 32)}),
+        ("reuse", {"q_proj": (32, 16), "k_proj": (32, 8), "v_proj": (32, 16), "o_proj": (32, 32)}),
+        ("sink_window", {"q_proj": (32, 32), "k_proj": (32, 16), "v_proj": (32, 16), "o_proj": (32, 32)}),
+    ],
+)
+@torch.no_grad()
+def test_projections_read_only_what_the_strategy_needs(strategy, expected):
     model, ids = full_model("llama"), prompt_ids(5)
     attention = model.model.layers[1].self_attn
     seen = {}
-    with optimized(model, PLANS["first_value"]) as run:
-        for name, linear in run.cut[1]._cut.items():
+    with optimized(model, PLANS[strategy]) as run:
+        for name, linear in run.cut[1]._parts.items():
             linear.register_forward_hook(lambda m, i, o, name=name: seen.update({name: (i[0].shape[-1], o.shape[-1])}))
         model(ids)
-    assert seen == {"q_proj": (32, 16), "k_proj": (32, 8), "v_proj": (32, 8), "o_proj": (16, 32)}
+    assert seen == expected
     assert (attention.q_proj.out_features, attention.k_proj.out_features) == (32, 16)
 
 
@@ -191,11 +215,12 @@ def test_a_bare_dynamic_cache_is_reduced_and_a_static_one_is_left_whole():
     assert not any(isinstance(layer, ReducedLayer) for layer in static.layers)
 
 
+@pytest.mark.parametrize("strategy", ["first_value_mean", "sink_window", "reuse"])
 @torch.no_grad()
-def test_batches_of_a_reduced_cache_are_picked_and_repeated(refuses):
+def test_batches_of_a_reduced_cache_are_picked_and_repeated(strategy, refuses):
     model = full_model("llama")
     ids = torch.cat([prompt_ids(9, seed=s) for s in range(3)])
-    with optimized(model, PLANS["first_value_mean"]):
+    with optimized(model, PLANS[strategy]):
         cache = model(ids[:, :8]).past_key_values
         expected = model(ids).logits[:, 8:]
         cache.batch_select_indices(torch.tensor([2, 0]))

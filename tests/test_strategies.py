@@ -54,6 +54,7 @@ def test_heads_chosen_by_the_input_equal_the_readable_reference(strategy, n):
     torch.testing.assert_close(logits_of(model, plan, ids), readable_logits(model, ids, plan), atol=1e-5, rtol=1e-5)
 
 
+STEPS = 9  # of decoding: more than the window
 LASTING = [name for name in STRATEGIES if name != "first_value_mean, measured"]  # measured on the prompt alone
 
 
@@ -108,20 +109,24 @@ def test_a_padded_batch_and_its_decoding_equal_its_prompts_alone(strategy, share
     prompts = [prompt_ids(n, seed=n)[0] for n in (4, 11, 1, 7)]
     plan = Plan(heads=HEADS_OF["a whole group and more"], **STRATEGIES[strategy])
     ids, mask, positions, places = padded(prompts, side)
-    following = prompt_ids(4, seed=99).T  # one more token for each
+    following = prompt_ids(4 * STEPS, seed=99).reshape(4, STEPS)  # more tokens for each
+    steps = []
     with optimized(model, plan, depth):
         prefill = model(ids, attention_mask=mask, position_ids=positions, use_cache=True)
-        mask = torch.cat([mask, torch.ones(4, 1, dtype=torch.long)], 1)
-        step = model(
-            following,
-            attention_mask=mask,
-            position_ids=positions.amax(-1, keepdim=True) + 1,
-            past_key_values=prefill.past_key_values,
-        )
+        for i in range(STEPS):
+            mask = torch.cat([mask, torch.ones(4, 1, dtype=torch.long)], 1)
+            step = model(
+                following[:, i : i + 1],
+                attention_mask=mask,
+                position_ids=positions.amax(-1, keepdim=True) + 1 + i,
+                past_key_values=prefill.past_key_values,
+            )
+            steps.append(step.logits)
+    decoded = torch.cat(steps, 1)
     for row, (prompt, place) in enumerate(zip(prompts, places, strict=True)):
         alone = readable_logits(model, torch.cat([prompt, following[row]])[None], plan)[0]
-        torch.testing.assert_close(prefill.logits[row, place], alone[:-1], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(step.logits[row], alone[-1:], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(prefill.logits[row, place], alone[:-STEPS], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(decoded[row], alone[-STEPS:], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

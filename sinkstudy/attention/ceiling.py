@@ -66,11 +66,12 @@ def decode_ceiling(
     total = shape.weights + shape.layers * shape.kv_heads * kv_head
     saved = 0.0
     for layer, heads in replaced.items():
-        read = 0.0
+        strategy = STRATEGIES[plan.strategy]
+        read = strategy.reads(n_tokens, plan.sink_tokens, plan.window)
         if layer in cut_layers:
             saved += _weights_left_out(shape, heads, plan)
-        else:
-            read = STRATEGIES[plan.strategy].reads(n_tokens, plan.sink_tokens, plan.window)
+            if strategy.from_hidden is not None:
+                read = 0.0  # what it keeps does not grow with the tokens
         saved += shape.whole_groups(heads) * kv_head * (1 - read)
     return total / (total - saved)
 
@@ -78,6 +79,7 @@ def decode_ceiling(
 def _weights_left_out(shape: Shape, heads: Sequence[int], plan: Plan) -> int:
     """Weights of one cut layer's projections that are not used on every token."""
     rows = shape.hidden * shape.width
-    first = STRATEGIES[plan.strategy].values == "first"
-    # Query rows and key rows always; value rows and output columns where one value stands for all tokens.
-    return rows * (len(heads) * (1 + first) + shape.whole_groups(heads) * (1 + first))
+    needs, whole = STRATEGIES[plan.strategy].projects, shape.whole_groups(heads)
+    by_head = {"query": "query" not in needs, "output": "value" not in needs}  # one output stands for all tokens
+    by_kv_head = {"key": "key" not in needs, "value": "value" not in needs}
+    return rows * (len(heads) * sum(by_head.values()) + whole * sum(by_kv_head.values()))

@@ -80,6 +80,11 @@ class Layout:
         return counts.pop() if len(counts) == 1 else None
 
     @cached_property
+    def own_kv(self) -> list[int]:
+        """KV heads that only replaced heads read."""
+        return [kv for kv in self.replaced_kv if kv not in self.kept_kv]
+
+    @cached_property
     def replaced_index(self) -> Index:
         return self._index(self.replaced)
 
@@ -127,7 +132,11 @@ class Layout:
         return torch.tensor(heads, dtype=torch.long, device=self.device)
 
     def _index(self, heads: Sequence[int]) -> Index:
-        """A slice, which copies nothing, where the heads are neighbours."""
-        if list(heads) == list(range(heads[0], heads[0] + len(heads))):
-            return slice(heads[0], heads[0] + len(heads))
-        return self._tensor(heads)
+        return as_index(heads, self.device)
+
+
+def as_index(places: Sequence[int], device: torch.device) -> Index:
+    """A slice, which copies nothing, where the places are neighbours."""
+    if list(places) == list(range(places[0], places[0] + len(places))):
+        return slice(places[0], places[0] + len(places))
+    return torch.tensor(places, dtype=torch.long, device=device)

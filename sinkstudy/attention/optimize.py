@@ -7,7 +7,6 @@ projected either (`projections`).
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,64 +15,17 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from sinkstudy.attention.layout import Layout
+from sinkstudy.attention.cut import CutAttention
+from sinkstudy.attention.narrowed import NarrowedAttention
 from sinkstudy.attention.plan import Plan
-from sinkstudy.attention.projections import CutAttention, cuttable_layers
+from sinkstudy.attention.projections import cuttable_layers
+from sinkstudy.attention.run import Run, first_tokens
 from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.attention.strategies.contract import ReplacedHeads
 from sinkstudy.errors import StudyError
 
 _NAME = "sinkstudy_optimized"
 DEPTHS = ("projections", "attention")
-
-
-@dataclass
-class Run:
-    """State of one `with optimized(...)` block. What a prompt decided (whether it is short enough, which heads of the
-    first layer are sinks, how much mass they leave) lasts from its prefill through its decoding."""
-
-    plan: Plan
-    cut: dict[int, CutAttention] = field(default_factory=dict)
-    active: bool | None = None  # None: no prompt seen yet
-    first_layer: int = -1
-    last_layer: int = 2**31
-    first_layer_heads: list[int] = field(default_factory=list)
-    first_layer_map: Tensor | None = None  # (batch, mapped head, query, key)
-    memory: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # of the strategy, by layer
-    layouts: dict[tuple, Layout] = field(default_factory=dict)
-
-    @property
-    def mapped(self) -> list[int]:
-        """Heads whose first-layer pattern later layers need."""
-        if self.plan.first_layer_threshold is not None:
-            return self.first_layer_heads
-        return sorted({h for layer, heads in self.plan.heads.items() if layer != self.first_layer for h in heads})
-
-    def replaced(self, layer: int) -> list[int]:
-        """Heads of `layer` replaced for the input that runs, or ran last."""
-        if not self.active:
-            return []
-        if self.plan.first_layer_threshold is not None:
-            return [] if layer == self.first_layer else self.first_layer_heads
-        if self.plan.strategy == "reuse" and layer == self.first_layer:
-            return []  # reusing the first layer's pattern in the first layer is computing it
-        return list(self.plan.heads.get(layer, ()))
-
-    def begin(self, layer: int, prefill: bool, tokens: int) -> bool:
-        """Note that a layer runs; True in the first one of a forward pass."""
-        starts, self.last_layer = layer <= self.last_layer, layer
-        if starts:
-            self.first_layer = layer
-            if prefill or self.active is None:
-                self.memory.clear()
-                self.active = self.plan.max_tokens is None or tokens <= self.plan.max_tokens
-        return starts
-
-    def layout(self, replaced: list[int], query: Tensor, key: Tensor) -> Layout:
-        wanted = (query.shape[1], key.shape[1], tuple(replaced), query.device)
-        if wanted not in self.layouts:
-            self.layouts[wanted] = Layout(*wanted)
-        return self.layouts[wanted]
 
 
 _runs: "WeakKeyDictionary[nn.Module, Run]" = WeakKeyDictionary()  # by attention module, so that any thread finds it
@@ -102,7 +54,8 @@ def optimized(model: PreTrainedModel, plan: Plan, depth: str = "projections") ->
     if depth == "projections":
         heads = model.config.get_text_config().num_attention_heads
         layers = cuttable_layers(model, plan)
-        run.cut = {layer: CutAttention(module, heads, plan, run.begin) for layer, module in layers.items()}
+        kind = CutAttention if STRATEGIES[plan.strategy].from_hidden else NarrowedAttention
+        run.cut = {layer: kind(module, heads, run) for layer, module in layers.items()}
     modules = [module for module in model.modules() if hasattr(module, "layer_idx")]
     before = model.config._attn_implementation
     model.set_attn_implementation(_NAME)
@@ -189,13 +142,13 @@ def _attend(
         kv_place=layout.place_of_replaced,
         per_kv=layout.replaced_per_kv,
         mask=mask,
-        first=_first_token(query, mask),
+        first=first_tokens(query, mask),
         scale=scale,
         sink_tokens=run.plan.sink_tokens,
         window=run.plan.window,
         rest_weight=_rest_weight(run.plan, layer, replaced, query.device),
         memory=run.memory.setdefault(layer, {}),
-        first_layer_map=lambda: run.first_layer_map[:, [run.mapped.index(h) for h in replaced]],
+        first_layer_map=lambda: run.pattern(replaced),
     )
     output[:, :, layout.replaced_index] = STRATEGIES[run.plan.strategy].from_heads(given).transpose(1, 2)
     return output
@@ -212,17 +165,10 @@ def _first_layer(run: Run, query: Tensor, key: Tensor, mask: Tensor | None, scal
     decide = run.plan.first_layer_threshold is not None and prefill
     if decide:
         pattern = _pattern(query, key, mask, scale, list(range(query.shape[1])))
-        run.first_layer_heads = _sinks(pattern, _first_token(query, mask), mask, run.plan.first_layer_threshold)
+        run.first_layer_heads = _sinks(pattern, first_tokens(query, mask), mask, run.plan.first_layer_threshold)
     run.first_layer_map = None
     if run.plan.strategy == "reuse" and run.active and run.mapped:
         run.first_layer_map = pattern[:, run.mapped] if decide else _pattern(query, key, mask, scale, run.mapped)
-
-
-def _first_token(query: Tensor, mask: Tensor | None) -> Tensor:
-    """Position of each sequence's first token: the first key that any of its queries may see."""
-    if mask is None:
-        return torch.zeros(query.shape[0], dtype=torch.long, device=query.device)
-    return mask[:, 0].any(dim=-2).int().argmax(dim=-1).expand(query.shape[0])
 
 
 def _pattern(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, heads: list[int]) -> Tensor:

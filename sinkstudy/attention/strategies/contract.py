@@ -10,13 +10,16 @@ from torch import Tensor
 class ReplacedHeads:
     """The replaced heads of one layer in one forward pass, where the model has computed everything but attention.
 
-    `query` (batch, head, query, width): the replaced heads'. `key`, `value` (batch, kv_head, key, width): all KV heads,
-    tokens of the cache included. `kv_head` (head,) int64: which of them each replaced head reads. `kv_read`: index of
+    `query` (batch, head, query, width): the replaced heads', none where the strategy projects none. `key`, `value`
+    (batch, kv_head, key, width): KV heads, tokens of the cache included, from token `start` on; no keys where the
+    strategy projects none. `kv_head` (head,) int64: which of them each replaced head reads. `kv_read`: index of
     those that are read at all; `kv_place` (head,): which of these each head reads; `per_kv`: how many heads read each
     of them, neighbours together, or None where that differs. `mask`
     (batch, 1, query, key) bool, or None for plain causal attention. `first` (batch,) int64: position of each sequence's
     first token (not 0 with left padding). `rest_weight` (batch or 1, head) float32, from the plan, or None.
-    `memory`: what the strategy keeps from a prompt's prefill through its decoding. `sink_tokens`, `window`: the plan's.
+    `memory`: what the strategy keeps from a prompt's prefill through its decoding, batch first; where it holds "key"
+    and "value", these are the cache that `key` and `value` come from, which the strategy may replace by less.
+    `sink_tokens`, `window`: the plan's.
     `first_layer_map()`: the first layer's attention of the same head indices for
     the same queries, (batch, head, query, key).
     """
@@ -36,6 +39,7 @@ class ReplacedHeads:
     rest_weight: Tensor | None
     memory: dict[str, Tensor]
     first_layer_map: Callable[[], Tensor]
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,15 +72,17 @@ class Strategy:
 
     `from_heads`: outputs (batch, head, query, width), or something that broadcasts to it. `from_hidden`: what the
     replaced heads add to the layer's output, (batch, query or 1, hidden), without their queries and keys; None where
-    those are needed. `needs_rest_weight`: whether `from_hidden` reads the plan's. `work(n, width, sink_tokens,
-    window)`: multiply-adds of attention that a replaced head still does in a prefill of n tokens. `reads` (same
-    arguments but width): share of a KV head's cached keys and values it reads per decoded token. `values`: whether it
-    uses every token's value ("all") or only the first token's ("first").
+    those, or the first layer's pattern, are needed. `projects`: which of a replaced head's "query", "key" and "value"
+    are read of every token. `needs_rest_weight`: whether `from_hidden` reads the plan's. `needs_first_layer`: whether
+    heads of the first layer must be left as they are. `work(n, width, sink_tokens, window)`: multiply-adds of attention
+    that a replaced head still does in a prefill of n tokens. `reads` (same arguments but width): share of a KV head's
+    keys and values it reads per decoded token from a cache that holds all.
     """
 
     from_heads: Callable[[ReplacedHeads], Tensor]
     work: Callable[[int, int, int, int], float]
     reads: Callable[[int, int, int], float]
-    values: str
+    projects: tuple[str, ...]
     from_hidden: Callable[[HiddenStates], Tensor] | None = None
     needs_rest_weight: bool = False
+    needs_first_layer: bool = False

@@ -24,5 +24,5 @@ def from_hidden(tokens: HiddenStates) -> Tensor:
 
 
 FIRST_VALUE = Strategy(
-    from_heads, work=lambda n, width, *_: 0, reads=lambda n, *_: 1 / (2 * n), values="first", from_hidden=from_hidden
+    from_heads, work=lambda n, width, *_: 0, reads=lambda n, *_: 1 / (2 * n), projects=(), from_hidden=from_hidden
 )

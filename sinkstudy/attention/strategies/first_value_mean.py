@@ -120,7 +120,7 @@ FIRST_VALUE_MEAN = Strategy(
     from_heads,
     work=lambda n, width, *_: 2 * n * width,
     reads=lambda *_: 0.5,
-    values="all",
+    projects=("value",),
     from_hidden=from_hidden,
     needs_rest_weight=True,
 )

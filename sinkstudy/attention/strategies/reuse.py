@@ -26,4 +26,10 @@ def apply_pattern(pattern: Tensor, value: Tensor) -> Tensor:
     return torch.cat(parts, 2)
 
 
-REUSE = Strategy(from_heads, work=lambda n, width, *_: width * n * (n + 1) / 2, reads=lambda *_: 0.5, values="all")
+REUSE = Strategy(
+    from_heads,
+    work=lambda n, width, *_: width * n * (n + 1) / 2,
+    reads=lambda *_: 0.5,
+    projects=("value",),
+    needs_first_layer=True,
+)

@@ -1,8 +1,10 @@
 """The first tokens and a window of recent ones, as StreamingLLM (arXiv 2309.17453) and DuoAttention (2410.10819) do.
 
 Exact attention over `sink_tokens` tokens at the start and the `window` latest, the query's own included. Positions stay
-those of the whole text.
+those of the whole text. Of a cache of its own it keeps those tokens alone.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,47 +15,79 @@ _BLOCK = 128  # queries at a time
 
 
 def from_heads(heads: ReplacedHeads) -> Tensor:
-    queries, keys = heads.query.shape[2], heads.key.shape[2]
-    key, value, kv_head = heads.key, heads.value, heads.kv_head
-    sinks = heads.first[:, None] + torch.arange(heads.sink_tokens, device=key.device)  # (batch, sink)
-    inside = sinks < keys
-    sinks = sinks.clamp(max=keys - 1)
-    index = sinks[:, None, :, None].expand(-1, key.shape[1], -1, key.shape[-1])
-    sink_key, sink_value = key.gather(2, index), value.gather(2, index)
-    rank, padding = _ranks(heads, keys)
+    queries, kv_head = heads.query.shape[2], heads.kv_head
+    end = heads.start + heads.key.shape[2]
+    tokens = _Tokens.of(heads, end)
+    sink_key, sink_value = _sinks(heads, tokens)
+    device = heads.query.device
     outputs = []  # only what a block reads is copied per query head, never the whole cache
     for start in range(0, queries, _BLOCK):
         block = slice(start, min(start + _BLOCK, queries))
-        here = slice(keys - queries + block.start, keys - queries + block.stop)
-        recent = slice(max(0, here.start - heads.window + 1 - padding), here.stop)
-        position = torch.arange(here.start, here.stop, device=key.device)[:, None]
-        slots = torch.arange(recent.start, recent.stop, device=key.device)
-        near = (slots <= position) & (rank[:, None, recent] > rank[:, here, None] - heads.window)
+        here = slice(end - queries + block.start, end - queries + block.stop)
+        recent = slice(max(heads.start, here.start - heads.window + 1 - tokens.padding), here.stop)
+        position = torch.arange(here.start, here.stop, device=device)[:, None]
+        near = torch.arange(recent.start, recent.stop, device=device) <= position
+        near = near & (tokens.rank[:, None, recent] > tokens.rank[:, here, None] - heads.window)
         # A sink token that is also recent counts once, as a sink.
-        near = near & (slots >= (heads.first + heads.sink_tokens)[:, None, None])  # (batch, query, recent)
-        far = (sinks[:, None] <= position) & inside[:, None]  # (batch, query, sink)
+        near = near & (tokens.rank[:, None, recent] >= heads.sink_tokens)  # (batch, query, recent)
+        far = (tokens.sink[:, None] <= position) & tokens.there[:, None]  # (batch, query, sink)
         if heads.mask is not None:
-            seen = heads.mask[:, 0, block].expand(sinks.shape[0], -1, -1)
+            seen = heads.mask[:, 0, block].expand(heads.query.shape[0], -1, -1)
             near = near & seen[..., recent]
-            far = far & seen.gather(-1, sinks[:, None].expand(-1, seen.shape[1], -1))
+            far = far & seen.gather(-1, tokens.sink[:, None].expand(-1, seen.shape[1], -1))
+        stored = slice(recent.start - heads.start, recent.stop - heads.start)
         outputs.append(
             torch.nn.functional.scaled_dot_product_attention(
                 heads.query[:, :, block],
-                torch.cat([sink_key, key[:, :, recent]], 2)[:, kv_head],
-                torch.cat([sink_value, value[:, :, recent]], 2)[:, kv_head],
+                torch.cat([sink_key, heads.key[:, :, stored]], 2)[:, kv_head],
+                torch.cat([sink_value, heads.value[:, :, stored]], 2)[:, kv_head],
                 attn_mask=torch.cat([far, near], -1)[:, None],
                 scale=heads.scale,
             )
         )
+    if "key" in heads.memory:
+        _shorten(heads, tokens, (sink_key, sink_value), max(heads.start, end - heads.window + 1 - tokens.padding))
     return torch.cat(outputs, 2)
 
 
-def _ranks(heads: ReplacedHeads, keys: int) -> tuple[Tensor, int]:
-    """Position of each key among its sequence's tokens, (batch, key), and how much padding a sequence has at most."""
-    if heads.mask is None:
-        return torch.arange(keys, device=heads.key.device).expand(heads.key.shape[0], -1), 0
-    real = heads.mask[:, 0].any(-2).expand(heads.key.shape[0], -1)
-    return real.cumsum(-1), int((~real).sum(-1).max())
+@dataclass(frozen=True)
+class _Tokens:
+    """`rank` (batch, key): how many tokens of its sequence come before it. `sink` (batch, sink): places of the first
+    tokens, those that are `there` already. `padding`: how much of it a sequence has at most."""
+
+    rank: Tensor
+    sink: Tensor
+    there: Tensor
+    padding: int
+
+    @classmethod
+    def of(cls, heads: ReplacedHeads, keys: int) -> "_Tokens":
+        batch, device = heads.query.shape[0], heads.query.device
+        wanted = torch.arange(heads.sink_tokens, device=device).expand(batch, -1)
+        if heads.mask is None:
+            rank = torch.arange(keys, device=device).expand(batch, -1)
+            return cls(rank, wanted.clamp(max=keys - 1), wanted < keys, 0)
+        real = heads.mask[:, 0].any(-2).expand(batch, -1)
+        rank = real.cumsum(-1) - 1
+        reached = rank[:, None] >= wanted[:, :, None]  # (batch, sink, key)
+        return cls(rank, reached.int().argmax(-1), reached.any(-1), int((~real).sum(-1).max()))
+
+
+def _sinks(heads: ReplacedHeads, tokens: _Tokens) -> tuple[Tensor, Tensor]:
+    """Keys and values of the first tokens, (batch, kv_head, sink, width)."""
+    if "sink_key" in heads.memory:
+        return heads.memory["sink_key"], heads.memory["sink_value"]
+    index = tokens.sink[:, None, :, None].expand(-1, heads.key.shape[1], -1, heads.key.shape[-1])
+    return heads.key.gather(2, index), heads.value.gather(2, index)
+
+
+def _shorten(heads: ReplacedHeads, tokens: _Tokens, sinks: tuple[Tensor, Tensor], start: int) -> None:
+    """Forget what no later query reads: all before `start` but the first tokens, once every sequence has them."""
+    if start == heads.start or ("sink_key" not in heads.memory and not tokens.there.all()):
+        return
+    heads.memory["sink_key"], heads.memory["sink_value"] = sinks
+    heads.memory["key"] = heads.key[:, :, start - heads.start :].clone()
+    heads.memory["value"] = heads.value[:, :, start - heads.start :].clone()
 
 
 def _work(n: int, width: int, sink_tokens: int, window: int) -> float:
@@ -66,4 +100,4 @@ def _reads(n: int, sink_tokens: int, window: int) -> float:
     return min(1.0, (sink_tokens + window) / n)
 
 
-SINK_WINDOW = Strategy(from_heads, work=_work, reads=_reads, values="all")
+SINK_WINDOW = Strategy(from_heads, work=_work, reads=_reads, projects=("query", "key", "value"))

@@ -1,0 +1,76 @@
+"""What one block under a plan knows while the model runs."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sinkstudy.attention.layout import Index, Layout, as_index
+from sinkstudy.attention.plan import Plan
+from sinkstudy.attention.strategies import STRATEGIES
+
+
+@dataclass
+class Run:
+    """State of one `with optimized(...)` block. What a prompt decided (whether it is short enough, which heads of the
+    first layer are sinks, how much mass they leave) lasts from its prefill through its decoding. `cut`: by layer, the
+    attention modules whose projections are cut."""
+
+    plan: Plan
+    cut: dict[int, object] = field(default_factory=dict)
+    active: bool | None = None  # None: no prompt seen yet
+    first_layer: int = -1
+    last_layer: int = 2**31
+    first_layer_heads: list[int] = field(default_factory=list)
+    first_layer_map: Tensor | None = None  # (batch, mapped head, query, key)
+    memory: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # of the strategy, by layer
+    layouts: dict[tuple, Layout] = field(default_factory=dict)
+    places: dict[tuple, Index] = field(default_factory=dict)
+
+    @property
+    def mapped(self) -> list[int]:
+        """Heads whose first-layer pattern later layers need."""
+        if self.plan.first_layer_threshold is not None:
+            return self.first_layer_heads
+        return sorted({h for layer, heads in self.plan.heads.items() if layer != self.first_layer for h in heads})
+
+    def replaced(self, layer: int) -> list[int]:
+        """Heads of `layer` replaced for the input that runs, or ran last."""
+        if not self.active:
+            return []
+        if self.plan.first_layer_threshold is not None:
+            return [] if layer == self.first_layer else self.first_layer_heads
+        if STRATEGIES[self.plan.strategy].needs_first_layer and layer == self.first_layer:
+            return []  # reusing the first layer's pattern in the first layer is computing it
+        return list(self.plan.heads.get(layer, ()))
+
+    def begin(self, layer: int, prefill: bool, tokens: int) -> bool:
+        """Note that a layer runs; True in the first one of a forward pass."""
+        starts, self.last_layer = layer <= self.last_layer, layer
+        if starts:
+            self.first_layer = layer
+            if prefill or self.active is None:
+                self.memory.clear()
+                self.active = self.plan.max_tokens is None or tokens <= self.plan.max_tokens
+        return starts
+
+    def pattern(self, heads: list[int]) -> Tensor:
+        """The first layer's attention of these heads in this forward pass, (batch, head, query, key)."""
+        mapped = tuple(self.mapped)
+        wanted = (mapped, tuple(heads))
+        if wanted not in self.places:
+            self.places[wanted] = as_index([mapped.index(h) for h in heads], self.first_layer_map.device)
+        return self.first_layer_map[:, self.places[wanted]]
+
+    def layout(self, replaced: list[int], query: Tensor, key: Tensor) -> Layout:
+        wanted = (query.shape[1], key.shape[1], tuple(replaced), query.device)
+        if wanted not in self.layouts:
+            self.layouts[wanted] = Layout(*wanted)
+        return self.layouts[wanted]
+
+
+def first_tokens(query: Tensor, mask: Tensor | None) -> Tensor:
+    """Position of each sequence's first token, (batch,): the first key that any of its queries may see."""
+    if mask is None:
+        return torch.zeros(query.shape[0], dtype=torch.long, device=query.device)
+    return mask[:, 0].any(dim=-2).int().argmax(dim=-1).expand(query.shape[0])
