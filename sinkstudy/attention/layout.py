@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import groupby
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 Index = slice | Tensor
@@ -24,9 +25,11 @@ class Group:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         """(batch, query, head, width) of this group's heads."""
-        return sdpa_attention_forward(
-            self, query[:, self.queries], key[:, self.kv], value[:, self.kv], mask, scaling=scale
-        )[0]
+        states = query[:, self.queries], key[:, self.kv], value[:, self.kv]
+        if self.num_key_value_groups == 1:  # what the function below does in this case, without asking
+            causal = mask is None and query.shape[2] > 1
+            return scaled_dot_product_attention(*states, attn_mask=mask, scale=scale, is_causal=causal).transpose(1, 2)
+        return sdpa_attention_forward(self, *states, mask, scaling=scale)[0]
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ class Layout:
         return sorted({h // self.per_kv for h in self.replaced})
 
     @cached_property
-    def kv_of_replaced(self) -> Tensor:
-        return self._tensor([h // self.per_kv for h in self.replaced])
+    def kv_of_replaced(self) -> Index:
+        return self._index([h // self.per_kv for h in self.replaced])
 
     @cached_property
     def read_index(self) -> Index:
@@ -132,11 +135,12 @@ class Layout:
         return torch.tensor(heads, dtype=torch.long, device=self.device)
 
     def _index(self, heads: Sequence[int]) -> Index:
-        return as_index(heads, self.device)
+        return as_index(tuple(heads), self.device)
 
 
-def as_index(places: Sequence[int], device: torch.device) -> Index:
+@lru_cache(maxsize=1024)
+def as_index(places: tuple[int, ...], device: torch.device) -> Index:
     """A slice, which copies nothing, where the places are neighbours."""
-    if list(places) == list(range(places[0], places[0] + len(places))):
+    if places == tuple(range(places[0], places[0] + len(places))):
         return slice(places[0], places[0] + len(places))
     return torch.tensor(places, dtype=torch.long, device=device)

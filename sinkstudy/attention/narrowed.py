@@ -6,11 +6,13 @@ order, kept ones first, so that every fused call reads slices; the output projec
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from sinkstudy.attention.cache import ReducedLayer
+from sinkstudy.attention.layout import Index, as_index
 from sinkstudy.attention.projections import CutModule, columns_of, rows_of
 from sinkstudy.attention.run import Run, first_tokens
 from sinkstudy.attention.strategies.contract import ReplacedHeads
@@ -20,14 +22,14 @@ from sinkstudy.attention.strategies.contract import ReplacedHeads
 class _Part:
     """Replaced heads with one cache: `heads` by index, and which of that cache's KV heads each reads."""
 
-    heads: list[int]
-    kv_head: Tensor
+    heads: tuple[int, ...]
+    kv_head: Index
     kv_count: int
 
     @classmethod
     def of(cls, heads: list[int], kv_heads: list[int], per_kv: int, device: torch.device) -> "_Part":
-        places = [kv_heads.index(h // per_kv) for h in heads]
-        return cls(heads, torch.tensor(places, dtype=torch.long, device=device), len(kv_heads))
+        places = tuple(kv_heads.index(h // per_kv) for h in heads)
+        return cls(tuple(heads), as_index(places, device) if places else slice(0, 0), len(kv_heads))
 
 
 class NarrowedAttention(CutModule):
@@ -72,13 +74,13 @@ class NarrowedAttention(CutModule):
                     kv_place=part.kv_head,
                     per_kv=None,
                     mask=mask,
-                    first=first_tokens(query, mask),
+                    first=partial(first_tokens, query, mask),
                     scale=scale,
                     sink_tokens=self.plan.sink_tokens,
                     window=self.plan.window,
                     rest_weight=None,
                     memory=memory,
-                    first_layer_map=lambda part=part: self.run.pattern(part.heads),
+                    first_layer_map=partial(self.run.pattern, part.heads),
                 )
                 outputs.append(self.strategy.from_heads(given).transpose(1, 2))
                 done += len(part.heads)

@@ -7,6 +7,7 @@ projected either (`projections`).
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,6 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from sinkstudy.attention.cut import CutAttention
+from sinkstudy.attention.layout import as_index
 from sinkstudy.attention.narrowed import NarrowedAttention
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.projections import cuttable_layers
@@ -142,13 +144,13 @@ def _attend(
         kv_place=layout.place_of_replaced,
         per_kv=layout.replaced_per_kv,
         mask=mask,
-        first=first_tokens(query, mask),
+        first=partial(first_tokens, query, mask),
         scale=scale,
         sink_tokens=run.plan.sink_tokens,
         window=run.plan.window,
         rest_weight=_rest_weight(run.plan, layer, replaced, query.device),
         memory=run.memory.setdefault(layer, {}),
-        first_layer_map=lambda: run.pattern(replaced),
+        first_layer_map=partial(run.pattern, layout.replaced),
     )
     output[:, :, layout.replaced_index] = STRATEGIES[run.plan.strategy].from_heads(given).transpose(1, 2)
     return output
@@ -164,23 +166,27 @@ def _first_layer(run: Run, query: Tensor, key: Tensor, mask: Tensor | None, scal
     """Before the first layer: decide heads where the input decides, keep the patterns that later layers reuse."""
     decide = run.plan.first_layer_threshold is not None and prefill
     if decide:
-        pattern = _pattern(query, key, mask, scale, list(range(query.shape[1])))
+        pattern = _pattern(query, key, mask, scale, tuple(range(query.shape[1])))
         run.first_layer_heads = _sinks(pattern, first_tokens(query, mask), mask, run.plan.first_layer_threshold)
     run.first_layer_map = None
-    if run.plan.strategy == "reuse" and run.active and run.mapped:
-        run.first_layer_map = pattern[:, run.mapped] if decide else _pattern(query, key, mask, scale, run.mapped)
+    mapped = run.mapped if run.plan.strategy == "reuse" and run.active else ()
+    if mapped:
+        run.first_layer_map = mapped, pattern[:, mapped] if decide else _pattern(query, key, mask, scale, mapped)
 
 
-def _pattern(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, heads: list[int]) -> Tensor:
+def _pattern(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, heads: tuple[int, ...]) -> Tensor:
     """Attention (batch, head, query, key) of `heads`, the softmax in float32."""
-    groups = query.shape[1] // key.shape[1]
-    scores = query[:, heads] @ key[:, [h // groups for h in heads]].transpose(-1, -2) * scale
+    groups, device = query.shape[1] // key.shape[1], query.device
+    key = key[:, as_index(tuple(h // groups for h in heads), device)]
+    scores = (query[:, as_index(heads, device)] * scale @ key.transpose(-1, -2)).float()
     if mask is not None:
         # A padding query sees nothing: its softmax is undefined, and its row is never read.
-        return torch.softmax(scores.float().masked_fill(~mask, float("-inf")), -1).nan_to_num()
+        return torch.softmax(scores.masked_fill(~mask, float("-inf")), -1).nan_to_num()
     n, m = scores.shape[-2:]
-    future = torch.ones(n, m, dtype=torch.bool, device=scores.device).triu(m - n + 1)
-    return torch.softmax(scores.float().masked_fill(future, float("-inf")), -1)
+    if n > 1:
+        future = torch.ones(n, m, dtype=torch.bool, device=device).triu(m - n + 1)
+        scores.masked_fill_(future, float("-inf"))
+    return torch.softmax(scores, -1)
 
 
 def _sinks(pattern: Tensor, first: Tensor, mask: Tensor | None, threshold: float) -> list[int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sinkstudy.attention.layout import Index, Layout, as_index
+from sinkstudy.attention.layout import Layout, as_index
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.strategies import STRATEGIES
 
@@ -22,17 +22,17 @@ class Run:
     first_layer: int = -1
     last_layer: int = 2**31
     first_layer_heads: list[int] = field(default_factory=list)
-    first_layer_map: Tensor | None = None  # (batch, mapped head, query, key)
+    first_layer_map: tuple[tuple[int, ...], Tensor] | None = None  # heads, and (batch, head, query, key) of them
     memory: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # of the strategy, by layer
     layouts: dict[tuple, Layout] = field(default_factory=dict)
-    places: dict[tuple, Index] = field(default_factory=dict)
 
     @property
-    def mapped(self) -> list[int]:
+    def mapped(self) -> tuple[int, ...]:
         """Heads whose first-layer pattern later layers need."""
         if self.plan.first_layer_threshold is not None:
-            return self.first_layer_heads
-        return sorted({h for layer, heads in self.plan.heads.items() if layer != self.first_layer for h in heads})
+            return tuple(self.first_layer_heads)
+        named = {h for layer, heads in self.plan.heads.items() if layer != self.first_layer for h in heads}
+        return tuple(sorted(named))
 
     def replaced(self, layer: int) -> list[int]:
         """Heads of `layer` replaced for the input that runs, or ran last."""
@@ -54,13 +54,12 @@ class Run:
                 self.active = self.plan.max_tokens is None or tokens <= self.plan.max_tokens
         return starts
 
-    def pattern(self, heads: list[int]) -> Tensor:
+    def pattern(self, heads: tuple[int, ...]) -> Tensor:
         """The first layer's attention of these heads in this forward pass, (batch, head, query, key)."""
-        mapped = tuple(self.mapped)
-        wanted = (mapped, tuple(heads))
-        if wanted not in self.places:
-            self.places[wanted] = as_index([mapped.index(h) for h in heads], self.first_layer_map.device)
-        return self.first_layer_map[:, self.places[wanted]]
+        mapped, attention = self.first_layer_map
+        if mapped == heads:
+            return attention
+        return attention[:, as_index(tuple(mapped.index(h) for h in heads), attention.device)]
 
     def layout(self, replaced: list[int], query: Tensor, key: Tensor) -> Layout:
         wanted = (query.shape[1], key.shape[1], tuple(replaced), query.device)

@@ -2,21 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class ReplacedHeads:
+class ReplacedHeads(NamedTuple):
     """The replaced heads of one layer in one forward pass, where the model has computed everything but attention.
 
     `query` (batch, head, query, width): the replaced heads', none where the strategy projects none. `key`, `value`
     (batch, kv_head, key, width): KV heads, tokens of the cache included, from token `start` on; no keys where the
-    strategy projects none. `kv_head` (head,) int64: which of them each replaced head reads. `kv_read`: index of
+    strategy projects none. `kv_head`: index (head,) of the one each replaced head reads. `kv_read`: index of
     those that are read at all; `kv_place` (head,): which of these each head reads; `per_kv`: how many heads read each
     of them, neighbours together, or None where that differs. `mask`
-    (batch, 1, query, key) bool, or None for plain causal attention. `first` (batch,) int64: position of each sequence's
-    first token (not 0 with left padding). `rest_weight` (batch or 1, head) float32, from the plan, or None.
+    (batch, 1, query, key) bool, or None for plain causal attention. `first()`, (batch,) int64: position of each
+    sequence's first token (not 0 with left padding). `rest_weight` (batch or 1, head) float32, from the plan, or None.
     `memory`: what the strategy keeps from a prompt's prefill through its decoding, batch first; where it holds "key"
     and "value", these are the cache that `key` and `value` come from, which the strategy may replace by less.
     `sink_tokens`, `window`: the plan's.
@@ -27,12 +27,12 @@ class ReplacedHeads:
     query: Tensor
     key: Tensor
     value: Tensor
-    kv_head: Tensor
+    kv_head: slice | Tensor
     kv_read: slice | Tensor
     kv_place: Tensor
     per_kv: int | None
     mask: Tensor | None
-    first: Tensor
+    first: Callable[[], Tensor]
     scale: float
     sink_tokens: int
     window: int
@@ -42,8 +42,7 @@ class ReplacedHeads:
     start: int = 0
 
 
-@dataclass(frozen=True)
-class HiddenStates:
+class HiddenStates(NamedTuple):
     """The tokens of one layer in one forward pass, before any projection of its replaced heads.
 
     `hidden` (batch, query, hidden): what the layer's projections read. `real` (batch, query) bool, or None where no

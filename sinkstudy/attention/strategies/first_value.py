@@ -7,8 +7,8 @@ from sinkstudy.attention.strategies.contract import HiddenStates, ReplacedHeads,
 
 
 def from_heads(heads: ReplacedHeads) -> Tensor:
-    rows = torch.arange(heads.first.shape[0], device=heads.first.device)
-    first = heads.value[rows, :, heads.first]  # (batch, kv_head, width)
+    rows = torch.arange(heads.value.shape[0], device=heads.value.device)
+    first = heads.value[rows, :, heads.first()]  # (batch, kv_head, width)
     return first[:, heads.kv_head, None]  # (batch, head, 1, width)
 
 

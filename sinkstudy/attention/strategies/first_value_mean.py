@@ -24,7 +24,7 @@ def from_heads(heads: ReplacedHeads) -> Tensor:
     if value.shape[1] > queries:
         total += value[:, :-queries].sum(1, keepdim=True)
     rows = torch.arange(real.shape[0], device=real.device)
-    first = value[rows, heads.first][:, None]  # (batch, 1, kv_head, width)
+    first = value[rows, heads.first()][:, None]  # (batch, 1, kv_head, width)
     count = real.cumsum(-1)[:, -queries:].clamp(min=1)  # (batch, query)
     weight = heads.rest_weight
     if weight is None:
@@ -101,7 +101,7 @@ def measured_rest_weight(heads: ReplacedHeads) -> Tensor:
         seen = heads.mask[:, :, sample]
     # A padding query sees nothing, and its mass is undefined.
     weights = torch.softmax(scores.masked_fill(~seen, float("-inf")), -1).nan_to_num()
-    first = heads.first[:, None, None, None].expand(*weights.shape[:3], 1)
+    first = heads.first()[:, None, None, None].expand(*weights.shape[:3], 1)
     mass = weights.gather(-1, first)[..., 0]  # (batch, head, sampled query)
     others = seen.sum(-1) - 1
     used = (others > 0).expand_as(mass)
