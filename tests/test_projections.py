@@ -112,6 +112,10 @@ def test_kv_heads_that_only_replaced_heads_read_keep_what_the_strategy_needs(str
         layer.tensors() if isinstance(layer, ReducedLayer) else [layer.keys, layer.values] for layer in cache.layers
     ]
     assert [sum(t.numel() for t in tensors) // 16 for tensors in held] == numbers
+    with optimized(model, PLANS[strategy]):  # a prefill holds no more than it says either
+        layers = model(ids).past_key_values.layers[1:]
+    for tensor in (t for layer in layers for t in layer.tensors()):
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 
 
 @pytest.mark.parametrize(

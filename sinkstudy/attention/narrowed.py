@@ -24,12 +24,11 @@ class _Part:
 
     heads: tuple[int, ...]
     kv_head: Index
-    kv_count: int
 
     @classmethod
     def of(cls, heads: list[int], kv_heads: list[int], per_kv: int, device: torch.device) -> "_Part":
         places = tuple(kv_heads.index(h // per_kv) for h in heads)
-        return cls(tuple(heads), as_index(places, device) if places else slice(0, 0), len(kv_heads))
+        return cls(tuple(heads), as_index(places, device) if places else slice(0))
 
 
 class NarrowedAttention(CutModule):
@@ -70,7 +69,7 @@ class NarrowedAttention(CutModule):
                     value=values,
                     start=self._kept.length - values.shape[2],
                     kv_head=part.kv_head,
-                    kv_read=slice(0, part.kv_count),
+                    kv_read=slice(None),
                     kv_place=part.kv_head,
                     per_kv=None,
                     mask=mask,
@@ -98,7 +97,10 @@ class _Divided:
         state, place = self._kept.state, self._kept_kv
         for name, tensor in {"key": key[:, place:], "value": value[:, place:]}.items():
             if name == "value" or self._keys:
-                state[name] = torch.cat([state[name], tensor], 2) if name in state else tensor
+                if name in state:
+                    state[name] = torch.cat([state[name], tensor], 2)
+                else:  # a copy, or the whole projection would be kept with it
+                    state[name] = tensor.clone() if self._stored else tensor
         key, value = key[:, :place], value[:, :place]
         if self._stored:
             return self._kept.update(key, value)
