@@ -9,9 +9,8 @@ takes the kept ones). Rows measured anew replace those of the same name in the t
 """
 
 import argparse
-from collections.abc import Callable
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -45,7 +44,7 @@ KEY = ["phase", "n_tokens", "batch", "strategy", "policy", "depth"]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="llama-3.2-1b")
-    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=2, help="at least 2, for reuse of the first one's pattern")
     parser.add_argument("--phases", nargs="+", default=["prefill", "decode", "attention"])
     parser.add_argument("--lengths", type=int, nargs="+", default=[24, 128, 512, 1024, 2048, 4096])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
@@ -83,7 +82,7 @@ def cell(model: LlamaModel, arguments: argparse.Namespace, phase: str, n: int, b
         for strategy in arguments.strategies:
             plan = plan_of(model.config, fraction, strategy)
             for depth in arguments.depths:
-                if depth == "attention" or strategy.startswith("first_value"):
+                if depth == "attention" or phase != "attention" or strategy.startswith("first_value"):
                     variants.append(Variant(strategy, plan.policy, plan, depth))
     if phase == "attention":
         return attention_cell(model, arguments, n, batch, variants)
@@ -103,9 +102,8 @@ def plan_of(config: LlamaConfig, fraction: float, strategy: str) -> Plan:
 def attention_cell(
     model: LlamaModel, arguments: argparse.Namespace, n: int, batch: int, variants: list[Variant]
 ) -> list[dict]:
-    """The attention call of the last layer; `reuse` is left out, since its pattern comes from another layer."""
-    variants = [variant for variant in variants if variant.strategy != "reuse"]
-    module, config = model.layers[-1].self_attn, model.config
+    """The attention call of the last layer; `reuse` finds the first layer's pattern computed."""
+    first, module, config = model.layers[0].self_attn, model.layers[-1].self_attn, model.config
     generator = torch.Generator().manual_seed(n)
 
     def heads(count: int) -> torch.Tensor:
@@ -116,14 +114,28 @@ def attention_cell(
     states = heads(config.num_attention_heads), *(heads(config.num_key_value_heads) for _ in range(2))
     mask = torch.full((n, n), float("-inf"), device=model.device, dtype=model.dtype).triu(1)[None, None]
 
-    def call(variant: Variant) -> object:
-        attend = AttentionInterface().get_interface(config._attn_implementation, eager_attention_forward)
-        return attend(module, *states, mask if variant == EAGER else None, scaling=module.scaling)
+    def attend(layer: torch.nn.Module, variant: Variant) -> object:
+        function = AttentionInterface().get_interface(config._attn_implementation, eager_attention_forward)
+        return function(layer, *states, mask if variant == EAGER else None, scaling=module.scaling)
 
     def alternative(variant: Variant) -> Alternative:
-        if variant.depth != "projections":
-            return Alternative(partial(running, model, variant), partial(call, variant))
-        return Alternative(nullcontext, cut_call(module, variant.plan, heads))
+        if variant.depth == "projections":
+            return Alternative(nullcontext, cut_call(module, variant.plan, heads))
+        under_way: list[Run | None] = []
+
+        @contextmanager
+        def context() -> Iterator[None]:
+            with running(model, variant) as run:
+                attend(first, variant)
+                under_way[:] = [run]
+                yield
+
+        def call() -> object:
+            if under_way[0]:
+                under_way[0].begin(first.layer_idx, True, n)  # or it would take this layer for the first
+            return attend(module, variant)
+
+        return Alternative(context, call)
 
     alternatives = [alternative(variant) for variant in variants]
     samples = interleaved(alternatives, arguments.repeats, model.device)

@@ -75,6 +75,18 @@ def test_a_prefill_in_pieces_and_decoding_equal_a_prefill_of_the_whole(strategy,
     torch.testing.assert_close(torch.cat(steps, 1), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("depth", ["projections", "attention"])
+@pytest.mark.parametrize("strategy", LASTING)
+@torch.no_grad()
+def test_a_piece_longer_than_every_block_after_a_cached_one(strategy, depth):
+    model, ids = model_of("4:1"), prompt_ids(300)
+    plan = Plan(heads=HEADS_OF["a whole group and more"], **STRATEGIES[strategy])
+    with optimized(model, plan, depth):
+        cache = model(ids[:, :30], use_cache=True).past_key_values
+        piece = model(ids[:, 30:], past_key_values=cache).logits
+    torch.testing.assert_close(piece, readable_logits(model, ids, plan)[:, 30:], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("strategy", ["first_value", "sink_window", "reuse"])
 @torch.no_grad()
 def test_what_the_first_layer_decided_lasts_through_decoding(strategy):
