@@ -27,19 +27,17 @@ class Verdict:
     reason: str
 
 
-def has_sinks(scores: pd.DataFrame, threshold: float) -> Verdict:
+def has_sinks(heads: pd.DataFrame, threshold: float) -> Verdict:
     """Whether some head is a sink in at least half of the prompts of MIN_TOKENS tokens or more.
 
+    `heads`: a row per head over these prompts, see `profile.long_prompt_table`; none where there are no such prompts.
     The reason also counts the heads that reach `threshold`, with a clear excess, in every one of them.
     """
-    long_enough = scores[scores["n_tokens"] >= MIN_TOKENS]
-    if long_enough.empty:
+    if heads.empty:
         return Verdict(None, f"no prompt has {MIN_TOKENS} tokens or more.")
-    worst = long_enough.groupby(["layer", "head"])[["sink_score", "excess_score"]].min()
-    sure = (worst["sink_score"] >= threshold) & (worst["excess_score"] >= CLEAR_EXCESS)
-    usual = long_enough.groupby(["layer", "head"])[["is_sink"]].mean()["is_sink"] >= 0.5
-    best = long_enough["excess_score"].max()
-    count, total = int(usual.sum()), len(usual)
+    sure = (heads["least_score"] >= threshold) & (heads["least_excess"] >= CLEAR_EXCESS)
+    best = heads["best_excess"].max()
+    count, total = int((heads["sink_share"] >= 0.5).sum()), len(heads)
     if count:
         return Verdict(
             True,
@@ -56,7 +54,8 @@ def has_sinks(scores: pd.DataFrame, threshold: float) -> Verdict:
 def length_effect(lengths: pd.DataFrame) -> Verdict:
     """Whether the mean score changes with length beyond what uniform attention's does (by mean excess score).
 
-    Compares the shortest length of at least 2 tokens with the longest, over the prompts that reach the longest.
+    Compares 2 tokens with the longest length, over the prompts that reach the longest; `lengths` needs no more rows of
+    a prompt than these.
     """
     longest = lengths["n_tokens"].max()
     prompts = lengths.loc[lengths["n_tokens"] == longest, "prompt"].unique()

@@ -3,8 +3,6 @@
 At each length the prompts that reach it count, cut to it. Means over prompts; the correlation pools first-layer sinks.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import pandas as pd
 
@@ -12,6 +10,9 @@ from sinkstudy.resampling import Resampling, ratio_intervals, resamples
 from sinkstudy.scores import excess_score, null_score
 from sinkstudy.stats import contingency
 from sinkstudy.store import Capture
+
+_NUMBERS_AT_ONCE = 1 << 17
+_FEWEST_LENGTHS = 16
 
 
 class Curves:
@@ -50,10 +51,11 @@ class Curves:
         (_, members), *_ = self._members()
         rows = []
         for i, threshold in enumerate(self.thresholds):
-            _, _, first, both, later, reached = self._padded(members, i)
-            lengths = np.arange(1, first.shape[1] + 1)
+            lengths = np.arange(1, self._longest(members) + 1)
             told = null_score(lengths) < threshold  # below it a sink is more than uniform attention
-            columns = (first[:, told], both[:, told], later[:, told], reached[:, told])
+            start = int(np.argmax(told)) if told.any() else len(lengths)  # told from there on: the null only falls
+            sinks, first, both, reached = self._padded(members, i, start, len(lengths))
+            columns, told = (first, both, sinks - first, reached), slice(start, None)
             cells = (self._layers - 1, self._heads)
             rows.append({"threshold": threshold, **weakening(*columns, lengths[told], cells, resampling)})
         table = pd.DataFrame(rows)
@@ -66,19 +68,36 @@ class Curves:
         names = np.array(self._sets)[order]
         return [("all", order)] + [(name, order[names == name]) for name in dict.fromkeys(names.tolist())]
 
-    def _padded(self, members: np.ndarray, threshold: int) -> Iterator[np.ndarray]:
-        """(prompt, length) arrays, 0 beyond a prompt's end: mean score, sinks, first, both, later, and 1 if reached."""
-        longest = max(len(self._mean[p]) for p in members)
-        out = np.zeros((6, len(members), longest))
+    def _longest(self, members: np.ndarray) -> int:
+        return max(len(self._mean[p]) for p in members)
+
+    def _padded(self, members: np.ndarray, threshold: int, start: int, stop: int) -> tuple[np.ndarray, ...]:
+        """Sinks, those of the first layer, followers (uint16) and whether it is reached (bool), each (prompt, length).
+
+        Lengths from start + 1 to stop; beyond a prompt's end all is 0.
+        """
+        counts = np.zeros((3, len(members), stop - start), np.uint16)
         for row, p in enumerate(members):
-            n = len(self._mean[p])
-            sinks, first, both = self._counts[p][threshold].T
-            out[:, row, :n] = self._mean[p], sinks, first, both, sinks - first, np.ones(n)
-        return iter(out)
+            own = self._counts[p][threshold][start:stop]
+            counts[:, row, : len(own)] = own.T
+        ends = np.array([len(self._mean[p]) for p in members])
+        return *counts, ends[:, None] > np.arange(start, stop)
 
     def _rows(self, members: np.ndarray, i: int, resampling: Resampling) -> pd.DataFrame:
-        mean, sinks, first, both, later, reached = self._padded(members, i)
-        prompts, lengths = reached.sum(0), np.arange(1, reached.shape[1] + 1)
+        """A bounded number of lengths at a time, so that what is held of each prompt stays small."""
+        longest, width = self._longest(members), max(_FEWEST_LENGTHS, _NUMBERS_AT_ONCE // len(members))
+        starts = range(0, longest, width)
+        return pd.concat([self._block(members, i, at, min(at + width, longest), resampling) for at in starts])
+
+    def _block(self, members: np.ndarray, i: int, start: int, stop: int, resampling: Resampling) -> pd.DataFrame:
+        """The rows of lengths from start + 1 to stop."""
+        sinks, first, both, reached = self._padded(members, i, start, stop)
+        mean = np.zeros(reached.shape)
+        for row, p in enumerate(members):
+            own = self._mean[p][start:stop]
+            mean[row, : len(own)] = own
+        later, reached = sinks.astype(float) - first, reached.astype(float)
+        prompts, lengths = reached.sum(0), np.arange(start + 1, stop + 1)
         layers, heads = self._layers - 1, self._heads
         null = null_score(lengths)
         fraction = sinks / (self._layers * heads)
@@ -89,8 +108,9 @@ class Curves:
             "p_later_given_first": (both, layers * first),
             "p_later": (later, layers * heads * reached),
         }
-        estimates["mean_excess"][0][:, 0] = 0  # undefined for one token, see below
-        intervals = {name: ratio_intervals(part, whole, resampling) for name, (part, whole) in estimates.items()}
+        estimates["mean_excess"][0][:, lengths == 1] = 0  # undefined for one token, see below
+        parts, wholes = (np.concatenate(side, axis=1) for side in zip(*estimates.values(), strict=True))
+        low, high = (np.split(ends, len(estimates)) for ends in ratio_intervals(parts, wholes, resampling))
         columns = {
             "threshold": self.thresholds[i],
             "n_tokens": lengths,
@@ -103,8 +123,8 @@ class Curves:
             "p_later_given_first": shares["p_later_given_first"],
             "p_later": shares["p_later"],
         }
-        for name, (low, high) in intervals.items():
-            columns |= {f"{name}_low": low, f"{name}_high": high}
+        for k, name in enumerate(estimates):
+            columns |= {f"{name}_low": low[k], f"{name}_high": high[k]}
         table = pd.DataFrame(columns)
         table.loc[table["n_tokens"] == 1, ["mean_excess_low", "mean_excess_high"]] = np.nan
         return table
@@ -128,7 +148,7 @@ def weakening(
     `cells`: later layers, heads. `excess_*` is the same beyond the base rate.
     """
     layers, heads = cells
-    estimate = _change(*(a.sum(0, keepdims=True) for a in (first, both, later, reached)), layers, heads)
+    estimate = _change(*(a.sum(0, dtype=float, keepdims=True) for a in (first, both, later, reached)), layers, heads)
     defined = np.flatnonzero(first.sum(0)) if layers else np.array([], int)
     row = {
         "prompts": len(first),

@@ -2,32 +2,32 @@
 
 from pathlib import Path
 
-import pandas as pd
-
 from sinkstudy.errors import StudyError
 from sinkstudy.figures.maps import ExampleMap
 from sinkstudy.store import open_capture, read_maps, read_tokens
+from sinkstudy.tables import LongTable
 
 _READABLE_TOKENS = 40
 
 
-def example_maps(captures: list[Path], scores: pd.DataFrame) -> tuple[str, list[str], list[ExampleMap]]:
+def example_maps(captures: list[Path], scores: LongTable) -> tuple[str, list[str], list[ExampleMap]]:
     """The strongest sink, the weakest head and the one nearest half, all on one prompt: id, tokens, examples.
 
     The prompt is the longest whose tokens can still be read as labels, or the shortest with stored maps.
     Raises StudyError when no capture holds maps.
     """
-    stored: dict[str, Path] = {}
+    stored: dict[str, tuple[Path, int]] = {}  # file and tokens
     for path in captures:
         with open_capture(path) as file:
-            stored |= {name: path for name, item in file.items() if "attention" in getattr(item, "keys", dict)()}
+            groups = ((name, item) for name, item in file.items() if "attention" in getattr(item, "keys", dict)())
+            stored |= {name: (path, len(item["token_ids"])) for name, item in groups}
     if not stored:
         raise StudyError("no capture holds attention maps; raise capture.maps_max_tokens above the shortest prompt.")
-    lengths = scores[scores["prompt"].isin(stored)].groupby("prompt")["n_tokens"].first().sort_index()
-    readable = lengths[lengths <= _READABLE_TOKENS]
-    prompt = readable.idxmax() if len(readable) else lengths.idxmin()
-    heads = scores[scores["prompt"] == prompt]
-    path = stored[prompt]
+    lengths = {name: n for name, (_, n) in sorted(stored.items())}
+    readable = [name for name, n in lengths.items() if n <= _READABLE_TOKENS]
+    prompt = max(readable, key=lengths.get) if readable else min(lengths, key=lengths.get)
+    heads = scores.only(lambda rows: rows["prompt"] == prompt)
+    path, _ = stored[prompt]
     with open_capture(path) as file:
         rows = {int(layer): row for row, layer in enumerate(file.attrs["layers"])}
     chosen = {

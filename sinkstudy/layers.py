@@ -13,22 +13,25 @@ class LayerPairs:
 
     def __init__(self, thresholds: list[float], lengths: list[int]):
         self._thresholds = thresholds
-        # By length (None: whole prompts), per prompts (prompt, threshold, layer, layer); the diagonal counts one layer.
+        # By length (None: whole prompts), per prompts (prompt, threshold, pair) in the order of `triu_indices`. This is
+        # what grows with the number of prompts, so no pair is kept twice, and in a byte or two.
         self._both: dict[int | None, list[np.ndarray]] = {None: [], **{n: [] for n in lengths}}
 
     def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
         """Captures of one length with their places in the study and their scores (prompt, layer, head, query)."""
         self._layers, self._heads = members[0].layers, scores.shape[2]
+        a, b = np.triu_indices(len(self._layers))
+        smallest = np.min_scalar_type(self._heads)
         for n, kept in self._both.items():
             if n is None or n <= scores.shape[-1]:
                 at = scores[..., -1 if n is None else n - 1][:, None]  # (prompt, 1, layer, head)
                 is_sink = (at >= np.array(self._thresholds)[:, None, None]).astype(np.float32)
-                kept.append((is_sink @ is_sink.swapaxes(2, 3)).astype(np.uint16))
+                kept.append((is_sink @ is_sink.swapaxes(2, 3))[..., a, b].astype(smallest))
 
     def table(self, model: str, resampling: Resampling) -> pd.DataFrame:
         """A row per length (empty: whole prompts), threshold and ordered pair of different layers, over all prompts."""
         parts = [
-            self._rows(np.concatenate(kept)[:, i], n, threshold, resampling)
+            self._rows(np.concatenate([both[:, i] for both in kept]), n, threshold, resampling)
             for n, kept in self._both.items()
             if kept
             for i, threshold in enumerate(self._thresholds)
@@ -38,9 +41,14 @@ class LayerPairs:
         return table.astype({"n_tokens": "Int64"})
 
     def _rows(self, both: np.ndarray, n: int | None, threshold: float, resampling: Resampling) -> pd.DataFrame:
-        prompts, count = both.shape[:2]
+        prompts, count = len(both), len(self._layers)
+        place = np.zeros(
+            (count, count), int
+        )  # of two layers along `both` (prompt, pair); of one with itself: its sinks
+        place[np.triu_indices(count)] = np.arange(both.shape[1])
+        place = np.maximum(place, place.T)
         a, b = np.nonzero(~np.eye(count, dtype=bool))
-        given, later, shared = both[:, a, a], both[:, b, b], both[:, a, b]  # (prompt, pair)
+        given, later, shared = (both[:, pair] for pair in (place[a, a], place[b, b], place[a, b]))  # (prompt, pair)
         shares = contingency(given.sum(0), shared.sum(0), later.sum(0), np.full(len(a), prompts * self._heads))
         low, high = ratio_intervals(shared, given, resampling)
         return pd.DataFrame(

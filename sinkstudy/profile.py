@@ -10,27 +10,63 @@ from sinkstudy.scores import scored
 from sinkstudy.store import Capture
 
 
-def layer_table(scores: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:
-    """A row per layer with its mean sink score over heads and prompts, from one model's score table.
+def layer_table(scores: Iterable[pd.DataFrame], resampling: Resampling) -> pd.DataFrame:
+    """A row per layer with its mean sink score over heads and prompts, from the parts of one model's score table.
 
-    `score_low`, `score_high`: 95% percentile bootstrap over prompts, NaN for a single prompt.
+    `score_low`, `score_high`: 95% percentile bootstrap over prompts, NaN for a single prompt. Kept of each prompt are
+    its mean scores per layer, its length and its null score.
     """
-    mean = scores.pivot_table(index="prompt", columns="layer", values="sink_score", sort=False)  # over heads
+    means, prompts, sinks = [], [], []
+    for part in scores:
+        means.append(part.pivot_table(index="prompt", columns="layer", values="sink_score", sort=False))  # over heads
+        prompts.append(part.groupby("prompt")[["n_tokens", "null_score"]].first())
+        sinks.append(part.groupby("layer")["is_sink"].sum())
+        model, heads = part["model"].iloc[0], part["head"].nunique()
+    mean, of_prompts = pd.concat(means), pd.concat(prompts).mean()
     low, high = ratio_intervals(mean.to_numpy(), np.ones(mean.shape), resampling)
     return pd.DataFrame(
         {
-            "model": scores["model"].iloc[0],
+            "model": model,
             "layer": mean.columns,
-            "heads": scores["head"].nunique(),
+            "heads": heads,
             "prompts": len(mean),
-            "mean_tokens": scores.groupby("prompt")["n_tokens"].first().mean(),
+            "mean_tokens": of_prompts["n_tokens"],
             "mean_sink_score": mean.mean().to_numpy(),
             "score_low": low,
             "score_high": high,
-            "mean_null_score": scores.groupby("prompt")["null_score"].first().mean(),
-            "sink_fraction": scores.groupby("layer")["is_sink"].mean()[mean.columns].to_numpy(),
+            "mean_null_score": of_prompts["null_score"],
+            "sink_fraction": sum(sinks)[mean.columns].to_numpy() / (heads * len(mean)),
         }
     )
+
+
+def long_prompt_table(scores: Iterable[pd.DataFrame], min_tokens: int) -> pd.DataFrame:
+    """A row per model and head over its prompts of `min_tokens` tokens or more, from the parts of score tables.
+
+    `sink_share`: of these prompts, and over them the least sink score and the least and the highest excess score.
+    """
+    wanted = {
+        "prompts": ("is_sink", "count"),
+        "sinks": ("is_sink", "sum"),
+        "least_score": ("sink_score", "min"),
+        "least_excess": ("excess_score", "min"),
+        "best_excess": ("excess_score", "max"),
+    }
+    again = {name: (name, "sum" if how == "count" else how) for name, (_, how) in wanted.items()}
+    by, table = ["model", "layer", "head"], None
+    for part in scores:
+        added = part[part["n_tokens"] >= min_tokens].groupby(by, sort=False).agg(**wanted)
+        table = added if table is None else pd.concat([table, added]).groupby(by, sort=False).agg(**again)
+    table.insert(0, "sink_share", table.pop("sinks") / table["prompts"])
+    return table.reset_index()
+
+
+def position_table(scores: Iterable[pd.DataFrame], threshold: float) -> pd.DataFrame:
+    """Cases (head and prompt) in which one of the first positions draws `threshold` of the attention or more: how many
+    per model and position, from the parts of score tables."""
+    strong = [part[part["position_score"] >= threshold] for part in scores]
+    cases = pd.concat(part.groupby(["model", "strongest_position"]).size() for part in strong)
+    return cases.groupby(level=["model", "strongest_position"]).sum().rename("cases").reset_index()
 
 
 def head_curves(captures: Iterable[Capture]) -> tuple[np.ndarray, np.ndarray]:

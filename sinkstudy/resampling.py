@@ -8,7 +8,7 @@ from math import comb
 import numpy as np
 
 _TAILS = [0.025, 0.975]
-_NUMBERS_AT_ONCE = 1 << 22
+_NUMBERS_AT_ONCE = 1 << 18
 _COLUMNS_AT_ONCE = 1 << 11
 
 
@@ -57,7 +57,7 @@ def ratio_intervals(part: np.ndarray, whole: np.ndarray, resampling: Resampling)
     each = np.ones(len(part), int)
     for start in range(0, len(usable), _COLUMNS_AT_ONCE):
         columns = usable[start : start + _COLUMNS_AT_ONCE]
-        parts, wholes = part[:, columns].astype(float), whole[:, columns].astype(float)
+        parts, wholes = (side[:, columns].astype(float, copy=False) for side in (part, whole))
         ratios = np.concatenate([_ratio(draw @ parts, draw @ wholes) for draw in resamples(each, resampling)])
         low[columns], high[columns] = np.nanquantile(ratios, _TAILS, axis=0)
     return low, high
@@ -76,7 +76,7 @@ def exact_p_value(first: int, later: np.ndarray, heads: int, observed: int) -> f
     return float(_tail(first, tuple(sorted(later.tolist())), heads)[observed])
 
 
-@lru_cache(maxsize=1 << 14)
+@lru_cache(maxsize=1 << 10)
 def _tail(first: int, later: tuple[int, ...], heads: int) -> np.ndarray:
     """P(sum of overlaps >= k) by k. Thousands of prompts of a small model share a few such counts."""
     distribution = np.ones(1)
@@ -86,7 +86,7 @@ def _tail(first: int, later: tuple[int, ...], heads: int) -> np.ndarray:
     return np.minimum(np.cumsum(distribution[::-1])[::-1], 1.0)
 
 
-@lru_cache(maxsize=1 << 14)
+@lru_cache(maxsize=1 << 10)
 def _overlap(first: int, sinks: int, heads: int) -> np.ndarray:
     """P(k of `sinks` heads drawn without replacement are among `first` of `heads`), for k from 0 to `first`."""
     return np.array(

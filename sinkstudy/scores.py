@@ -13,7 +13,7 @@ import pandas as pd
 from sinkstudy.store import Capture
 
 POSITIONS = 4  # the first key classes of a capture are the mass on positions 0 to 3
-_BATCH_BYTES = 1 << 26
+_BATCH_BYTES = 1 << 23
 
 
 def null_score(n: int | np.ndarray) -> np.ndarray:
@@ -186,17 +186,26 @@ def _names(batch: list[Capture], times: int | np.ndarray) -> dict[str, np.ndarra
     }
 
 
-def head_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """Averages over prompts per layer and head, for each set and for `all` prompts, from a score table."""
-    every = pd.concat([scores, scores.assign(set="all")])
-    grouped = every.groupby(["model", "set", "layer", "head"], sort=False)
-    return grouped.agg(
-        prompts=("prompt", "nunique"),
-        mean_tokens=("n_tokens", "mean"),
-        mean_sink_score=("sink_score", "mean"),
-        mean_null_score=("null_score", "mean"),
-        mean_excess_score=("excess_score", "mean"),
-        mean_tail_score=("tail_score", "mean"),
-        sink_share=("is_sink", "mean"),
-        mean_output_norm=("output_norm", "mean"),
-    ).reset_index()
+def head_table(scores: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Averages over prompts per layer and head, for each set and for `all` prompts, from the parts of a score table."""
+    by, columns = ["model", "set", "layer", "head"], list(_AVERAGES.values())
+    sums = None  # per set and head; (column, sum or count)
+    for part in scores:
+        added = part.groupby(by, sort=False)[columns].agg(["sum", "count"])
+        sums = added if sums is None else pd.concat([sums, added]).groupby(by, sort=False).sum()
+    every = sums.rename(index=lambda _: "all", level="set").groupby(by, sort=False).sum()
+    sums = pd.concat([sums, every])
+    prompts = sums["n_tokens", "count"].rename("prompts")
+    means = {name: sums[column, "sum"] / sums[column, "count"] for name, column in _AVERAGES.items()}
+    return pd.concat([prompts, pd.DataFrame(means)], axis=1).reset_index()
+
+
+_AVERAGES = {
+    "mean_tokens": "n_tokens",
+    "mean_sink_score": "sink_score",
+    "mean_null_score": "null_score",
+    "mean_excess_score": "excess_score",
+    "mean_tail_score": "tail_score",
+    "sink_share": "is_sink",
+    "mean_output_norm": "output_norm",
+}

@@ -1,12 +1,17 @@
-"""Reading and writing the study's CSV tables: one float format, whole files or none."""
+"""Reading and writing the study's CSV tables: one float format, whole files or none, long ones part by part."""
 
 import csv
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+_ROWS_AT_ONCE = 1 << 14
+# Only empty cells are undefined: a prompt may be called NA.
+_READ = {"dtype": {"model": str, "set": str, "prompt": str}, "keep_default_na": False, "na_values": [""]}
 
 
 def write_table(table: pd.DataFrame | Iterable[pd.DataFrame], path: Path | str) -> None:
@@ -16,11 +21,13 @@ def write_table(table: pd.DataFrame | Iterable[pd.DataFrame], path: Path | str) 
     parts = [table] if isinstance(table, pd.DataFrame) else table
     try:
         with temporary.open("w", encoding="utf-8", newline="") as stream:
-            for i, part in enumerate(parts):
-                rows = csv.writer(stream, lineterminator="\n")
-                if i == 0:
-                    rows.writerow(part.columns)
-                rows.writerows(zip(*(_as_text(part[name]) for name in part.columns), strict=True))
+            rows, names = csv.writer(stream, lineterminator="\n"), None
+            for part in parts:
+                if names is None:
+                    names = part.columns
+                    rows.writerow(names)
+                rows.writerows(zip(*(_as_text(part[name]) for name in names), strict=True))
+                del part  # two parts are never held at once
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -35,7 +42,34 @@ def _as_text(column: pd.Series) -> np.ndarray:
 
 def read_tables(paths: Iterable[Path | str]) -> pd.DataFrame:
     """Several tables of the same columns as one; an empty frame where there are none."""
-    # Only empty cells are undefined: a prompt may be called NA.
-    empty = {"keep_default_na": False, "na_values": [""]}
-    frames = [pd.read_csv(path, dtype={"model": str, "set": str, "prompt": str}, **empty) for path in paths]
+    frames = [pd.read_csv(path, **_READ) for path in paths]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+@dataclass(frozen=True)
+class LongTable:
+    """Tables with many rows per prompt, which are never held whole.
+
+    Iterating reads them from the start, a bounded number of rows at a time: all rows of a prompt together, which is how
+    they were written. `columns`: only these.
+    """
+
+    paths: Sequence[Path | str]
+    columns: Sequence[str] | None = None
+
+    def __iter__(self) -> Iterator[pd.DataFrame]:
+        for path in self.paths:
+            cut = pd.DataFrame()
+            for rows in pd.read_csv(path, usecols=self.columns, chunksize=_ROWS_AT_ONCE, **_READ):
+                rows = pd.concat([cut, rows], ignore_index=True) if len(cut) else rows
+                last = rows["prompt"] == rows["prompt"].iloc[-1]
+                if not last.all():
+                    yield rows[~last]
+                cut = rows[last]
+            if len(cut):
+                yield cut
+
+    def only(self, chosen: Callable[[pd.DataFrame], pd.Series]) -> pd.DataFrame:
+        """The rows for which `chosen` is true, as one table with the columns of all."""
+        parts = [rows[chosen(rows)] for rows in self]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=self.columns)

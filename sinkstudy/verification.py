@@ -1,6 +1,6 @@
 """Recomputing captures by the model's own eager attention, which captures never use."""
 
-from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,19 +8,21 @@ import torch
 from tqdm import tqdm
 
 from sinkstudy.models import LoadedModel
-from sinkstudy.store import Capture
+from sinkstudy.store import read_captures
 
 
-def verify(name: str, loaded: LoadedModel, captures: Iterable[Capture], count: int) -> pd.DataFrame:
+def verify(name: str, loaded: LoadedModel, captures: list[Path], count: int) -> pd.DataFrame:
     """Largest differences between stored masses and eager attention, for `count` prompts spread over the lengths.
 
+    All of `captures`, files, is read, so that a damaged one shows; what is held of them are the prompts compared.
     `max_mass_difference` is over layers, heads and queries; `max_score_difference` over layers and heads, of the
     mean over queries (in half precision single rows differ by rounding, their mean should not).
     """
-    prompts = sorted(captures, key=lambda capture: (capture.n_tokens, capture.prompt))
-    sample = [prompts[i] for i in sorted(set(np.linspace(0, len(prompts) - 1, count).round().astype(int)))]
+    prompts = sorted((capture.n_tokens, capture.prompt) for capture in read_captures(captures, only_sinks=True))
+    chosen = {prompts[i] for i in np.linspace(0, len(prompts) - 1, count).round().astype(int)}
+    sample = {key: one for one in read_captures(captures) if (key := (one.n_tokens, one.prompt)) in chosen}
     rows = []
-    for capture in tqdm(sample, desc=f"verify {name}", unit="prompt"):
+    for _, capture in tqdm(sorted(sample.items()), desc=f"verify {name}", unit="prompt"):
         eager = eager_sink_mass(loaded, capture.token_ids)
         rows.append(
             {

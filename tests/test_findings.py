@@ -9,6 +9,7 @@ from made_up import frame, statistics_tables
 from PIL import Image
 
 from sinkstudy.conclusions import (
+    MIN_TOKENS,
     attention_share,
     first_layer_hypothesis,
     has_sinks,
@@ -20,6 +21,7 @@ from sinkstudy.conclusions import (
 from sinkstudy.findings import Tables, markdown
 from sinkstudy.findings.html import html
 from sinkstudy.findings.text import evidence, figure, number_footnotes, percent, table
+from sinkstudy.profile import long_prompt_table, position_table
 from sinkstudy.scores import null_score
 
 NAN = float("nan")
@@ -30,9 +32,15 @@ def score_rows(*rows: tuple) -> pd.DataFrame:
     return frame("prompt n_tokens layer head sink_score excess_score is_sink", *rows)
 
 
+def long_prompts(*rows: tuple) -> pd.DataFrame:
+    """What `has_sinks` judges by, from rows as above; each prompt comes in a part of its own."""
+    scores = score_rows(*rows).assign(model="m")
+    return long_prompt_table([part for _, part in scores.groupby("prompt")], MIN_TOKENS)
+
+
 def test_has_sinks_where_a_head_is_one_in_half_of_the_long_prompts():
     verdict = has_sinks(
-        score_rows(
+        long_prompts(
             ("a", 24, 0, 0, 0.95, 0.94, True),
             ("b", 50, 0, 0, 0.85, 0.80, False),
             ("a", 24, 0, 1, 0.20, 0.05, False),
@@ -47,7 +55,7 @@ def test_has_sinks_where_a_head_is_one_in_half_of_the_long_prompts():
 
 def test_has_sinks_counts_the_heads_that_are_sinks_beyond_doubt_in_every_prompt():
     verdict = has_sinks(
-        score_rows(
+        long_prompts(
             ("a", 24, 0, 0, 0.95, 0.94, True),
             ("b", 50, 0, 0, 0.92, 0.91, True),
             ("a", 24, 1, 0, 0.95, 0.94, True),
@@ -62,7 +70,7 @@ def test_has_sinks_counts_the_heads_that_are_sinks_beyond_doubt_in_every_prompt(
 
 def test_has_no_sinks_where_no_head_is_one_often_enough_and_short_prompts_do_not_count():
     verdict = has_sinks(
-        score_rows(
+        long_prompts(
             ("a", 24, 0, 0, 0.95, 0.62, True),
             ("b", 24, 0, 0, 0.10, 0.00, False),
             ("c", 24, 0, 0, 0.10, 0.00, False),
@@ -76,7 +84,7 @@ def test_has_no_sinks_where_no_head_is_one_often_enough_and_short_prompts_do_not
 
 
 def test_has_sinks_cannot_be_judged_from_short_prompts():
-    verdict = has_sinks(score_rows(("a", 23, 0, 0, 1.0, 1.0, True)), 0.9)
+    verdict = has_sinks(long_prompts(("a", 23, 0, 0, 1.0, 1.0, True)), 0.9)
     assert verdict.holds is None
     assert "24" in verdict.reason
 
@@ -336,13 +344,15 @@ def made_up_tables() -> Tables:
         comparison.append((*part, 65.625 if model == "sinky" else NAN))
     comparison.append(("measured_vs_simulated", "5 tokens", "simulated toy", "simulated", 18.75, 0.53125, NAN, 15.625))
     lengths = frame("model set prompt n_tokens threshold sink_fraction mean_score null_score mean_excess", *lengths)
+    scores = frame(
+        "model set prompt n_tokens layer head sink_score null_score excess_score is_sink strongest_position "
+        "position_score",
+        *scores,
+    )
     return Tables(
         **statistics_tables(lengths),
-        scores=frame(
-            "model set prompt n_tokens layer head sink_score null_score excess_score is_sink strongest_position "
-            "position_score",
-            *scores,
-        ),
+        long_prompts=long_prompt_table([scores], MIN_TOKENS),
+        positions=position_table([scores], 0.9),
         heads=frame(
             "model set layer head prompts mean_tokens mean_sink_score mean_null_score mean_excess_score sink_share",
             *heads,
@@ -544,7 +554,7 @@ def test_every_verdict_stands_in_the_report_with_its_numbers():
     tables = made_up_tables()
     text = report(tables)
     assert "8 of 8 heads are sinks" in section(text, "Conclusion")
-    assert has_sinks(tables.of("scores", "plain"), 0.9).reason in section(text, "Conclusion")
+    assert has_sinks(tables.of("long_prompts", "plain"), 0.9).reason in section(text, "Conclusion")
     assert length_effect(tables.of("lengths", "sinky")).reason in section(text, "Impact of sequence length")
     assert "it weakens at 8 tokens (95% interval 5 to 12)" in section(text, "Length threshold")
     assert worth_optimizing(tables.of("benchmark", "sinky")).reason in section(text, "Optimization potential")
@@ -591,7 +601,7 @@ def test_costs_are_added_up_and_what_was_too_short_to_sample_is_called_so():
         ({}, "with the strategy and policy of the row named"),
         ({"correlation": {"p_value": 0.5}}, "with the strategy and policy of the row named"),
         ({"benchmark": {"speedup_low": 0.5}}, "replacing them did not pay"),
-        ({"benchmark": {"speedup_low": 0.5}, "scores": {"is_sink": False}}, "there are no sinks to use"),
+        ({"benchmark": {"speedup_low": 0.5}, "long_prompts": {"sink_share": 0.0}}, "there are no sinks to use"),
     ],
     ids=["all hold", "hypothesis fails", "no speedup", "no sinks"],
 )
@@ -606,7 +616,7 @@ def test_a_study_too_short_to_judge_does_not_conclude_that_there_are_no_sinks():
     tables = made_up_tables()
     tables = replace(
         tables,
-        scores=tables.scores[tables.scores["n_tokens"] < 24],
+        long_prompts=tables.long_prompts.iloc[:0],
         benchmark=tables.benchmark[tables.benchmark["heads_replaced"] == 0],
     )
     conclusion = section(report(tables), "Conclusion")
@@ -733,7 +743,8 @@ def test_a_study_of_one_token_prompts_is_reported_without_nan():
         replace(
             tables,
             lengths=tables.lengths[one],
-            scores=tables.scores.assign(n_tokens=1, excess_score=NAN),
+            long_prompts=tables.long_prompts.iloc[:0],
+            positions=tables.positions.iloc[:0],
             heads=tables.heads.assign(mean_tokens=1.0, mean_excess_score=NAN),
         )
     )
@@ -745,7 +756,10 @@ def test_a_study_of_one_model_and_one_set_is_reported_without_nan():
     tables = made_up_tables()
     keep = {"set": ["short", "all"], "model": ["sinky"]}
     parts = {}
-    for name in ("scores", "heads", "lengths", "correlation", "benchmark", "quality", "answers", "verification"):
+    for name in (
+        *("long_prompts", "positions", "heads", "lengths", "correlation"),
+        *("benchmark", "quality", "answers", "verification"),
+    ):
         table = getattr(tables, name)
         for column, values in keep.items():
             if column in table:

@@ -61,7 +61,7 @@ def test_consistent_sinks_of_the_reference_model_are_replaced_nearly_for_free(lo
         for layer, head in np.ndindex(score.shape):
             rows.append((prompt, len(ids), layer, head, score[layer, head], score[layer, head] >= 0.9))
     table = pd.DataFrame(rows, columns=["prompt", "n_tokens", "layer", "head", "sink_score", "is_sink"])
-    plan = consistent(table, share=0.8, min_tokens=24, max_tokens=None)
+    plan = consistent([table], share=0.8, min_tokens=24, max_tokens=None)
     assert plan.replaced >= 6
     assert plan.max_tokens >= n
     quality = cost(

@@ -28,8 +28,13 @@ def score_rows(prompts: dict[str, list[list[float]]]) -> pd.DataFrame:
     )
 
 
+def parts(prompts: dict[str, list[list[float]]]) -> list[pd.DataFrame]:
+    """The same, each prompt by itself."""
+    return [part for _, part in score_rows(prompts).groupby("prompt")]
+
+
 def test_layers_are_averaged_over_heads_and_prompts():
-    table = layer_table(score_rows({"a": [[0.2, 0.4], [0.9, 1.0]], "b": [[0.4, 0.6], [0.0, 0.9]]}), ONE_DRAW)
+    table = layer_table(parts({"a": [[0.2, 0.4], [0.9, 1.0]], "b": [[0.4, 0.6], [0.0, 0.9]]}), ONE_DRAW)
     assert table["layer"].tolist() == [2, 5]
     assert table["mean_sink_score"].tolist() == pytest.approx([0.4, 0.7])
     assert table["sink_fraction"].tolist() == [0, 0.75]
@@ -39,12 +44,12 @@ def test_layers_are_averaged_over_heads_and_prompts():
 
 def test_intervals_of_layers_are_those_of_resampled_prompts():
     """With two prompts a quarter of the draws holds only one of them, so the interval reaches from one to the other."""
-    table = layer_table(score_rows({"a": [[0.2, 0.4]], "b": [[0.4, 0.8]]}), ONE_DRAW)
+    table = layer_table(parts({"a": [[0.2, 0.4]], "b": [[0.4, 0.8]]}), ONE_DRAW)
     assert table[["score_low", "score_high"]].to_numpy().ravel().tolist() == pytest.approx([0.3, 0.6])
 
 
 def test_one_prompt_has_no_interval():
-    table = layer_table(score_rows({"a": [[0.2, 0.4]]}), ONE_DRAW)
+    table = layer_table(parts({"a": [[0.2, 0.4]]}), ONE_DRAW)
     assert table[["score_low", "score_high"]].isna().all(axis=None)
 
 

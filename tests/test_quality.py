@@ -101,6 +101,7 @@ def test_consistent_takes_heads_that_are_sinks_in_enough_prompts_of_its_lengths(
             *(("huge", 600, 0, head, s, s >= 0.9) for head, s in enumerate((0.4, 0.4, 0.4))),
         ]
     )
+    table = [part for _, part in table.groupby("prompt")]
     plan = consistent(table, share=0.6, min_tokens=24, max_tokens=None)
     assert plan.heads == {0: [0]}
     assert plan.max_tokens == 60  # at 600 tokens its head is no sink

@@ -288,7 +288,7 @@ def test_head_table_averages_each_head_over_the_prompts_of_a_set_and_over_all():
         ("m", "long", "c", 9, 0, 0, 1.0, 0.31, 1.0, 1.0, True, 0.8),
         ("m", "long", "c", 9, 0, 1, 0.2, 0.31, 0.0, 0.2, False, 0.0),
     )
-    heads = head_table(scores)
+    heads = head_table([scores])
     assert heads.columns.tolist() == [
         "model",
         "set",
@@ -319,7 +319,7 @@ def test_head_table_averages_each_head_over_the_prompts_of_a_set_and_over_all():
 def test_head_table_keeps_models_apart():
     one = ("s", "p", 2, 0, 0, 0.5, 0.75, -1.0, 0.0, False, 0.1)
     other = ("s", "p", 2, 0, 0, 1.0, 0.75, 1.0, 1.0, True, 0.1)
-    heads = head_table(score_rows(("x", *one), ("y", *other)))
+    heads = head_table([score_rows(("x", *one), ("y", *other))])
     every = heads[heads["set"] == "all"].set_index("model")
     assert every["mean_sink_score"].to_dict() == {"x": 0.5, "y": 1.0}
     assert every["prompts"].tolist() == [1, 1]
@@ -331,6 +331,6 @@ def test_head_table_leaves_one_token_prompts_out_of_scores_that_are_undefined_fo
         ("m", "one", "a", 1, 0, 0, 1.0, 1.0, nan, nan, True, 0.1),
         ("m", "two", "b", 2, 0, 0, 0.875, 0.75, 0.5, 0.75, False, 0.1),
     )
-    heads = head_table(scores).set_index("set")
+    heads = head_table([scores]).set_index("set")
     assert heads.loc["all", ["mean_excess_score", "mean_tail_score"]].tolist() == [0.5, 0.75]
     assert heads.loc["one", ["mean_excess_score", "mean_tail_score"]].isna().all()

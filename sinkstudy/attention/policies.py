@@ -1,7 +1,8 @@
 """Choosing the heads a plan replaces: from score tables of calibration prompts, and from what replacing them costs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -14,34 +15,44 @@ from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.quality import compare
 from sinkstudy.attention.variants import runs_on_sdpa
 
+_PLACES_AT_ONCE = 1 << 18
+
 
 def first_layer(threshold: float, max_tokens: int | None) -> Plan:
     """The original study's policy: decided at inference from the first layer's attention to this very input."""
     return Plan(first_layer_threshold=threshold, max_tokens=max_tokens, policy="first_layer")
 
 
-def consistent(scores: pd.DataFrame, share: float, min_tokens: int, max_tokens: int | None) -> Plan:
+def consistent(scores: Iterable[pd.DataFrame], share: float, min_tokens: int, max_tokens: int | None) -> Plan:
     """Heads that are sinks in at least `share` of the prompts of `min_tokens` to `max_tokens` tokens.
 
-    Shorter prompts are left out because the raw score of any head is high there. `scores` has the columns prompt,
-    n_tokens, layer, head, sink_score, is_sink. With no such prompt the plan is empty. The plan's own `max_tokens` is
-    the given one, or else the longest of these prompts in which at least `share` of the chosen heads are sinks: sinks
-    may fade with length, and beyond that nobody has looked. Its `rest_weight` of a head is the median over the prompts.
+    Shorter prompts are left out because the raw score of any head is high there. `scores`: tables with the columns
+    prompt, n_tokens, layer, head, sink_score, is_sink and all rows of a prompt in one of them, gone through twice. With
+    no such prompt the plan is empty. The plan's own `max_tokens` is the given one, or else the longest of these prompts
+    in which at least `share` of the chosen heads are sinks: sinks may fade with length, and beyond that nobody has
+    looked. Its `rest_weight` of a head is the median over the prompts; only chosen heads are held per prompt.
     """
-    limit = np.inf if max_tokens is None else max_tokens
-    used = scores[scores["n_tokens"].between(min_tokens, limit)]
-    shares = used.groupby(["layer", "head"])["is_sink"].mean()
-    chosen = shares[shares >= share].index
+    limit, by_head = np.inf if max_tokens is None else max_tokens, ["layer", "head"]
+    counts = (
+        part[part["n_tokens"].between(min_tokens, limit)].groupby(by_head)["is_sink"].agg(["sum", "count"])
+        for part in scores
+    )
+    sinks = reduce(lambda so_far, added: so_far.add(added, fill_value=0), counts)
+    chosen = sinks.index[sinks["sum"] / sinks["count"] >= share]
     if chosen.empty:
         return Plan(max_tokens=max_tokens, policy="consistent")
-    used = used.set_index(["layer", "head"]).loc[chosen]
+    held, found = [], []
+    for part in scores:
+        used = part[part["n_tokens"].between(min_tokens, limit)].set_index(by_head)
+        used = used[used.index.isin(chosen)]
+        held.append(used.groupby("prompt").agg({"n_tokens": "first", "is_sink": "mean"}))
+        found.append(pd.Series(rest_weight(used["sink_score"].to_numpy(), used["n_tokens"].to_numpy()), used.index))
     if max_tokens is None:
-        held = used.groupby(["prompt", "n_tokens"])["is_sink"].mean().reset_index("n_tokens")
-        max_tokens = int(held.loc[held["is_sink"] >= share, "n_tokens"].max())
-    used = used.assign(weight=rest_weight(used["sink_score"].to_numpy(), used["n_tokens"].to_numpy()))
+        shares = pd.concat(held)
+        max_tokens = int(shares.loc[shares["is_sink"] >= share, "n_tokens"].max())
     heads: dict[int, list[int]] = {}
     weights: dict[int, dict[int, float]] = {}
-    for (layer, head), weight in used.groupby(["layer", "head"])["weight"].median().items():
+    for (layer, head), weight in pd.concat(found).groupby(by_head).median().items():
         heads.setdefault(int(layer), []).append(int(head))
         weights.setdefault(int(layer), {})[int(head)] = float(f"{weight:.6g}")
     return Plan(heads=heads, max_tokens=max_tokens, rest_weight=weights, policy="consistent")
@@ -69,11 +80,13 @@ def rest_weight(score: np.ndarray, n_tokens: np.ndarray) -> np.ndarray:
     """The r at which a head with mass 1 / (1 + r i) on the first token, i places after it, has this sink score over
     `n_tokens` tokens. Between 0 and 1: a score below that of uniform attention counts as uniform."""
     low, high = np.zeros(len(score)), np.ones(len(score))
-    places = [np.arange(n) for n in n_tokens]
-    for _ in range(40):
-        middle = (low + high) / 2
-        reached = np.array([np.mean(1 / (1 + r * i)) for r, i in zip(middle, places, strict=True)])
-        low, high = np.where(reached > score, middle, low), np.where(reached > score, high, middle)
+    for n in np.unique(n_tokens):
+        alike = np.flatnonzero(n_tokens == n)
+        for rows in np.array_split(alike, -(-len(alike) * n // _PLACES_AT_ONCE)):
+            for _ in range(40):
+                middle = (low[rows] + high[rows]) / 2
+                above = (1 / (1 + middle[:, None] * np.arange(n))).mean(1) > score[rows]
+                low[rows], high[rows] = np.where(above, middle, low[rows]), np.where(above, high[rows], middle)
     return high
 
 

@@ -10,7 +10,7 @@ def section(t: Tables) -> str:
     for model in t.models:
         hypothesis = rules.first_layer_hypothesis(t.overall(model))
         speed = rules.worth_optimizing(t.of("benchmark", model))
-        sinks = rules.has_sinks(t.of("scores", model), t.threshold)
+        sinks = rules.has_sinks(t.of("long_prompts", model), t.threshold)
         if speed.holds:
             strategy = "replace heads with the strategy and policy of the row named under optimization potential."
         elif sinks.holds and speed.holds is False:

@@ -23,7 +23,7 @@ def section(t: Tables) -> str:
 
 def _answer(t: Tables, model: str) -> str:
     """One line of verdicts; their reasons stand in the conclusion."""
-    sinks = rules.has_sinks(t.of("scores", model), t.threshold)
+    sinks = rules.has_sinks(t.of("long_prompts", model), t.threshold)
     has = {True: "has sinks", False: "has no sinks", None: "is measured on prompts too short to judge"}[sinks.holds]
     line = f"- **{model}** {has}. The first-layer hypothesis {holds(rules.first_layer_hypothesis(t.overall(model)))}; "
     line += f"replacing sink heads {pays(rules.worth_optimizing(t.of('benchmark', model)))}."
@@ -57,5 +57,5 @@ def _numbers(t: Tables, model: str) -> dict[str, str]:
 
 def _main_model(t: Tables) -> str:
     """The first model with sinks, or else the first."""
-    sinky = (m for m in t.models if rules.has_sinks(t.of("scores", m), t.threshold).holds)
+    sinky = (m for m in t.models if rules.has_sinks(t.of("long_prompts", m), t.threshold).holds)
     return next(sinky, t.models[0])

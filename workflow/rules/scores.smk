@@ -115,6 +115,7 @@ rule comparison:
     params:
         code=code_of("comparison.py"),
         controls=control_pairs(config["models"]),
+        lengths=sorted({*REPORTED_LENGTHS, *SIMULATED_LENGTHS}),
         reported=REPORTED_LENGTHS,
         resampling=dict(sorted(config["statistics"].items())),
         threshold=THRESHOLD,

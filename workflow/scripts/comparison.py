@@ -4,13 +4,13 @@ from sinkstudy.comparison import comparison_table
 from sinkstudy.control import control_table
 from sinkstudy.joblog import job_log
 from sinkstudy.resampling import Resampling
-from sinkstudy.tables import read_tables, write_table
+from sinkstudy.tables import LongTable, read_tables, write_table
 
 with job_log(snakemake.log[0]):
     files, params = snakemake.input, snakemake.params
-    heads, lengths, correlation, simulation = (
-        read_tables(part) for part in (files.heads, files.lengths, files.correlation, files.simulation)
-    )
+    heads, simulation = read_tables(files.heads), read_tables(files.simulation)
+    lengths = LongTable(files.lengths).only(lambda rows: rows["n_tokens"].isin(params.lengths))
+    correlation = LongTable(files.correlation).only(lambda rows: rows["prompt"] == "all")
     comparison = comparison_table(heads, lengths, correlation, simulation, threshold=params.threshold)
     control = control_table(lengths, params.controls, params.reported, Resampling(**params.resampling))
     write_table(comparison, snakemake.output.comparison)

@@ -6,9 +6,9 @@ from sinkstudy.examples import example_maps
 from sinkstudy.figures.maps import maps_figure
 from sinkstudy.figures.style import save
 from sinkstudy.joblog import job_log
-from sinkstudy.tables import read_tables
+from sinkstudy.tables import LongTable
 
 with job_log(snakemake.log[0]):
-    scores = read_tables([snakemake.input.scores])
+    scores = LongTable([snakemake.input.scores])
     prompt, tokens, examples = example_maps([Path(p) for p in snakemake.input.captures], scores)
     save(maps_figure(snakemake.wildcards.model, prompt, tokens, examples), *snakemake.output)

@@ -4,9 +4,9 @@ from sinkstudy.joblog import job_log
 from sinkstudy.profile import layer_table
 from sinkstudy.resampling import Resampling
 from sinkstudy.scores import head_table
-from sinkstudy.tables import read_tables, write_table
+from sinkstudy.tables import LongTable, write_table
 
 with job_log(snakemake.log[0]):
-    scores = read_tables(snakemake.input)
+    scores = LongTable(snakemake.input)
     write_table(head_table(scores), snakemake.output.heads)
     write_table(layer_table(scores, Resampling(**snakemake.params.resampling)), snakemake.output.profile)

@@ -9,7 +9,8 @@ from sinkstudy.store import read_captures
 from sinkstudy.tables import write_table
 
 with job_log(snakemake.log[0]):
-    params, captures = snakemake.params, read_captures([Path(path) for path in snakemake.input])
+    params = snakemake.params
+    captures = read_captures([Path(path) for path in snakemake.input], only_sinks=True)
     predictions, errors = heldout_tables(
         captures, snakemake.wildcards.model, params.thresholds, params.lengths, Resampling(**params.resampling)
     )

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 from sinkstudy.attention.policies import consistent, first_layer
 from sinkstudy.joblog import job_log
-from sinkstudy.tables import read_tables
+from sinkstudy.tables import LongTable
 
 with job_log(snakemake.log[0]):
     params = snakemake.params
     if snakemake.wildcards.policy == "first_layer":
         plan = first_layer(params.threshold, params.max_tokens)
     else:
-        plan = consistent(read_tables(snakemake.input), params.share, params.min_tokens, params.max_tokens)
+        plan = consistent(LongTable(snakemake.input), params.share, params.min_tokens, params.max_tokens)
     replace(plan, **params.sink_window).save(snakemake.output[0])

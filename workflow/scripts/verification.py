@@ -7,12 +7,11 @@ import torch
 from sinkstudy.joblog import job_log
 from sinkstudy.models import ModelSpec, load_model
 from sinkstudy.sources import pinned
-from sinkstudy.store import read_captures
 from sinkstudy.tables import write_table
 from sinkstudy.verification import verify
 
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
-    captures = read_captures([Path(path) for path in snakemake.input.captures])
+    captures = [Path(path) for path in snakemake.input.captures]
     loaded = load_model(ModelSpec(**pinned(snakemake.params.model, snakemake.input.model, Path.cwd())))
     write_table(verify(snakemake.wildcards.model, loaded, captures, snakemake.params.sample), snakemake.output[0])
