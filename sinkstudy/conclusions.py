@@ -267,6 +267,21 @@ def worth_optimizing(benchmark: pd.DataFrame) -> Verdict:
     return Verdict(True, f"{text}.")
 
 
+def original_proposal(benchmark: pd.DataFrame) -> Verdict:
+    """Whether copying the first layer's pattern, as the original study proposed, is faster than SDPA everywhere."""
+    rows = benchmark[(benchmark["strategy"] == "reuse") & (benchmark["heads_replaced"] > 0)]
+    rows = rows.dropna(subset=["speedup_vs_sdpa"])
+    if rows.empty:
+        return Verdict(None, "the original proposal (`reuse` of the first layer's pattern) had no head to replace.")
+    slow, fast = (rows.loc[index] for index in (rows["speedup_vs_sdpa"].idxmin(), rows["speedup_vs_sdpa"].idxmax()))
+    return Verdict(
+        bool(slow["speedup_vs_sdpa"] > 1),
+        f"the original proposal runs at {slow['speedup_vs_sdpa']:.2f} ({_name(slow)}) to "
+        f"{fast['speedup_vs_sdpa']:.2f} ({_name(fast)}) times SDPA's speed, and at "
+        f"{rows['speedup_vs_eager'].min():.2f} to {rows['speedup_vs_eager'].max():.2f} times eager's.",
+    )
+
+
 def _name(row: pd.Series) -> str:
     phase = "decoding " if row["phase"] == "decode" else ""
     return f"{phase}`{row['strategy']}` with policy `{row['policy']}` at {int(row['n_tokens'])} tokens"

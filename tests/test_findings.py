@@ -14,6 +14,7 @@ from sinkstudy.conclusions import (
     first_layer_hypothesis,
     has_sinks,
     length_effect,
+    original_proposal,
     pareto_front,
     worth_having,
     worth_optimizing,
@@ -261,6 +262,18 @@ def test_what_is_worth_having_is_said_for_each_phase_and_length():
     assert "`first_value` with policy `consistent` is worth having" in verdicts["decoding at 128 tokens"].reason
     assert verdicts["decoding at 512 tokens"].holds is None
     assert "no harmless way" in verdicts["prefill at 512 tokens"].reason
+
+
+@pytest.mark.parametrize(("at_24", "holds"), [(0.75, False), (1.25, True)])
+def test_the_original_proposal_is_set_beside_sdpa_and_eager_whatever_its_speed(at_24, holds):
+    columns = "phase n_tokens strategy policy heads_replaced speedup_vs_sdpa speedup_vs_eager"
+    others = ("prefill", 24, "first_value", "consistent", 5, 0.1, 0.1), ("prefill", 24, "reuse", "x", 0, 0.2, 0.2)
+    reuse = ("prefill", 24, "reuse", "consistent", 5, at_24, 0.875), ("decode", 64, "reuse", "first_layer", 2, 1.5, 2.0)
+    verdict = original_proposal(frame(columns, *others, *reuse))
+    assert verdict.holds is holds
+    assert f"at {at_24} (`reuse` with policy `consistent` at 24 tokens) to 1.50 (decoding `reuse`" in verdict.reason
+    assert "at 0.88 to 2.00 times eager's" in verdict.reason
+    assert original_proposal(frame(columns, *others)).holds is None
 
 
 def test_the_pareto_front_is_what_nothing_else_beats():

@@ -72,6 +72,8 @@ def _verdicts(t: Tables, model: str) -> list[str]:
     every = evidence(path, "every row with heads_replaced>0")
     lines = [f"- **{model}**: {rules.worth_optimizing(benchmark).reason}{every}"]
     lines += [f"  - {verdict.reason}{every}" for verdict in rules.worth_having(benchmark)]
+    reuse = evidence(path, "rows with strategy=reuse, heads_replaced>0")
+    lines.append(f"  - {rules.original_proposal(benchmark).reason}{reuse}")
     share = evidence(path, "attention_share of rows with strategy=sdpa, phase=prefill")
     return [*lines, f"  - {rules.attention_share(benchmark).reason}{share}"]
 
