@@ -8,9 +8,11 @@ from itertools import groupby
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward, use_gqa_in_sdpa
 
 Index = slice | Tensor
+
+_SHORT = 1 << 12  # scores of a head
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,15 @@ class Group:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         """(batch, query, head, width) of this group's heads."""
         states = query[:, self.queries], key[:, self.kv], value[:, self.kv]
-        if self.num_key_value_groups == 1:  # what the function below does in this case, without asking
-            causal = mask is None and query.shape[2] > 1
-            return scaled_dot_product_attention(*states, attn_mask=mask, scale=scale, is_causal=causal).transpose(1, 2)
-        return sdpa_attention_forward(self, *states, mask, scaling=scale)[0]
+        grouped = self.num_key_value_groups > 1
+        if grouped and not use_gqa_in_sdpa(mask, *states[1:]):
+            return sdpa_attention_forward(self, *states, mask, scaling=scale)[0]
+        # What the function above does in this case, without its handling of others, and without copying the output.
+        causal = mask is None and query.shape[2] > 1
+        attended = scaled_dot_product_attention(
+            *states, attn_mask=mask, scale=scale, is_causal=causal, enable_gqa=grouped
+        )
+        return attended.transpose(1, 2)
 
 
 @dataclass(frozen=True)
@@ -101,21 +108,26 @@ class Layout:
             query, kv = query + size * count, kv + size
         return groups
 
+    def groups(self, queries: int, keys: int) -> list[Group]:
+        """Fused calls over the kept heads among all."""
+        return self.short_groups if queries == 1 or queries * keys <= _SHORT else self.long_groups
+
     @cached_property
-    def prefill_groups(self) -> list[Group]:
+    def long_groups(self) -> list[Group]:
         """Fused calls over the kept heads among all: neighbouring KV heads that keep all their query heads, then the
         rest by how many they keep."""
         if all(len(self._kept_of(kv)) == self.per_kv for kv in self.kept_kv):
-            return self.decode_groups
+            return self.short_groups
         return [
             Group(self._index(self.kept[cut.queries]), self._index(self.kept_kv[cut.kv]), cut.num_key_value_groups)
             for cut in self.cut_groups
         ]
 
     @cached_property
-    def decode_groups(self) -> list[Group]:
-        """Fused calls without copying a cached key or value: runs of neighbouring KV heads with all their query heads,
-        replaced ones among them included, since reading keys and values is what decoding waits for."""
+    def short_groups(self) -> list[Group]:
+        """Fused calls without copying a key or value: runs of neighbouring KV heads with all their query heads,
+        replaced ones among them included. Reading keys and values is what decoding waits for, and fewer calls are what
+        a short prompt gains from."""
         runs: list[list[int]] = []
         for kv in sorted(self.kept_kv):
             if runs and runs[-1][-1] == kv - 1:

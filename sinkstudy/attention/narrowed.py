@@ -5,6 +5,7 @@ KV heads that only replaced heads read have a cache of their own, which the stra
 order, kept ones first, so that every fused call reads slices; the output projection's columns follow.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,15 +21,23 @@ from sinkstudy.attention.strategies.contract import ReplacedHeads
 
 @dataclass
 class _Part:
-    """Replaced heads with one cache: `heads` by index, and which of that cache's KV heads each reads."""
+    """Replaced heads with one cache: `heads` by index, which of that cache's KV heads each reads, which are read at
+    all, and how many heads read each, or None where that differs."""
 
     heads: tuple[int, ...]
     kv_head: Index
+    kv_read: Index
+    per_kv: int | None
 
     @classmethod
     def of(cls, heads: list[int], kv_heads: list[int], per_kv: int, device: torch.device) -> "_Part":
+        if not heads:
+            return cls((), slice(0), slice(0), None)
         places = tuple(kv_heads.index(h // per_kv) for h in heads)
-        return cls(tuple(heads), as_index(places, device) if places else slice(0))
+        read = Counter(places)
+        even = set(read.values())
+        per_kv = even.pop() if len(even) == 1 else None
+        return cls(tuple(heads), as_index(places, device), as_index(tuple(read), device), per_kv)
 
 
 class NarrowedAttention(CutModule):
@@ -69,9 +78,9 @@ class NarrowedAttention(CutModule):
                     value=values,
                     start=self._kept.length - values.shape[2],
                     kv_head=part.kv_head,
-                    kv_read=slice(None),
+                    kv_read=part.kv_read,
                     kv_place=part.kv_head,
-                    per_kv=None,
+                    per_kv=part.per_kv,
                     mask=mask,
                     first=partial(first_tokens, query, mask),
                     scale=scale,

@@ -133,7 +133,7 @@ def _attend(
     query, key, value = states
     layout = run.layout(replaced, query, key)
     output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
-    for group in layout.decode_groups if query.shape[2] == 1 else layout.prefill_groups:
+    for group in layout.groups(query.shape[2], key.shape[2]):
         output[:, :, group.queries] = group.attend(query, key, value, mask, scale)
     given = ReplacedHeads(
         query=query[:, layout.replaced_index],

@@ -9,21 +9,18 @@ _BLOCK = 256  # queries at a time: later keys, on which their pattern is zero, a
 
 
 def from_heads(heads: ReplacedHeads) -> Tensor:
-    pattern = heads.first_layer_map()  # (batch, head, query, key)
-    value = heads.value[:, heads.kv_head]
-    return apply_pattern(pattern.to(value.dtype), value)
-
-
-def apply_pattern(pattern: Tensor, value: Tensor) -> Tensor:
-    """(batch, head, query, key) x (batch, head, key, width), the last query being the last key's."""
+    pattern = heads.first_layer_map().to(heads.value.dtype)  # (batch, head, query, key)
     queries, keys = pattern.shape[-2:]
-    if queries <= _BLOCK:
-        return pattern @ value
+    if heads.per_kv and queries <= _BLOCK:
+        # Heads that read one KV head are so many more rows of one product.
+        rows = pattern.unflatten(1, (-1, heads.per_kv)).flatten(2, 3)
+        return (rows @ heads.value[:, heads.kv_read]).unflatten(2, (heads.per_kv, queries)).flatten(1, 2)
+    value = heads.value[:, heads.kv_head]
     parts = []
     for start in range(0, queries, _BLOCK):
         seen = keys - queries + min(start + _BLOCK, queries)
         parts.append(pattern[:, :, start : start + _BLOCK, :seen] @ value[:, :, :seen])
-    return torch.cat(parts, 2)
+    return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
 
 
 REUSE = Strategy(
