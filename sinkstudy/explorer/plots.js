@@ -11,7 +11,7 @@ const Plots = {
 
   /* A token as a short label with its white space shown. */
   label(token) {
-    const shown = token.replace(/ /g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/\p{C}/gu, "□");
+    const shown = token.replace(/ /g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/[\p{C}\p{Zl}\p{Zp}]/gu, "□");
     return Plots.plain(shown.length > 12 ? shown.slice(0, 11) + "…" : shown);
   },
 
