@@ -76,6 +76,20 @@ def test_a_prefill_in_pieces_and_decoding_equal_a_prefill_of_the_whole(strategy,
 
 
 @pytest.mark.parametrize("depth", ["projections", "attention"])
+@pytest.mark.parametrize(("sink_tokens", "window"), [(1, 1), (1, 6), (6, 1), (3, 40), (40, 3)])
+@torch.no_grad()
+def test_sinks_and_window_filled_token_by_token(sink_tokens, window, depth):
+    model, ids = model_of("4:1"), prompt_ids(20)
+    heads = HEADS_OF["a whole group and more"]
+    plan = Plan(heads=heads, strategy="sink_window", sink_tokens=sink_tokens, window=window)
+    with optimized(model, plan, depth):
+        cache = model(ids[:, :1], use_cache=True).past_key_values
+        steps = [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(1, 20)]
+    expected = readable_logits(model, ids, plan)[:, 1:]
+    torch.testing.assert_close(torch.cat(steps, 1), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("depth", ["projections", "attention"])
 @pytest.mark.parametrize("strategy", LASTING)
 @torch.no_grad()
 def test_a_piece_longer_than_every_block_after_a_cached_one(strategy, depth):

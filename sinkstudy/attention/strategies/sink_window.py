@@ -17,6 +17,8 @@ _BLOCK = 128  # queries at a time
 def from_heads(heads: ReplacedHeads) -> Tensor:
     queries, kv_head = heads.query.shape[2], heads.kv_head
     end = heads.start + heads.key.shape[2]
+    if queries == 1 and heads.mask is None:
+        return _last_query(heads, end)
     tokens = _Tokens.of(heads, end)
     sink_key, sink_value = _sinks(heads, tokens)
     device = heads.query.device
@@ -45,9 +47,26 @@ def from_heads(heads: ReplacedHeads) -> Tensor:
                 scale=heads.scale,
             )
         )
-    if "key" in heads.memory:
-        _shorten(heads, tokens, (sink_key, sink_value), max(heads.start, end - heads.window + 1 - tokens.padding))
+    if "key" in heads.memory and ("sink_key" in heads.memory or tokens.there.all()):
+        _shorten(heads, (sink_key, sink_value), end - heads.window + 1 - tokens.padding)
     return torch.cat(outputs, 2)
+
+
+def _last_query(heads: ReplacedHeads, end: int) -> Tensor:
+    """The query of the last token, without padding: it sees every key that is read, so there is no mask to make."""
+    sinks = min(heads.sink_tokens, end)
+    sink_key, sink_value = heads.memory.get("sink_key"), heads.memory.get("sink_value")
+    if sink_key is None:
+        sink_key, sink_value = heads.key[:, :, :sinks], heads.value[:, :, :sinks]
+    recent = max(end - heads.window, sinks) - heads.start
+    key = torch.cat([sink_key, heads.key[:, :, recent:]], 2)
+    value = torch.cat([sink_value, heads.value[:, :, recent:]], 2)
+    if "key" in heads.memory and sinks == heads.sink_tokens:
+        _shorten(heads, (sink_key, sink_value), end - heads.window + 1)
+    index = heads.kv_read if heads.per_kv else heads.kv_head
+    return torch.nn.functional.scaled_dot_product_attention(
+        heads.query, key[:, index], value[:, index], scale=heads.scale, enable_gqa=heads.per_kv is not None
+    )
 
 
 @dataclass(frozen=True)
@@ -81,13 +100,12 @@ def _sinks(heads: ReplacedHeads, tokens: _Tokens) -> tuple[Tensor, Tensor]:
     return heads.key.gather(2, index), heads.value.gather(2, index)
 
 
-def _shorten(heads: ReplacedHeads, tokens: _Tokens, sinks: tuple[Tensor, Tensor], start: int) -> None:
-    """Forget what no later query reads: all before `start` but the first tokens, once every sequence has them."""
-    if start == heads.start or ("sink_key" not in heads.memory and not tokens.there.all()):
-        return
-    heads.memory["sink_key"], heads.memory["sink_value"] = sinks
-    heads.memory["key"] = heads.key[:, :, start - heads.start :].clone()
-    heads.memory["value"] = heads.value[:, :, start - heads.start :].clone()
+def _shorten(heads: ReplacedHeads, sinks: tuple[Tensor, Tensor], start: int) -> None:
+    """Forget what no later query reads: all before `start` but the first tokens, which every sequence has."""
+    if start > heads.start:
+        heads.memory["sink_key"], heads.memory["sink_value"] = (tensor.clone() for tensor in sinks)
+        heads.memory["key"] = heads.key[:, :, start - heads.start :].clone()
+        heads.memory["value"] = heads.value[:, :, start - heads.start :].clone()
 
 
 def _work(n: int, width: int, sink_tokens: int, window: int) -> float:
