@@ -14,6 +14,7 @@ import pandas as pd
 
 from sinkstudy.resampling import Resampling
 from sinkstudy.stats import correlate
+from sinkstudy.temporary import temporary_for
 
 _TENDENCY = (2, 3)  # of the Beta distribution
 
@@ -96,7 +97,7 @@ def summary_table(
 
 def write_simulation(path: Path, preset: str, simulated: list[SimulatedSinks], threshold: float) -> None:
     """Write the matrices as HDF5 datasets (length, layer, head), every name marked simulated."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_for(path)
     with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
         file.attrs.update({"simulated": True, "preset": preset, "threshold": threshold, "complete": True})
         file["simulated_n_tokens"] = np.array([one.n_tokens for one in simulated], dtype=np.int32)

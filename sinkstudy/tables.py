@@ -1,13 +1,14 @@
 """Reading and writing the study's CSV tables: one float format, whole files or none, long ones part by part."""
 
 import csv
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from sinkstudy.temporary import temporary_for
 
 _ROWS_AT_ONCE = 1 << 14
 # Only empty cells are undefined: a prompt may be called NA.
@@ -17,7 +18,7 @@ _READ = {"dtype": {"model": str, "set": str, "prompt": str}, "keep_default_na": 
 def write_table(table: pd.DataFrame | Iterable[pd.DataFrame], path: Path | str) -> None:
     """Write a table, or its parts as they come, with nine significant digits; undefined values are empty cells."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_for(path)
     parts = [table] if isinstance(table, pd.DataFrame) else table
     try:
         with temporary.open("w", encoding="utf-8", newline="") as stream:

@@ -31,13 +31,14 @@ KILLS = 20
     .split(" && ")
 )
 TABLES = ["scores", "heads", "lengths", "correlation"]
-FILES = [*(f"results/{table}/reference.csv" for table in TABLES), "results/plans/reference/consistent.json"]
+TABLE_FILES = [f"results/{table}/reference.csv" for table in TABLES]
+FILES = [*TABLE_FILES, "results/plans/reference/consistent.json"]
 SHARDS = [f"results/captures/reference/0000{i}.h5" for i in range(2)]
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(folder: Path, files: list[str] = FILES) -> dict[str, bytes]:
     """Every table and plan of a finished study, byte by byte."""
-    return {name: (folder / name).read_bytes() for name in FILES}
+    return {name: (folder / name).read_bytes() for name in files}
 
 
 def run(folder: Path, *targets: str) -> subprocess.CompletedProcess:
@@ -93,29 +94,48 @@ def kill(process: subprocess.Popen, target: str, after: float) -> bool:
     return False
 
 
-def test_twenty_kills_at_random_moments_are_recovered_with_identical_tables(undisturbed, tmp_path):
-    """A run is killed, and so is its recovery, until one comes through; then a new study starts."""
-    folder, (expected, seconds) = None, (contents(undisturbed), float((undisturbed / "seconds").read_text()))
+def temporaries(folder: Path) -> list[Path]:
+    return list((folder / "results").rglob("*.tmp"))
+
+
+def recover(folder: Path) -> None:
+    for arguments in PREPARATION:
+        assert snakemake(folder, *arguments).returncode == 0
+    result = run(folder, *TABLE_FILES)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_twenty_kills_at_random_moments_are_each_recovered_with_identical_tables(undisturbed, tmp_path):
+    expected, seconds = contents(undisturbed, TABLE_FILES), float((undisturbed / "seconds").read_text())
     draw, kills, studies = random.Random(0), {"workflow": 0, "job": 0}, 0
-    while sum(kills.values()) < KILLS or folder is not None:
-        if folder is None:
-            studies += 1
-            folder = write_study(tmp_path / str(studies), STUDY)
-        for arguments in PREPARATION:
-            assert snakemake(folder, *arguments).returncode == 0
-        process = start_snakemake(folder, *RUN, *FILES)
+    while sum(kills.values()) < KILLS:
+        studies += 1
+        folder = write_study(tmp_path / str(studies), STUDY)
+        process = start_snakemake(folder, *RUN, *TABLE_FILES)
         target = min(kills, key=kills.get)
-        killed = sum(kills.values()) < KILLS and kill(process, target, draw.uniform(0, 0.6 * seconds))
-        code = process.wait()
-        if killed:
-            assert code != 0
-            kills[target] += 1
-        else:
-            assert code == 0, (folder / "run.txt").read_text()[-3000:]
-            assert contents(folder) == expected
-            assert not list((folder / "results").rglob("*.tmp"))
-            folder = None
+        killed = kill(process, target, draw.uniform(0, 0.6 * seconds))
+        assert (process.wait() != 0) == killed
+        kills[target] += killed
+        recover(folder)
+        assert contents(folder, TABLE_FILES) == expected
+        assert temporaries(folder) == []
     assert kills == {"workflow": KILLS // 2, "job": KILLS // 2}
+
+
+@pytest.mark.parametrize("output", [SHARDS[0], TABLE_FILES[0]])
+def test_what_a_job_killed_while_it_writes_leaves_behind_is_gone_after_recovery(undisturbed, tmp_path, output):
+    folder = write_study(tmp_path, STUDY)
+    (folder / output).parent.mkdir(parents=True)
+    process = start_snakemake(folder, *RUN, output)
+    while not temporaries(folder):
+        assert process.poll() is None
+    for job in scripts_of(psutil.Process(process.pid)):
+        job.kill()
+    assert process.wait() != 0
+    assert len(temporaries(folder)) == 1
+    recover(folder)
+    assert contents(folder, TABLE_FILES) == contents(undisturbed, TABLE_FILES)
+    assert temporaries(folder) == []
 
 
 # Damaged captures

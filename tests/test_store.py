@@ -1,4 +1,3 @@
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -251,10 +250,12 @@ def test_a_prompt_that_was_never_finished_is_an_error_and_leaves_nothing_behind(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_is_an_error_with_the_name_of_the_file_and_no_crash_when_hdf5_closes(path):
+def test_a_full_disk_is_an_error_with_the_name_of_the_file_and_no_crash_when_hdf5_closes(path, monkeypatch):
     """HDF5 itself ends the process by a segmentation fault here."""
     path.parent.mkdir()
-    (path.parent / f".{path.name}.{os.getpid()}.tmp").symlink_to("/dev/full")
+    full = path.with_name(".full.tmp")
+    full.symlink_to("/dev/full")
+    monkeypatch.setattr("sinkstudy.store.writing.temporary_for", lambda _: full)
     with pytest.raises(OSError, match=r"No space left on device.*\.tmp"):
         write(path, {"p": 2, "q": 2})
     assert list(path.parent.iterdir()) == []

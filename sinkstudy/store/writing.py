@@ -15,6 +15,7 @@ from sinkstudy.store.arrays import AXES, Maps, create_array, create_attribute
 from sinkstudy.store.disk import Disk
 from sinkstudy.store.heaps import seal_heaps
 from sinkstudy.store.reading import SCHEMA, open_capture
+from sinkstudy.temporary import temporary_for
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,13 @@ class CaptureWriter:
 
     def __init__(self, path: Path, attributes: Mapping[str, str | int | float], key_classes: tuple[str, ...]):
         self.path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._attributes = {**attributes, "schema": SCHEMA, "complete": False, "key_classes": list(key_classes)}
         self._layers: list[int] | None = None
         self._pending: dict[str, _Pending] = {}
 
     def __enter__(self) -> "CaptureWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = temporary_for(self.path)
         self._disk = Disk(self._temporary)
         self._file = h5py.File(self._disk, "w", libver=("v110", "v110"), track_order=True)
         self._names = h5p.create(h5p.LINK_CREATE)
