@@ -114,8 +114,9 @@ def test_twenty_kills_at_random_moments_are_each_recovered_with_identical_tables
         process = start_snakemake(folder, *RUN, *TABLE_FILES)
         target = min(kills, key=kills.get)
         killed = kill(process, target, draw.uniform(0, 0.6 * seconds))
-        assert (process.wait() != 0) == killed
-        kills[target] += killed
+        broken = process.wait() != 0  # else it came too late
+        assert killed or not broken, (folder / "run.txt").read_text()[-3000:]
+        kills[target] += broken
         recover(folder)
         assert contents(folder, TABLE_FILES) == expected
         assert temporaries(folder) == []
