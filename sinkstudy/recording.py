@@ -12,14 +12,15 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from sinkstudy.capture import watch_forward
+from sinkstudy.capture import Forward, watched
 from sinkstudy.capture.masses import KEY_CLASSES, Masses
 from sinkstudy.errors import StudyError
 from sinkstudy.models import LoadedModel, encode
 from sinkstudy.prompts import Prompt
 from sinkstudy.store import CaptureWriter, LayerRecord
 
-_TOKENS_PER_BATCH = 4096
+# On a CPU, layers of a small model stay in its cache; a GPU needs many tokens to be busy.
+_TOKENS_PER_BATCH = {"cpu": 512, "cuda": 4096}
 # Maps are rounded to multiples of 2^-14, below float16's own error near 1; their noise would fill a third of the room.
 _MAP_STEPS = 1 << 14
 # Rows further from 1 than this are a broken mask or kernel, not rounding.
@@ -34,17 +35,21 @@ def record(path: Path, name: str, loaded: LoadedModel, prompts: list[Prompt], ma
     """
     token_ids = encode(loaded, {p.id: p.text for p in prompts})
     decoded = cache(lambda token: loaded.tokenizer.decode([token]))
-    with CaptureWriter(path, _attributes(name, loaded), KEY_CLASSES) as writer:
+    with (
+        CaptureWriter(path, _attributes(name, loaded), KEY_CLASSES) as writer,
+        watched(loaded.model, norms=True) as forward,
+    ):
         for prompt in prompts:
             ids = token_ids[prompt.id]
             writer.begin(prompt, ids, [decoded(i) for i in ids])
-        batches = list(_batches(token_ids, maps_max_tokens))
+        batches = list(_batches(token_ids, _TOKENS_PER_BATCH[loaded.model.device.type], maps_max_tokens))
         for batch in tqdm(batches, desc=f"capture {name}", unit="batch"):
-            _record_batch(writer, name, loaded, batch, token_ids, maps_max_tokens)
+            _record_batch(writer, forward, name, loaded, batch, token_ids, maps_max_tokens)
 
 
 def _record_batch(
     writer: CaptureWriter,
+    forward: Forward,
     name: str,
     loaded: LoadedModel,
     batch: list[str],
@@ -69,7 +74,7 @@ def _record_batch(
                 raise StudyError(f"{where}: attention rows miss a sum of 1 by {error:.1e}; check the model's mask.")
             writer.add_layer(prompt, layer, kept.record(row, n))
 
-    watch_forward(loaded.model, padded, write, maps=max(lengths) <= maps_max_tokens, norms=True)
+    forward(padded, write, maps=max(lengths) <= maps_max_tokens)
     for prompt in batch:
         writer.finish(prompt)
 
@@ -110,13 +115,13 @@ class _Kept:
         )
 
 
-def _batches(token_ids: dict[str, list[int]], maps_max_tokens: int) -> Iterable[list[str]]:
+def _batches(token_ids: dict[str, list[int]], tokens: int, maps_max_tokens: int) -> Iterable[list[str]]:
     """Prompts by ascending length, filled up to a token budget; prompts with and without maps are not mixed."""
     batch: list[str] = []
     for prompt in sorted(token_ids, key=lambda p: (len(token_ids[p]), p)):
         n = len(token_ids[prompt])
         first = len(token_ids[batch[0]]) if batch else n
-        if batch and ((len(batch) + 1) * n > _TOKENS_PER_BATCH or (n > maps_max_tokens >= first)):
+        if batch and ((len(batch) + 1) * n > tokens or (n > maps_max_tokens >= first)):
             yield batch
             batch = []
         batch.append(prompt)

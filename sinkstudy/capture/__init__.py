@@ -1,17 +1,19 @@
 """Watching a model's attention during one ordinary forward pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from sinkstudy.capture.eager import watch_eagerly
-from sinkstudy.capture.interface import watch_interface
+from sinkstudy.capture.interface import exchanged_attention, watch_interface
 from sinkstudy.capture.masses import KEY_CLASSES, Masses
 from sinkstudy.errors import StudyError
 
-__all__ = ["KEY_CLASSES", "Masses", "sink_mass", "watch_forward"]
+__all__ = ["KEY_CLASSES", "Masses", "sink_mass", "watch_forward", "watched"]
 
 OnLayer = Callable[[int, Masses], None]
 
@@ -32,7 +34,11 @@ def sink_mass(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
     return torch.stack([layers[layer] for layer in sorted(layers)])
 
 
-@torch.inference_mode()
+class Forward(Protocol):
+    def __call__(self, input_ids: Tensor, on_layer: OnLayer, *, maps: bool = False) -> None:
+        """As `watch_forward`."""
+
+
 def watch_forward(
     model: PreTrainedModel, input_ids: Tensor, on_layer: OnLayer, *, maps: bool = False, norms: bool = False
 ) -> None:
@@ -44,24 +50,38 @@ def watch_forward(
 
     Raises StudyError naming the model type when none of its layers shows its attention.
     """
-    seen: set[int] = set()
+    with watched(model, norms=norms) as forward:
+        forward(input_ids, on_layer, maps=maps)
 
-    def note(layer: int, masses: Masses) -> None:
-        if layer in seen:
-            raise _unsupported(model, f"layer {layer} attends twice in one pass")
-        seen.add(layer)
-        on_layer(layer, masses)
 
-    ids = input_ids.to(model.device)
+@contextmanager
+def watched(model: PreTrainedModel, *, norms: bool = False) -> Iterator[Forward]:
+    """`watch_forward` for many passes: preparing the model takes as long as a pass over a few short prompts."""
+
+    @torch.inference_mode()
+    def forward(input_ids: Tensor, on_layer: OnLayer, *, maps: bool = False) -> None:
+        seen: set[int] = set()
+
+        def note(layer: int, masses: Masses) -> None:
+            if layer in seen:
+                raise _unsupported(model, f"layer {layer} attends twice in one pass")
+            seen.add(layer)
+            on_layer(layer, masses)
+
+        ids = input_ids.to(model.device)
+        if exchangeable:
+            with watch_interface(note, residuals, maps=maps):
+                model.base_model(input_ids=ids, use_cache=False)
+        else:
+            with watch_eagerly(model, note, maps=maps):
+                model.base_model(input_ids=ids, use_cache=False, output_attentions=True)
+        if not seen:
+            raise _unsupported(model, "none of its layers shows attention weights")
+
     # Transformers' own test of whether a model's attention can be exchanged for another.
-    if model._can_set_attn_implementation():
-        with watch_interface(model, note, maps=maps, norms=norms):
-            model.base_model(input_ids=ids, use_cache=False)
-    else:
-        with watch_eagerly(model, note, maps=maps):
-            model.base_model(input_ids=ids, use_cache=False, output_attentions=True)
-    if not seen:
-        raise _unsupported(model, "none of its layers shows attention weights")
+    exchangeable = model._can_set_attn_implementation()
+    with exchanged_attention(model, norms=norms) if exchangeable else nullcontext() as residuals:
+        yield forward
 
 
 def _unsupported(model: PreTrainedModel, why: str) -> StudyError:

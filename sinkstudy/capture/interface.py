@@ -32,23 +32,31 @@ _watch: ContextVar[_Watch] = ContextVar("sinkstudy_capture")
 
 
 @contextmanager
-def watch_interface(
-    model: PreTrainedModel, on_layer: Callable[[int, Masses], None], *, maps: bool, norms: bool
-) -> Iterator[None]:
-    """Report the masses of every attention call made inside the block; restore the model exactly after it."""
+def exchanged_attention(model: PreTrainedModel, *, norms: bool) -> Iterator[ResidualStreams | None]:
+    """Replace the model's attention for all passes made inside the block; restore the model exactly after it."""
     AttentionInterface.register(_NAME, _watched_attention)
     AttentionMaskInterface.register(_NAME, sdpa_mask)
     before = model.config._attn_implementation
     residuals = ResidualStreams(model) if norms else None
-    token = _watch.set(_Watch(on_layer, maps, residuals))
     try:
         model.set_attn_implementation(_NAME)
-        yield
+        yield residuals
     finally:
-        _watch.reset(token)
         model.set_attn_implementation(before)
         if residuals is not None:
             residuals.remove()
+
+
+@contextmanager
+def watch_interface(
+    on_layer: Callable[[int, Masses], None], residuals: ResidualStreams | None, *, maps: bool
+) -> Iterator[None]:
+    """Report the masses of every call of the exchanged attention inside the block, with norms if given `residuals`."""
+    token = _watch.set(_Watch(on_layer, maps, residuals))
+    try:
+        yield
+    finally:
+        _watch.reset(token)
 
 
 def _watched_attention(

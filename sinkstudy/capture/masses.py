@@ -117,7 +117,7 @@ def from_map(attention: Tensor, keep_map: bool) -> Masses:
     future = torch.arange(weights.shape[-1], device=weights.device) > queries[:, None]
     row_sum = weights.sum(-1)
     return Masses(
-        keys=_key_classes(weights, queries),
+        keys=_key_classes(weights, 0),
         row_sum=row_sum,
         # Mass on keys that come later counts as an error of the row, as a missing mask shows itself by it.
         row_error=_worst(row_sum - 1, (weights * future).sum(-1)),
@@ -129,15 +129,17 @@ def _rows(call: AttentionCall, start: int, stop: int, keep_map: bool) -> tuple[T
     """Attention of the queries start..stop over all keys they may see, with the softmax in float32."""
     stop = min(stop, call.query.shape[-2])
     key, value = _per_query_head(call)
-    scores = (call.query[..., start:stop, :] @ key.transpose(-1, -2)) * call.scale  # (batch, head, block, key)
+    # (batch, head, block, key). In place throughout: these arrays are the largest there are.
+    scores = (call.query[..., start:stop, :] @ key.transpose(-1, -2)).mul_(call.scale)
     if call.softcap is not None:
-        scores = torch.tanh(scores / call.softcap) * call.softcap
+        scores = scores.div_(call.softcap).tanh_().mul_(call.softcap)
     n = key.shape[-2]
-    queries, positions = torch.arange(start, stop, device=key.device), torch.arange(n, device=key.device)
+    later = torch.arange(n, device=key.device) > torch.arange(start, stop, device=key.device)[:, None]
     if call.mask is None:
-        scores = scores.masked_fill(positions > queries[:, None], float("-inf"))
+        # Adding a mask takes a quarter of the time of filling in by one.
+        scores += torch.zeros(later.shape, dtype=scores.dtype, device=key.device).masked_fill_(later, float("-inf"))
     elif call.mask.dtype == torch.bool:
-        scores = scores.masked_fill(~call.mask[..., start:stop, :n], float("-inf"))
+        scores.masked_fill_(~call.mask[..., start:stop, :n], float("-inf"))
     else:
         scores = scores + call.mask[..., start:stop, :n]
     logits = scores.float()
@@ -150,19 +152,20 @@ def _rows(call: AttentionCall, start: int, stop: int, keep_map: bool) -> tuple[T
     row_sum = probabilities.sum(-1)
     missing = (row_sum if call.learned_sinks is None else whole.sum(-1)) - 1
     # Mass on keys that come later counts as an error of the row, as a mask that is not causal shows itself by it.
-    later = missing.abs() if call.mask is None else (probabilities * (positions > queries[:, None])).sum(-1)
+    ahead = None if call.mask is None else (probabilities * later).sum(-1)
     return output, Masses(
-        keys=_key_classes(probabilities, queries),
+        keys=_key_classes(probabilities, start),
         row_sum=row_sum,
-        row_error=_worst(missing, later),
+        row_error=_worst(missing, ahead),
         learned_sinks=call.learned_sinks is not None,
         map=probabilities if keep_map else None,
     )
 
 
-def _worst(missing: Tensor, later: Tensor) -> Tensor:
-    """Per prompt the largest error of any row, (batch,), from two errors (batch, head, query)."""
-    return torch.maximum(missing.abs(), later).amax((1, 2))
+def _worst(missing: Tensor, ahead: Tensor | None) -> Tensor:
+    """Per prompt the largest error of any row, (batch,), from one or two errors (batch, head, query)."""
+    worst = missing.abs().amax((1, 2))
+    return worst if ahead is None else torch.maximum(worst, ahead.amax((1, 2)))
 
 
 def _per_query_head(call: AttentionCall) -> tuple[Tensor, Tensor]:
@@ -173,16 +176,18 @@ def _per_query_head(call: AttentionCall) -> tuple[Tensor, Tensor]:
     return call.key.repeat_interleave(groups, dim=1), call.value.repeat_interleave(groups, dim=1)
 
 
-def _key_classes(probabilities: Tensor, queries: Tensor) -> Tensor:
-    """Pick the columns of KEY_CLASSES out of full rows (batch, head, query, key); keys that do not exist have none."""
+def _key_classes(probabilities: Tensor, start: int) -> Tensor:
+    """Pick the columns of KEY_CLASSES out of full rows (batch, head, query, key); keys that do not exist have none.
+
+    The first row is that of query `start`.
+    """
     n = probabilities.shape[-1]
     keys = torch.zeros(*probabilities.shape[:-1], len(KEY_CLASSES), device=probabilities.device)
     width = min(n, _FIRST_KEYS)
     keys[..., :width] = probabilities[..., :width]
-    index = queries.expand(probabilities.shape[:-1])[..., None]
-    keys[..., 4] = probabilities.gather(-1, index)[..., 0]
-    before = probabilities.gather(-1, (index - 1).clamp(min=0))[..., 0]
-    keys[..., 5] = torch.where(queries > 0, before, 0.0)
+    keys[..., 4] = probabilities.diagonal(start, -2, -1)
+    first = 1 if start == 0 else 0  # the first query has nothing before it
+    keys[..., first:, 5] = probabilities.diagonal(start - 1, -2, -1)[..., : keys.shape[-2] - first]
     return keys
 
 

@@ -46,11 +46,12 @@ def relative_norms(attention: nn.Module, output: Tensor, residual: Tensor | None
     weight = _output_projection(attention, heads * width)
     if weight is None or residual is None:
         return None
-    per_head = weight.float().reshape(-1, heads, width)  # (hidden, head, width)
-    gram = torch.einsum("ohd,ohe->hde", per_head, per_head)
-    flat = output.float()
-    squared = ((flat @ gram) * flat).sum(-1)  # (batch, head, query)
-    return squared.clamp(min=0).sqrt() / residual.float().norm(dim=-1)[:, None]
+    per_head = weight.float().T.reshape(heads, width, -1)
+    gram = per_head @ per_head.transpose(1, 2)  # (head, width, width)
+    batch, _, queries, _ = output.shape
+    flat = output.float().transpose(0, 1).reshape(heads, batch * queries, width)
+    squared = (flat @ gram).mul_(flat).sum(-1).reshape(heads, batch, queries).transpose(0, 1)
+    return squared.clamp(min=0).sqrt() / torch.linalg.vector_norm(residual.float(), dim=-1)[:, None]
 
 
 def _output_projection(attention: nn.Module, inputs: int) -> Tensor | None:
