@@ -1,8 +1,38 @@
+"""Result tables: written as the standard library's csv module would, read whole or in parts."""
+
+import csv
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sinkstudy.tables import LongTable, read_tables, write_table
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+# Without -0.0, which is written as the 0 it equals when both occur.
+numbers = (st.floats() | st.sampled_from([0.1 + 0.2, 1e-7, 1e22])).map(lambda number: number + 0.0)
+COLUMNS = {"a, b": object, "seen": object, "n": int, 'a "score"': float}
+rows = st.lists(st.tuples(texts, st.none() | st.booleans(), st.integers(-5, 5), numbers), max_size=8)
+
+
+def by_csv(rows: list[tuple]) -> str:
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for text, seen, n, number in rows:
+        writer.writerow([text, seen, n, "" if np.isnan(number) else f"{number:.9g}"])
+    return out.getvalue()
+
+
+@given(rows)
+def test_a_table_is_the_text_that_the_csv_module_writes(tmp_path_factory, rows):
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    path = tmp_path_factory.mktemp("tables") / "table.csv"
+    write_table([table.iloc[:3], table.iloc[3:]], path)
+    assert path.read_bytes().decode() == by_csv(rows)
 
 
 @pytest.fixture
