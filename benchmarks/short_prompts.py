@@ -100,16 +100,17 @@ def capture(path: Path, shard: list[Prompt], maps_max_tokens: int) -> None:
 
 
 def scores(paths: list[Path], folder: Path) -> None:
-    write_table(score_tables(read_captures(paths), "reference", 0.9), folder / "scores.csv")
+    captures = read_captures(paths, parts=["key_mass", "output_norm"])
+    write_table(score_tables(captures, "reference", 0.9), folder / "scores.csv")
 
 
 def lengths(paths: list[Path], folder: Path) -> None:
-    captures = read_captures(paths, only_sinks=True)
+    captures = read_captures(paths, parts=["sink_mass"])
     write_table(length_tables(captures, "reference", THRESHOLDS), folder / "lengths.csv")
 
 
 def correlations(paths: list[Path], folder: Path) -> None:
-    captures = read_captures(paths, only_sinks=True)
+    captures = read_captures(paths, parts=["sink_mass"])
     resampling = Resampling(bootstrap=1000, permutations=1000, seed=0)
     table = correlation_table(captures, "reference", THRESHOLDS, [2, 5, 10, 16, 24], resampling)
     write_table(table, folder / "correlation.csv")

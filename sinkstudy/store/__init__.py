@@ -10,9 +10,9 @@ Layout::
     /{prompt}/row_sum      (layer, head, query) float32, only where rows sum to less than 1 (learned sinks)
     /{prompt}/attention    (layer, head, query, key) float16, only up to maps_max_tokens
 
-Attributes of a prompt: `set`, `row_sum_error`. Attributes of the file: `schema` and `complete`, provenance, `prompts`
-(how many), `key_classes` (the last axis of key_mass) and `layers`, the true layer indices along the layer axis: in
-some models only some layers attend. `text_heaps` is for checking only.
+Attributes, all of the file: `schema` and `complete`, provenance, `prompts` (how many), `sets` and `row_sum_errors` (one
+per prompt, in the order of the groups), `key_classes` (the last axis of key_mass) and `layers`, the true layer indices
+along the layer axis: in some models only some layers attend. `text_heaps` and `sets_checksum` are for checking only.
 """
 
 from sinkstudy.store.reading import (

@@ -1,4 +1,4 @@
-"""Labelled, checked arrays and attributes of a capture file, by h5py's low-level interface.
+"""Labelled, checked arrays of a capture file, by h5py's low-level interface.
 
 A capture of short prompts is thousands of small datasets; h5py's high-level calls cost five times as much for each.
 What is written is plain HDF5: gzip and shuffle for large arrays, readable without plugins.
@@ -8,48 +8,33 @@ from functools import lru_cache
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5ds, h5g, h5p, h5s, h5t
+from h5py import h5a, h5d, h5f, h5g, h5p, h5s, h5t
 from zlib_ng import zlib_ng
 
 AXES = ("layer", "head", "query", "key")
 _CHUNK_BYTES = 1 << 20
+_COMPACT_BYTES = 1 << 12  # smaller arrays lie in their own header
 _PACK_FROM_BYTES = 1 << 16  # packing smaller arrays costs more time than it saves room
 _LEVEL = 2  # of zlib-ng; packs maps as well as zlib's level 4, in a third of its time
 
 
 def create_array(group: h5g.GroupID, name: str, values: np.ndarray, axes: tuple[str, ...]) -> None:
-    """Write an array with its axes labelled. A flipped bit is an error at reading (Fletcher-32)."""
+    """Write an array with its axes labelled. Its header or Fletcher-32 makes a flipped bit an error at reading."""
     values = np.ascontiguousarray(values)
-    chunk = values.shape if values.nbytes <= _CHUNK_BYTES else (1, *values.shape[1:])
-    space, layout = _checked(values.shape, chunk, values.nbytes >= _PACK_FROM_BYTES)
+    space, layout = _checked(values.shape, values.nbytes)
     kind = _strings(values.dtype.itemsize) if values.dtype.kind == "S" else _number(values.dtype)
     dataset = h5d.create(group, name.encode(), kind, space, layout)
     dataset.write(h5s.ALL, h5s.ALL, values, kind)
     _label(dataset, axes)
 
 
-def read_array(group: h5g.GroupID, name: str, dtype: type) -> np.ndarray:
+def read_array(place: h5f.FileID, name: str, dtype: type) -> np.ndarray:
     """The whole of a numeric array. Raises KeyError or OSError when it is missing or damaged."""
-    dataset = h5d.open(group, name.encode())
+    dataset = h5d.open(place, name.encode())
     values = np.empty(dataset.shape, dtype)
     if values.size:
         dataset.read(h5s.ALL, h5s.ALL, values, _number(values.dtype))
     return values
-
-
-def read_text(place: h5g.GroupID, name: str) -> str:
-    """A text attribute. Raises KeyError or OSError when it is missing or damaged."""
-    value = np.empty((), object)
-    h5a.open(place, name.encode()).read(value, _text()[1])
-    return value[()].decode()
-
-
-def create_attribute(place: h5g.GroupID, name: str, value: str | float) -> None:
-    """Write an attribute that is not there yet, as h5py's `attrs` would."""
-    text = isinstance(value, str)
-    array = np.array(value, dtype=h5py.string_dtype() if text else None)
-    stored, given = _text() if text else (_number(array.dtype),) * 2
-    h5a.create(place, name.encode(), stored, _space(array.shape)).write(array, given)
 
 
 class Maps:
@@ -89,13 +74,26 @@ def _pack(chunk: np.ndarray) -> bytes:
 
 
 def _label(dataset: h5d.DatasetID, axes: tuple[str, ...]) -> None:
-    for i, label in enumerate(axes):
-        h5ds.set_label(dataset, i, label.encode())
+    """What H5DSset_label does for one axis after the other."""
+    labels, stored, given = _labels(axes)
+    h5a.create(dataset, b"DIMENSION_LABELS", stored, _space(labels.shape)).write(labels, given)
+
+
+@lru_cache(maxsize=64)
+def _labels(axes: tuple[str, ...]) -> tuple[np.ndarray, h5t.TypeID, h5t.TypeID]:
+    """Labels, with their type as stored (UTF-8 of any length) and as Python objects."""
+    labels = np.array(axes, h5py.string_dtype())
+    return labels, h5t.py_create(labels.dtype, logical=True), h5t.py_create(labels.dtype)
 
 
 @lru_cache(maxsize=4096)
-def _checked(shape: tuple[int, ...], chunk: tuple[int, ...], pack: bool) -> tuple[h5s.SpaceID, h5p.PropDCID]:
-    space, layout = _packed(shape, chunk) if pack else (_space(shape), _chunked(chunk))
+def _checked(shape: tuple[int, ...], nbytes: int) -> tuple[h5s.SpaceID, h5p.PropDCID]:
+    if nbytes <= _COMPACT_BYTES:
+        layout = _layout()
+        layout.set_layout(h5d.COMPACT)
+        return _space(shape), layout
+    chunk = shape if nbytes <= _CHUNK_BYTES else (1, *shape[1:])
+    space, layout = _packed(shape, chunk) if nbytes >= _PACK_FROM_BYTES else (_space(shape), _chunked(chunk))
     layout.set_fletcher32()
     return space, layout
 
@@ -108,15 +106,20 @@ def _packed(shape: tuple[int, ...], chunk: tuple[int, ...]) -> tuple[h5s.SpaceID
 
 
 def _chunked(chunk: tuple[int, ...]) -> h5p.PropDCID:
-    layout = h5p.create(h5p.DATASET_CREATE)
+    layout = _layout()
     layout.set_chunk(chunk)
+    return layout
+
+
+def _layout() -> h5p.PropDCID:
+    layout = h5p.create(h5p.DATASET_CREATE)
     layout.set_obj_track_times(False)  # the same captures are the same bytes
     return layout
 
 
 @lru_cache(maxsize=4096)
 def _space(shape: tuple[int, ...]) -> h5s.SpaceID:
-    return h5s.create_simple(shape) if shape else h5s.create(h5s.SCALAR)
+    return h5s.create_simple(shape)
 
 
 @lru_cache(maxsize=64)
@@ -127,9 +130,3 @@ def _number(dtype: np.dtype) -> h5t.TypeID:
 @lru_cache(maxsize=256)
 def _strings(length: int) -> h5t.TypeID:
     return h5t.py_create(h5py.string_dtype("utf-8", length), logical=True)
-
-
-@lru_cache(maxsize=1)
-def _text() -> tuple[h5t.TypeID, h5t.TypeID]:
-    """UTF-8 strings of any length, as stored and as Python objects."""
-    return h5t.py_create(h5py.string_dtype(), logical=True), h5t.py_create(h5py.string_dtype())

@@ -7,6 +7,7 @@ Layout of a heap: HDF5 File Format Specification 3.0, III.E.
 
 import mmap
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import h5py
@@ -30,6 +31,11 @@ def seal_heaps(path: Path) -> None:
             at = content.find(_SIGNATURE, at + 1)
     with h5py.File(path, "r+") as file:
         file.attrs[_ATTRIBUTE] = np.array(heaps, np.int64).reshape(-1, 3)
+
+
+def checksum(words: Iterable[str]) -> int:
+    """CRC-32 of a list of names. HDF5 checks attributes up to 64 KB, and not the references of longer ones."""
+    return zlib.crc32("\n".join(words).encode())
 
 
 def check_heaps(path: Path, file: h5py.File) -> None:

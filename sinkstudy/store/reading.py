@@ -2,20 +2,21 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
-from h5py import h5g
 
 from sinkstudy.errors import DamagedFileError, StudyError
-from sinkstudy.store.arrays import read_array, read_text
-from sinkstudy.store.heaps import check_heaps
+from sinkstudy.store.arrays import read_array
+from sinkstudy.store.heaps import check_heaps, checksum
 
-SCHEMA = 2
+SCHEMA = 3
+PARTS = {"token_ids": np.int32, "sink_mass": np.float32, "key_mass": np.float32, "output_norm": np.float32}
+_TYPES = PARTS | {"row_sum": np.float32}
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Capture:
     """One prompt's capture without its maps.
 
     `layers` are true layer indices; `row_sum` None means 1; `token_ids`, `key_mass` and `output_norm` are None
-    where only the mass on the first token was asked for.
+    where they were not asked for.
     """
 
     prompt: str
@@ -44,18 +45,22 @@ class Capture:
         return sum(part.nbytes for part in (self.sink_mass, self.key_mass, self.row_sum) if part is not None)
 
 
-def read_captures(paths: list[Path], *, only_sinks: bool = False) -> Iterator[Capture]:
+def read_captures(paths: list[Path], *, parts: Collection[str] = tuple(PARTS)) -> Iterator[Capture]:
     """The captures of several files, one at a time, in the order in which they were written.
 
-    `only_sinks` leaves out what scores at prefix lengths do not need, and takes half the time.
+    Of short prompts each dataset takes as long to open as all else: `parts` names those that are needed, `sink_mass`
+    or `key_mass` among them (the first key class is the mass on the first token).
 
     Raises DamagedFileError naming the file when it is not a complete capture of this schema or is damaged.
     """
     for path in paths:
         with open_capture(path) as file:
-            layers = file.attrs["layers"]
-            for name in list(file):
-                yield _read_prompt(path, file, name, layers, only_sinks)
+            layers, names, sets = file.attrs["layers"], list(file), file.attrs["sets"].tolist()
+            if len(sets) != len(names) or checksum(sets) != file.attrs["sets_checksum"]:
+                raise DamagedFileError(path, "the names of its sets are altered")
+            sums = bool(names) and "row_sum" in file[names[0]]  # all of a model's prompts have them, or none
+            for name, of_set in zip(names, sets, strict=True):
+                yield _read_prompt(path, file, name, of_set, layers, (*parts, "row_sum") if sums else parts)
 
 
 def read_tokens(path: Path, prompt: str) -> list[str]:
@@ -104,23 +109,17 @@ def _group(path: Path, file: h5py.File, prompt: str) -> h5py.Group:
     return file[prompt]
 
 
-def _read_prompt(path: Path, file: h5py.File, name: str, layers: np.ndarray, only_sinks: bool) -> Capture:
+def _read_prompt(
+    path: Path, file: h5py.File, name: str, of_set: str, layers: np.ndarray, parts: Collection[str]
+) -> Capture:
     try:
-        group = h5g.open(file.id, name.encode())
-        capture = Capture(
-            prompt=name,
-            set=read_text(group, "set"),
-            token_ids=None if only_sinks else read_array(group, "token_ids", np.int32),
-            layers=layers,
-            sink_mass=read_array(group, "sink_mass", np.float32),
-            key_mass=None if only_sinks else read_array(group, "key_mass", np.float32),
-            output_norm=None if only_sinks else read_array(group, "output_norm", np.float32),
-            row_sum=read_array(group, "row_sum", np.float32) if b"row_sum" in group else None,
-        )
+        read = {part: read_array(file.id, f"{name}/{part}", _TYPES[part]) for part in parts}
     except ValueError as error:  # what h5py's low-level calls make of a damaged header
         raise DamagedFileError(path, f"prompt {name!r} cannot be read ({error})") from None
-    if len(capture.sink_mass) != len(layers) or (not only_sinks and len(capture.token_ids) != capture.n_tokens):
+    token_ids, key_mass = read.get("token_ids"), read.get("key_mass")
+    sink_mass = read["sink_mass"] if "sink_mass" in read else key_mass[..., 0]
+    if len(sink_mass) != len(layers) or (token_ids is not None and len(token_ids) != sink_mass.shape[-1]):
         raise DamagedFileError(path, f"prompt {name!r} has axes that do not fit each other")
-    if not np.isfinite(capture.sink_mass).all():
+    if not np.isfinite(sink_mass).all():
         raise DamagedFileError(path, f"prompt {name!r} holds values that are not finite")
-    return capture
+    return Capture(name, of_set, token_ids, layers, sink_mass, key_mass, read.get("output_norm"), read.get("row_sum"))

@@ -11,9 +11,9 @@ import numpy as np
 from h5py import h5g, h5p
 
 from sinkstudy.prompts import Prompt
-from sinkstudy.store.arrays import AXES, Maps, create_array, create_attribute
+from sinkstudy.store.arrays import AXES, Maps, create_array
 from sinkstudy.store.disk import Disk
-from sinkstudy.store.heaps import seal_heaps
+from sinkstudy.store.heaps import checksum, seal_heaps
 from sinkstudy.store.reading import SCHEMA, open_capture
 from sinkstudy.temporary import temporary_for
 
@@ -37,7 +37,6 @@ class LayerRecord:
 class _Pending:
     """One prompt's layers so far; maps are packed as they come, the rest is linear in length."""
 
-    prompt: Prompt
     token_ids: list[int]
     tokens: list[str]
     group: h5g.GroupID
@@ -46,7 +45,6 @@ class _Pending:
     key_mass: list[np.ndarray] = field(default_factory=list)
     output_norm: list[np.ndarray] = field(default_factory=list)
     row_sum: list[np.ndarray] = field(default_factory=list)
-    row_error: float = 0.0
 
 
 class CaptureWriter:
@@ -60,6 +58,8 @@ class CaptureWriter:
         self._attributes = {**attributes, "schema": SCHEMA, "complete": False, "key_classes": list(key_classes)}
         self._layers: list[int] | None = None
         self._pending: dict[str, _Pending] = {}
+        self._sets: list[str] = []
+        self._row_errors: dict[str, float] = {}
 
     def __enter__(self) -> "CaptureWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,9 @@ class CaptureWriter:
     def begin(self, prompt: Prompt, token_ids: list[int], tokens: list[str]) -> None:
         """Open a prompt's group; its layers follow in ascending order, then `finish`."""
         group = h5g.create(self._file.id, prompt.id.encode(), self._names, self._groups)
-        self._pending[prompt.id] = _Pending(prompt, token_ids, tokens, group)
+        self._pending[prompt.id] = _Pending(token_ids, tokens, group)
+        self._sets.append(prompt.set)
+        self._row_errors[prompt.id] = 0.0
 
     def add_layer(self, prompt: str, layer: int, record: LayerRecord) -> None:
         """Layers come in ascending order. Raises OSError when what was written so far did not reach the disk."""
@@ -90,7 +92,7 @@ class CaptureWriter:
         pending.layers.append(layer)
         pending.key_mass.append(record.key_mass)
         pending.output_norm.append(record.output_norm)
-        pending.row_error = max(pending.row_error, record.row_error)
+        self._row_errors[prompt] = max(self._row_errors[prompt], record.row_error)
         if record.row_sum is not None:
             pending.row_sum.append(record.row_sum)
         if record.attention is not None:
@@ -105,8 +107,6 @@ class CaptureWriter:
             raise RuntimeError(f"prompt {prompt!r} has layers {pending.layers}, others {self._layers}")
         self._layers = pending.layers
         group, tokens = pending.group, [token.encode() for token in pending.tokens]
-        create_attribute(group, "set", pending.prompt.set)
-        create_attribute(group, "row_sum_error", pending.row_error)
         key_mass = np.array(pending.key_mass, np.float32)
         if key_mass.shape[2] != len(tokens):
             raise RuntimeError(f"prompt {prompt!r} has {len(tokens)} tokens, but masses of {key_mass.shape[2]} queries")
@@ -140,6 +140,9 @@ class CaptureWriter:
         if self._pending:
             raise RuntimeError(f"prompts begun but not finished: {', '.join(self._pending)}")
         self._file.attrs["prompts"] = len(self._file)
+        self._file.attrs["sets"] = np.array(self._sets, h5py.string_dtype())
+        self._file.attrs["sets_checksum"] = checksum(self._sets)
+        self._file.attrs["row_sum_errors"] = np.array(list(self._row_errors.values()))
         self._file.attrs["layers"] = np.array(self._layers or [], np.int32)
         self._file.attrs["complete"] = True
         self._file.close()

@@ -11,7 +11,7 @@ from sinkstudy.tables import write_table
 with job_log(snakemake.log[0]):
     params = snakemake.params
     tables = analyse(
-        read_captures([Path(path) for path in snakemake.input], only_sinks=True),
+        read_captures([Path(path) for path in snakemake.input], parts=["sink_mass"]),
         snakemake.wildcards.model,
         params.thresholds,
         params.lengths,

@@ -8,5 +8,5 @@ from sinkstudy.store import read_captures
 from sinkstudy.tables import write_table
 
 with job_log(snakemake.log[0]):
-    captures = read_captures([Path(path) for path in snakemake.input])
+    captures = read_captures([Path(path) for path in snakemake.input], parts=["key_mass", "output_norm"])
     write_table(score_tables(captures, snakemake.wildcards.model, snakemake.params.threshold), snakemake.output[0])
