@@ -18,7 +18,7 @@ def verify(name: str, loaded: LoadedModel, captures: list[Path], count: int) -> 
     `max_mass_difference` is over layers, heads and queries; `max_score_difference` over layers and heads, of the
     mean over queries (in half precision single rows differ by rounding, their mean should not).
     """
-    prompts = sorted((capture.n_tokens, capture.prompt) for capture in read_captures(captures, only_sinks=True))
+    prompts = sorted((capture.n_tokens, capture.prompt) for capture in read_captures(captures, parts=["sink_mass"]))
     chosen = {prompts[i] for i in np.linspace(0, len(prompts) - 1, count).round().astype(int)}
     sample = {key: one for one in read_captures(captures) if (key := (one.n_tokens, one.prompt)) in chosen}
     rows = []

@@ -10,7 +10,7 @@ from sinkstudy.tables import write_table
 
 with job_log(snakemake.log[0]):
     params = snakemake.params
-    captures = read_captures([Path(path) for path in snakemake.input], only_sinks=True)
+    captures = read_captures([Path(path) for path in snakemake.input], parts=["sink_mass"])
     predictions, errors = heldout_tables(
         captures, snakemake.wildcards.model, params.thresholds, params.lengths, Resampling(**params.resampling)
     )

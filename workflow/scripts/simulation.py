@@ -14,7 +14,7 @@ with job_log(snakemake.log[0]):
     shape = params.preset | {"threshold": params.threshold}
     fitted_to = shape.pop("fitted_to", None)
     if fitted_to:
-        captures = read_captures([Path(path) for path in snakemake.input], only_sinks=True)
+        captures = read_captures([Path(path) for path in snakemake.input], parts=["sink_mass"])
         calibration = calibrate(captures)
         simulated = simulate_calibrated(calibration, **shape)
     else:
