@@ -28,9 +28,9 @@ import torch
 from sinkstudy.models import LoadedModel, ModelSpec, load_model
 from sinkstudy.prompts import Prompt
 from sinkstudy.recording import record
-from sinkstudy.resampling import Resampling
 from sinkstudy.scores import length_tables, score_tables
-from sinkstudy.stats import correlation_table
+from sinkstudy.stats.correlation import correlation_table
+from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store import read_captures
 from sinkstudy.tables import write_table
 

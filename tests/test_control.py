@@ -2,8 +2,8 @@ import pandas as pd
 import pytest
 
 from sinkstudy.config import control_pairs
-from sinkstudy.control import control_table
-from sinkstudy.resampling import Resampling
+from sinkstudy.stats.control import control_table
+from sinkstudy.stats.resampling import Resampling
 
 FEW = Resampling(bootstrap=300, permutations=20, seed=0)
 

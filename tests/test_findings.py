@@ -22,8 +22,8 @@ from sinkstudy.conclusions import (
 from sinkstudy.findings import Tables, markdown
 from sinkstudy.findings.html import html
 from sinkstudy.findings.text import evidence, figure, number_footnotes, percent, table
-from sinkstudy.profile import long_prompt_table, position_table
 from sinkstudy.scores import null_score
+from sinkstudy.stats.profile import long_prompt_table, position_table
 
 NAN = float("nan")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from planted_captures import capture_of, planted_captures, shown
 
-from sinkstudy.persistence import Persistence, false_discovery_rate, set_dependence, wilson_interval
-from sinkstudy.resampling import Resampling
+from sinkstudy.stats.persistence import Persistence, false_discovery_rate, set_dependence, wilson_interval
+from sinkstudy.stats.resampling import Resampling
 
 FEW = Resampling(bootstrap=20, permutations=200, seed=0)
 

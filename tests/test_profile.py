@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sinkstudy.profile import head_curves, layer_table
-from sinkstudy.resampling import Resampling
+from sinkstudy.stats.profile import head_curves, layer_table
+from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store import Capture
 
 ONE_DRAW = Resampling(bootstrap=200, permutations=1, seed=0)

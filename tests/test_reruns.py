@@ -160,7 +160,7 @@ def edit_caption(lab: Lab) -> None:
 
 
 def edit_comments(lab: Lab) -> None:
-    for file in ("capture/masses.py", "stats.py", "figures/style.py", "prompts.py"):
+    for file in ("capture/masses.py", "stats/correlation.py", "figures/style.py", "prompts.py"):
         path = lab.code / "sinkstudy" / file
         before = path.read_text(encoding="utf-8")
         path.write_text(before.replace('"""', '"""Edited. ', 1) + "\n# a comment\n", encoding="utf-8")
@@ -204,7 +204,7 @@ ROWS = {
     "`--cores` changed": Row(lambda lab: setattr(lab, "cores", "2"), {}),
     "comment or docstring edited": Row(edit_comments, {}),
     "statistics code edited": Row(
-        lambda lab: lab.append("sinkstudy/stats.py", "EDITED = 1"),
+        lambda lab: lab.append("sinkstudy/stats/correlation.py", "EDITED = 1"),
         {"correlation": "", "heldout": "", "simulation": ""},
     ),
     "capture code edited": Row(lambda lab: lab.append("sinkstudy/capture/masses.py", "EDITED = 1"), {"capture": ""}),

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sinkstudy.resampling import Resampling
-from sinkstudy.simulation import read_simulation, simulate, summary_table, write_simulation
+from sinkstudy.simulation.formula import read_simulation, simulate, summary_table, write_simulation
+from sinkstudy.stats.resampling import Resampling
 
 LENGTHS = [5, 10, 15, 20, 25]
 FEW = Resampling(bootstrap=50, permutations=20, seed=0)

@@ -13,15 +13,15 @@ import yaml
 PACKAGE = Path("sinkstudy")
 LIGHT = [
     "scores",
-    "stats",
-    "simulation",
+    "stats.analysis",
+    "simulation.heldout",
     "explorer",
     "findings.html",
     "conclusions",
     "comparison",
     "examples",
     "figures.heatmaps",
-    "profile",
+    "stats.profile",
     "config",
 ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from sinkstudy.conclusions import MIN_TOKENS
-from sinkstudy.profile import long_prompt_table, position_table
+from sinkstudy.stats.profile import long_prompt_table, position_table
 from sinkstudy.tables import LongTable, read_tables
 
 

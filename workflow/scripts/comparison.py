@@ -1,9 +1,9 @@
 """Set short beside long prompts, model beside model, measured beside simulated, and trained beside untrained."""
 
 from sinkstudy.comparison import comparison_table
-from sinkstudy.control import control_table
 from sinkstudy.joblog import job_log
-from sinkstudy.resampling import Resampling
+from sinkstudy.stats.control import control_table
+from sinkstudy.stats.resampling import Resampling
 from sinkstudy.tables import LongTable, read_tables, write_table
 
 with job_log(snakemake.log[0]):

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from sinkstudy.analysis import analyse
 from sinkstudy.joblog import job_log
-from sinkstudy.resampling import Resampling
+from sinkstudy.stats.analysis import analyse
+from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store import read_captures
 from sinkstudy.tables import write_table
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from sinkstudy.figures.lengths import head_curves_figure, length_figure
 from sinkstudy.figures.style import save
 from sinkstudy.joblog import job_log
-from sinkstudy.profile import head_curves
 from sinkstudy.scores import null_score
+from sinkstudy.stats.profile import head_curves
 from sinkstudy.store import read_captures
 from sinkstudy.tables import read_tables
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from sinkstudy.figures.simulated import simulated_figure
 from sinkstudy.figures.style import save
 from sinkstudy.joblog import job_log
-from sinkstudy.simulation import read_simulation
+from sinkstudy.simulation.formula import read_simulation
 
 with job_log(snakemake.log[0]):
     lengths, scores, is_sink = read_simulation(Path(snakemake.input[0]))

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from sinkstudy.heldout import heldout_tables
 from sinkstudy.joblog import job_log
-from sinkstudy.resampling import Resampling
+from sinkstudy.simulation.heldout import heldout_tables
+from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store import read_captures
 from sinkstudy.tables import write_table
 

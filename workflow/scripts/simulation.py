@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from sinkstudy.calibration import calibrate, simulate_calibrated
 from sinkstudy.joblog import job_log
-from sinkstudy.resampling import Resampling
-from sinkstudy.simulation import simulate, summary_table, write_simulation
+from sinkstudy.simulation.calibration import calibrate, simulate_calibrated
+from sinkstudy.simulation.formula import simulate, summary_table, write_simulation
+from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store import read_captures
 from sinkstudy.tables import write_table
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from sinkstudy.resampling import Resampling, ratio_intervals
-from sinkstudy.stats import contingency
+from sinkstudy.stats.correlation import contingency
+from sinkstudy.stats.resampling import Resampling, ratio_intervals
 from sinkstudy.store import Capture
 
 

@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from sinkstudy import scores
 from sinkstudy.findings.text import percent
-from sinkstudy.resampling import Resampling, drawn_p_value, exact_p_value
-from sinkstudy.stats import correlate, correlation_table
+from sinkstudy.stats.correlation import correlate, correlation_table
+from sinkstudy.stats.resampling import Resampling, drawn_p_value, exact_p_value
 from sinkstudy.store import Capture
 
 FEW = Resampling(bootstrap=200, permutations=50, seed=0)

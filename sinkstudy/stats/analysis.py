@@ -4,12 +4,12 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from sinkstudy.curves import Curves
-from sinkstudy.layers import LayerPairs
-from sinkstudy.persistence import Persistence
-from sinkstudy.resampling import Resampling
 from sinkstudy.scores import add_all
-from sinkstudy.stats import Correlation
+from sinkstudy.stats.correlation import Correlation
+from sinkstudy.stats.curves import Curves
+from sinkstudy.stats.layer_pairs import LayerPairs
+from sinkstudy.stats.persistence import Persistence
+from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store import Capture
 
 

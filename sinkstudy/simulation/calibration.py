@@ -14,7 +14,7 @@ import numpy as np
 
 from sinkstudy.errors import StudyError
 from sinkstudy.scores import null_score, scored
-from sinkstudy.simulation import SimulatedSinks
+from sinkstudy.simulation.formula import SimulatedSinks
 from sinkstudy.store import Capture
 
 _GRID = np.unique(np.geomspace(2, 1 << 16, 80).round().astype(int))  # lengths fitted; in between, interpolated

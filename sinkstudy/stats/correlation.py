@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from sinkstudy.resampling import Resampling, drawn_p_value, exact_p_value, ratio_interval
 from sinkstudy.scores import add_all
+from sinkstudy.stats.resampling import Resampling, drawn_p_value, exact_p_value, ratio_interval
 from sinkstudy.store import Capture
 
 

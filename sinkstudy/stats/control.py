@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from sinkstudy.resampling import Resampling, ratio_intervals
+from sinkstudy.stats.resampling import Resampling, ratio_intervals
 
 _COLUMNS = (
     "model control threshold n_tokens prompts sink_fraction control_sink_fraction difference ci_low ci_high "

@@ -7,7 +7,7 @@ that depends on the kind of text.
 import numpy as np
 import pandas as pd
 
-from sinkstudy.resampling import Resampling
+from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store import Capture
 
 _NORMAL_975 = 1.959963984540054

@@ -6,9 +6,9 @@ At each length the prompts that reach it count, cut to it. Means over prompts; t
 import numpy as np
 import pandas as pd
 
-from sinkstudy.resampling import Resampling, ratio_intervals, resamples
 from sinkstudy.scores import excess_score, null_score
-from sinkstudy.stats import contingency
+from sinkstudy.stats.correlation import contingency
+from sinkstudy.stats.resampling import Resampling, ratio_intervals, resamples
 from sinkstudy.store import Capture
 
 _NUMBERS_AT_ONCE = 1 << 17

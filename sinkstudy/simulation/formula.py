@@ -12,8 +12,8 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from sinkstudy.resampling import Resampling
-from sinkstudy.stats import correlate
+from sinkstudy.stats.correlation import correlate
+from sinkstudy.stats.resampling import Resampling
 from sinkstudy.temporary import temporary_for
 
 _TENDENCY = (2, 3)  # of the Beta distribution

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 from planted_captures import capture_of, shown
 
-from sinkstudy.layers import LayerPairs
-from sinkstudy.resampling import Resampling
+from sinkstudy.stats.layer_pairs import LayerPairs
+from sinkstudy.stats.resampling import Resampling
 
 FEW = Resampling(bootstrap=200, permutations=20, seed=0)
 
