@@ -174,7 +174,7 @@ def test_a_damaged_capture_is_named_when_read_set_aside_and_captured_again(finis
     expected, other = contents(finished), (finished / SHARDS[1]).read_bytes()
     damage(finished / SHARDS[0])
     damaged = (finished / SHARDS[0]).read_bytes()
-    one_sentence(run(finished, "results/scores/reference.csv"), SHARDS[0], "the next run makes it anew")
+    one_sentence(run(finished, "results/lengths/reference.csv"), SHARDS[0], "the next run makes it anew")
     assert (finished / f"{SHARDS[0]}.damaged").read_bytes() == damaged
     result = run(finished)
     assert result.returncode == 0, result.stderr[-3000:]
