@@ -42,9 +42,8 @@ class LayerPairs:
 
     def _rows(self, both: np.ndarray, n: int | None, threshold: float, resampling: Resampling) -> pd.DataFrame:
         prompts, count = len(both), len(self._layers)
-        place = np.zeros(
-            (count, count), int
-        )  # of two layers along `both` (prompt, pair); of one with itself: its sinks
+        # Where two layers are along `both` (prompt, pair); a layer with itself counts its own sinks.
+        place = np.zeros((count, count), int)
         place[np.triu_indices(count)] = np.arange(both.shape[1])
         place = np.maximum(place, place.T)
         a, b = np.nonzero(~np.eye(count, dtype=bool))

@@ -11,6 +11,8 @@ _BLOCK = 256  # queries at a time: later keys, on which their pattern is zero, a
 def from_heads(heads: ReplacedHeads) -> Tensor:
     pattern = heads.first_layer_map().to(heads.value.dtype)  # (batch, head, query, key)
     queries, keys = pattern.shape[-2:]
+    if heads.per_kv == 1 and queries <= _BLOCK:
+        return pattern @ heads.value[:, heads.kv_read]
     if heads.per_kv and queries <= _BLOCK:
         # Heads that read one KV head are so many more rows of one product.
         rows = pattern.unflatten(1, (-1, heads.per_kv)).flatten(2, 3)
