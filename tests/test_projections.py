@@ -1,6 +1,7 @@
 """Replaced heads cut out of the projections and the KV cache: every class in the table, and how a block is left."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -194,6 +195,19 @@ def test_a_prompt_beyond_max_tokens_runs_unchanged_and_so_does_its_decoding():
                 cache = model(ids[:, :n]).past_key_values
                 steps = [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(n, 14)]
             assert torch.allclose(torch.cat(steps, 1), expected, atol=1e-5) is not changed
+
+
+@pytest.mark.parametrize("strategy", PLANS)
+@torch.no_grad()
+def test_a_reduced_cache_is_continued_in_another_block_beyond_max_tokens(strategy):
+    model, ids = full_model("llama"), prompt_ids(14)
+    plan = replace(PLANS[strategy], max_tokens=10)
+    with optimized(model, plan):
+        expected = model(ids[:, 10:], past_key_values=model(ids[:, :10]).past_key_values).logits
+        cache = model(ids[:, :10]).past_key_values
+    with optimized(model, plan):
+        continued = model(ids[:, 10:], past_key_values=cache).logits
+    torch.testing.assert_close(continued, expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

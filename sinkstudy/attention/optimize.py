@@ -163,15 +163,13 @@ def _rest_weight(plan: Plan, layer: int, replaced: list[int], device: torch.devi
 
 
 def _first_layer(run: Run, query: Tensor, key: Tensor, mask: Tensor | None, scale: float, prefill: bool) -> None:
-    """Before the first layer: decide heads where the input decides, keep the patterns that later layers reuse."""
-    decide = run.plan.first_layer_threshold is not None and prefill
-    if decide:
-        pattern = _pattern(query, key, mask, scale, tuple(range(query.shape[1])))
+    """Before the first layer: decide heads where the input decides, and say how later layers get its patterns."""
+    run.compute_pattern, run.first_layer_map = partial(_pattern, query, key, mask, scale), None
+    if run.plan.first_layer_threshold is not None and prefill:
+        pattern = run.compute_pattern(tuple(range(query.shape[1])))
         run.first_layer_heads = _sinks(pattern, first_tokens(query, mask), mask, run.plan.first_layer_threshold)
-    run.first_layer_map = None
-    mapped = run.mapped if run.plan.strategy == "reuse" and run.active else ()
-    if mapped:
-        run.first_layer_map = mapped, pattern[:, mapped] if decide else _pattern(query, key, mask, scale, mapped)
+        if STRATEGIES[run.plan.strategy].needs_first_layer:
+            run.first_layer_map = run.mapped, pattern[:, run.first_layer_heads]
 
 
 def _pattern(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, heads: tuple[int, ...]) -> Tensor:

@@ -1,5 +1,6 @@
 """What one block under a plan knows while the model runs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -23,6 +24,7 @@ class Run:
     last_layer: int = 2**31
     first_layer_heads: list[int] = field(default_factory=list)
     first_layer_map: tuple[tuple[int, ...], Tensor] | None = None  # heads, and (batch, head, query, key) of them
+    compute_pattern: Callable[[tuple[int, ...]], Tensor] | None = None  # of these heads in the first layer
     memory: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # of the strategy, by layer
     layouts: dict[tuple, Layout] = field(default_factory=dict)
 
@@ -55,7 +57,13 @@ class Run:
         return starts
 
     def pattern(self, heads: tuple[int, ...]) -> Tensor:
-        """The first layer's attention of these heads in this forward pass, (batch, head, query, key)."""
+        """The first layer's attention of these heads in this forward pass, (batch, head, query, key).
+
+        Computed when the first later layer asks, and then for all of them.
+        """
+        if self.first_layer_map is None:
+            mapped = self.mapped
+            self.first_layer_map = mapped, self.compute_pattern(mapped)
         mapped, attention = self.first_layer_map
         if mapped == heads:
             return attention
