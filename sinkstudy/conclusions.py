@@ -234,13 +234,17 @@ def attention_share(benchmark: pd.DataFrame) -> Verdict:
         return Verdict(None, "the share of attention could not be measured without SDPA.")
     shortest, longest = rows.iloc[0], rows.iloc[-1]
     text = (
-        f"the attention call takes {100 * shortest['attention_share']:.0f}% of a prefill of "
-        f"{int(shortest['n_tokens'])} tokens and {100 * longest['attention_share']:.0f}% of one of "
-        f"{int(longest['n_tokens'])}"
+        f"the attention call takes {_share(shortest)} of a prefill of {int(shortest['n_tokens'])} tokens and "
+        f"{_share(longest)} of one of {int(longest['n_tokens'])}"
     )
     mostly = bool(shortest["attention_share"] > 0.5)
     rest = "" if mostly else ": a short prompt has little to gain, because attention is a small share of its work"
     return Verdict(mostly, f"{text}{rest}.")
+
+
+def _share(row: pd.Series) -> str:
+    share = row["attention_share"]
+    return f"{100 * share:.0f}%" if share >= 0.005 else "no measurable part"
 
 
 def worth_optimizing(benchmark: pd.DataFrame) -> Verdict:

@@ -299,6 +299,8 @@ def test_a_small_share_of_attention_is_said_to_bound_the_gain(share, holds):
     assert f"{100 * share:.0f}% of a prefill of 24 tokens and 90% of one of 512" in verdict.reason
     assert ("little to gain" in verdict.reason) is not holds
     assert attention_share(frame(columns, ("prefill", 24, 1, NAN))).holds is None
+    noise = attention_share(frame(columns, ("prefill", 24, 1, -0.03), ("prefill", 512, 1, 0.5)))
+    assert "takes no measurable part of a prefill of 24 tokens and 50% of one of 512" in noise.reason
 
 
 @pytest.mark.parametrize(
