@@ -162,6 +162,6 @@ def test_edited_library_code_reruns_the_stages_that_use_it(tmp_path):
         "comparison_figures",
     }
     assert "capture" in edit("capture/masses.py", r"_BLOCK = \d+", "_BLOCK = 64")
-    assert not edit("resampling.py", r"0\.025", "0.05").keys() & {"capture", "scores", "lengths", "benchmark"}
+    assert not edit("stats/resampling.py", r"0\.025", "0.05").keys() & {"capture", "scores", "lengths", "benchmark"}
     assert edit("capture/masses.py", r'"""Attention mass', '"""The attention mass') == {}
-    assert edit("stats.py", r"\nfrom collections", "\n# a comment\nfrom collections") == {}
+    assert edit("stats/correlation.py", r"\nfrom collections", "\n# a comment\nfrom collections") == {}
