@@ -221,7 +221,9 @@ def draw(table: pd.DataFrame, path: Path) -> None:
             ax.axhline(1.0, color="0.35", linewidth=0.8)
             lengths = sorted(part.loc[part["phase"] == phase, "n_tokens"].unique())
             ax.set(xscale="log", title=phase, xlabel="tokens")
-            ax.set_xticks(lengths, [str(n) for n in lengths], rotation=60)
+            crowded = [n < 1.4 * before for before, n in zip([0, *lengths], lengths, strict=False)]
+            labels = ["" if close else str(n) for n, close in zip(lengths, crowded, strict=True)]
+            ax.set_xticks(lengths, labels, rotation=60)
             ax.minorticks_off()
             ax.grid(alpha=0.25, linewidth=0.5)
         axes[0].set_ylabel("speedup over SDPA (bars: ceiling)")
