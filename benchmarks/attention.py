@@ -186,7 +186,7 @@ def cut_call(module: torch.nn.Module, plan: Plan, heads: Callable[[int], torch.T
             real=None,
             state={},
             kv_place=layout.place_of_replaced,
-            per_kv=layout.replaced_per_kv,
+            per_kv=layout.reads.per_kv,
             rest_weight=torch.full((1, len(layout.replaced)), 0.001, device=values.device),
             value_of=lambda hidden: hidden,
             output_of=lambda outputs: outputs,

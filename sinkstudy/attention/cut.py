@@ -62,7 +62,7 @@ class CutAttention(CutModule):
             real=None if mask is None else mask[:, 0, :, -queries:].any(-2).expand(hidden.shape[0], -1),
             state=kept.state,
             kv_place=self.layout.place_of_replaced,
-            per_kv=self.layout.replaced_per_kv,
+            per_kv=self.layout.reads.per_kv,
             rest_weight=self._rest_weight,
             value_of=lambda x: self._value(x).unflatten(-1, (-1, self.width)),
             output_of=lambda outputs: nn.functional.linear(outputs.flatten(-2), self._output),

@@ -1,9 +1,11 @@
 """Which heads of a layer are replaced, and how fused attention runs over the others without repeating KV heads."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,24 +72,14 @@ class Layout:
         return sorted({h // self.per_kv for h in self.replaced})
 
     @cached_property
-    def kv_of_replaced(self) -> Index:
-        return self._index([h // self.per_kv for h in self.replaced])
-
-    @cached_property
-    def read_index(self) -> Index:
-        """Of the KV heads that some replaced head reads."""
-        return self._index(self.replaced_kv)
+    def reads(self) -> "KvReads":
+        """Which of all KV heads the replaced heads read."""
+        return KvReads.of([h // self.per_kv for h in self.replaced], self.device)
 
     @cached_property
     def place_of_replaced(self) -> Tensor:
-        """Which of those each replaced head reads."""
+        """Which of `replaced_kv` each replaced head reads."""
         return self._tensor([self.replaced_kv.index(h // self.per_kv) for h in self.replaced])
-
-    @cached_property
-    def replaced_per_kv(self) -> int | None:
-        """How many replaced heads read each of those, or None where that differs."""
-        counts = {self.per_kv - len(self._kept_of(kv)) for kv in self.replaced_kv}
-        return counts.pop() if len(counts) == 1 else None
 
     @cached_property
     def own_kv(self) -> list[int]:
@@ -150,9 +142,30 @@ class Layout:
         return as_index(tuple(heads), self.device)
 
 
+class KvReads(NamedTuple):
+    """Which of the KV heads at hand some query heads read. `kv_head`: index of the one that each reads; `kv_read`: of
+    those that are read at all; `kv_place`: which of these each reads; `per_kv`: how many query heads, neighbours, read
+    each of them, or None where that differs."""
+
+    kv_head: Index
+    kv_read: Index
+    kv_place: Index
+    per_kv: int | None
+
+    @classmethod
+    def of(cls, kv_heads: Sequence[int], device: torch.device) -> "KvReads":
+        """`kv_heads`: the one that each query head reads, ascending."""
+        counts = Counter(kv_heads)
+        read, even = tuple(counts), set(counts.values())
+        place = tuple(read.index(kv) for kv in kv_heads)
+        indices = (as_index(places, device) for places in (tuple(kv_heads), read, place))
+        return cls(*indices, per_kv=even.pop() if len(even) == 1 else None)
+
+
 @lru_cache(maxsize=1024)
 def as_index(places: tuple[int, ...], device: torch.device) -> Index:
     """A slice, which copies nothing, where the places are neighbours."""
-    if places == tuple(range(places[0], places[0] + len(places))):
-        return slice(places[0], places[0] + len(places))
+    start = places[0] if places else 0
+    if places == tuple(range(start, start + len(places))):
+        return slice(start, start + len(places))
     return torch.tensor(places, dtype=torch.long, device=device)

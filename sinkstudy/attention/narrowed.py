@@ -5,39 +5,13 @@ KV heads that only replaced heads read have a cache of their own, which the stra
 order, kept ones first, so that every fused call reads slices; the output projection's columns follow.
 """
 
-from collections import Counter
-from dataclasses import dataclass
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
 from sinkstudy.attention.cache import ReducedLayer
-from sinkstudy.attention.layout import Index, as_index
+from sinkstudy.attention.layout import KvReads
 from sinkstudy.attention.projections import CutModule, columns_of, rows_of
-from sinkstudy.attention.run import Run, first_tokens
-from sinkstudy.attention.strategies.contract import ReplacedHeads
-
-
-@dataclass
-class _Part:
-    """Replaced heads with one cache: `heads` by index, which of that cache's KV heads each reads, which are read at
-    all, and how many heads read each, or None where that differs."""
-
-    heads: tuple[int, ...]
-    kv_head: Index
-    kv_read: Index
-    per_kv: int | None
-
-    @classmethod
-    def of(cls, heads: list[int], kv_heads: list[int], per_kv: int, device: torch.device) -> "_Part":
-        if not heads:
-            return cls((), slice(0), slice(0), None)
-        places = tuple(kv_heads.index(h // per_kv) for h in heads)
-        read = Counter(places)
-        even = set(read.values())
-        per_kv = even.pop() if len(even) == 1 else None
-        return cls(tuple(heads), as_index(places, device), as_index(tuple(read), device), per_kv)
+from sinkstudy.attention.run import Run
 
 
 class NarrowedAttention(CutModule):
@@ -48,8 +22,10 @@ class NarrowedAttention(CutModule):
         layout, needs = self.layout, self.strategy.projects
         shared = [h for h in layout.replaced if h // layout.per_kv not in layout.own_kv]
         own = [h for h in layout.replaced if h // layout.per_kv in layout.own_kv]
-        self._shared = _Part.of(shared, layout.kept_kv, layout.per_kv, layout.device)
-        self._own = _Part.of(own, layout.own_kv, layout.per_kv, layout.device)
+        self._shared, self._own = (
+            (tuple(some), KvReads.of([kv_heads.index(h // layout.per_kv) for h in some], layout.device))
+            for some, kv_heads in ((shared, layout.kept_kv), (own, layout.own_kv))
+        )
         self._kept: ReducedLayer = ReducedLayer()
         self._projects_keys = "key" in needs
         query, key, value, output = self.linears
@@ -70,28 +46,12 @@ class NarrowedAttention(CutModule):
         outputs = self.attend_kept(query, key, value, mask, scale)
         state, done = self._kept.state, len(self.layout.kept)
         caches = (self._shared, key, value, {}), (self._own, state.get("key", key[:, :0]), state["value"], state)
-        for part, keys, values, memory in caches:
-            if part.heads:
-                given = ReplacedHeads(
-                    query=query[:, done : done + len(part.heads)],
-                    key=keys,
-                    value=values,
-                    start=self._kept.length - values.shape[2],
-                    kv_head=part.kv_head,
-                    kv_read=part.kv_read,
-                    kv_place=part.kv_head,
-                    per_kv=part.per_kv,
-                    mask=mask,
-                    first=partial(first_tokens, query, mask),
-                    scale=scale,
-                    sink_tokens=self.plan.sink_tokens,
-                    window=self.plan.window,
-                    rest_weight=None,
-                    memory=memory,
-                    first_layer_map=partial(self.run.pattern, part.heads),
-                )
+        for (heads, reads), keys, values, memory in caches:
+            if heads:
+                states, start = (query[:, done : done + len(heads)], keys, values), self._kept.length - values.shape[2]
+                given = self.run.given(heads, states, reads, mask, scale, memory, start=start)
                 outputs.append(self.strategy.from_heads(given).transpose(1, 2))
-                done += len(part.heads)
+                done += len(heads)
         return torch.cat(outputs, 2)
 
 

@@ -23,7 +23,6 @@ from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.projections import cuttable_layers
 from sinkstudy.attention.run import Run, first_tokens
 from sinkstudy.attention.strategies import STRATEGIES
-from sinkstudy.attention.strategies.contract import ReplacedHeads
 from sinkstudy.errors import StudyError
 
 _NAME = "sinkstudy_optimized"
@@ -135,22 +134,14 @@ def _attend(
     output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
     for group in layout.groups(query.shape[2], key.shape[2]):
         output[:, :, group.queries] = group.attend(query, key, value, mask, scale)
-    given = ReplacedHeads(
-        query=query[:, layout.replaced_index],
-        key=key,
-        value=value,
-        kv_head=layout.kv_of_replaced,
-        kv_read=layout.read_index,
-        kv_place=layout.place_of_replaced,
-        per_kv=layout.replaced_per_kv,
-        mask=mask,
-        first=partial(first_tokens, query, mask),
-        scale=scale,
-        sink_tokens=run.plan.sink_tokens,
-        window=run.plan.window,
+    given = run.given(
+        layout.replaced,
+        (query[:, layout.replaced_index], key, value),
+        layout.reads,
+        mask,
+        scale,
+        run.memory.setdefault(layer, {}),
         rest_weight=_rest_weight(run.plan, layer, replaced, query.device),
-        memory=run.memory.setdefault(layer, {}),
-        first_layer_map=partial(run.pattern, layout.replaced),
     )
     output[:, :, layout.replaced_index] = STRATEGIES[run.plan.strategy].from_heads(given).transpose(1, 2)
     return output

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from sinkstudy.attention.layout import Layout, as_index
+from sinkstudy.attention.layout import KvReads, Layout, as_index
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.strategies import STRATEGIES
+from sinkstudy.attention.strategies.contract import ReplacedHeads
 
 
 @dataclass
@@ -68,6 +70,33 @@ class Run:
         if mapped == heads:
             return attention
         return attention[:, as_index(tuple(mapped.index(h) for h in heads), attention.device)]
+
+    def given(
+        self,
+        heads: tuple[int, ...],
+        states: tuple[Tensor, Tensor, Tensor],
+        reads: KvReads,
+        mask: Tensor | None,
+        scale: float,
+        memory: dict[str, Tensor],
+        *,
+        rest_weight: Tensor | None = None,
+        start: int = 0,
+    ) -> ReplacedHeads:
+        """What a strategy is given of these heads: their queries, and the KV heads at hand, `states`."""
+        return ReplacedHeads(
+            *states,
+            *reads,
+            mask=mask,
+            first=partial(first_tokens, states[0], mask),
+            scale=scale,
+            sink_tokens=self.plan.sink_tokens,
+            window=self.plan.window,
+            rest_weight=rest_weight,
+            memory=memory,
+            first_layer_map=partial(self.pattern, heads),
+            start=start,
+        )
 
     def layout(self, replaced: list[int], query: Tensor, key: Tensor) -> Layout:
         wanted = (query.shape[1], key.shape[1], tuple(replaced), query.device)
