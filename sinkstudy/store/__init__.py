@@ -3,16 +3,18 @@
 Layout::
 
     /{prompt}/token_ids    (query,) int32
-    /{prompt}/tokens       (query,) UTF-8 strings, each token decoded by itself
     /{prompt}/sink_mass    (layer, head, query) float32
     /{prompt}/key_mass     (layer, head, query, key_class) float32
-    /{prompt}/output_norm  (layer, head) float32, mean over queries; NaN where it could not be measured
     /{prompt}/row_sum      (layer, head, query) float32, only where rows sum to less than 1 (learned sinks)
     /{prompt}/attention    (layer, head, query, key) float16, only up to maps_max_tokens
 
-Attributes, all of the file: `schema` and `complete`, provenance, `prompts` (how many), `sets` and `row_sum_errors` (one
-per prompt, in the order of the groups), `key_classes` (the last axis of key_mass) and `layers`, the true layer indices
-along the layer axis: in some models only some layers attend. `text_heaps` and `sets_checksum` are for checking only.
+Attributes, all of the file: `schema` and `complete`, provenance, `prompts` (how many), `key_classes` (the last axis of
+key_mass) and `layers`, the true layer indices along the layer axis: in some models only some layers attend.
+One per prompt, in the order of the groups: `sets`, `row_sum_errors` and `output_norm` (prompt, layer, head) float32,
+mean over queries, NaN where it could not be measured. One per token that occurs: `vocabulary_ids` and `vocabulary`,
+each decoded by itself. `text_heaps` and `checksums` are for checking only.
+
+These are no datasets of each prompt, as one more dataset takes a fifth of a short prompt's forward pass.
 """
 
 from sinkstudy.store.reading import (

@@ -13,7 +13,7 @@ from zlib_ng import zlib_ng
 
 AXES = ("layer", "head", "query", "key")
 _CHUNK_BYTES = 1 << 20
-_COMPACT_BYTES = 1 << 12  # smaller arrays lie in their own header
+_COMPACT_BYTES = 1 << 15  # smaller arrays lie in their own header
 _PACK_FROM_BYTES = 1 << 16  # packing smaller arrays costs more time than it saves room
 _LEVEL = 2  # of zlib-ng; packs maps as well as zlib's level 4, in a third of its time
 
@@ -22,7 +22,7 @@ def create_array(group: h5g.GroupID, name: str, values: np.ndarray, axes: tuple[
     """Write an array with its axes labelled. Its header or Fletcher-32 makes a flipped bit an error at reading."""
     values = np.ascontiguousarray(values)
     space, layout = _checked(values.shape, values.nbytes)
-    kind = _strings(values.dtype.itemsize) if values.dtype.kind == "S" else _number(values.dtype)
+    kind = _number(values.dtype)
     dataset = h5d.create(group, name.encode(), kind, space, layout)
     dataset.write(h5s.ALL, h5s.ALL, values, kind)
     _label(dataset, axes)
@@ -125,8 +125,3 @@ def _space(shape: tuple[int, ...]) -> h5s.SpaceID:
 @lru_cache(maxsize=64)
 def _number(dtype: np.dtype) -> h5t.TypeID:
     return h5t.py_create(dtype)
-
-
-@lru_cache(maxsize=256)
-def _strings(length: int) -> h5t.TypeID:
-    return h5t.py_create(h5py.string_dtype("utf-8", length), logical=True)

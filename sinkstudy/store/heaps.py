@@ -7,7 +7,6 @@ Layout of a heap: HDF5 File Format Specification 3.0, III.E.
 
 import mmap
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import h5py
@@ -31,11 +30,6 @@ def seal_heaps(path: Path) -> None:
             at = content.find(_SIGNATURE, at + 1)
     with h5py.File(path, "r+") as file:
         file.attrs[_ATTRIBUTE] = np.array(heaps, np.int64).reshape(-1, 3)
-
-
-def checksum(words: Iterable[str]) -> int:
-    """CRC-32 of a list of names. HDF5 checks attributes up to 64 KB, and not the references of longer ones."""
-    return zlib.crc32("\n".join(words).encode())
 
 
 def check_heaps(path: Path, file: h5py.File) -> None:

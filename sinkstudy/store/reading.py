@@ -12,11 +12,12 @@ import numpy as np
 
 from sinkstudy.errors import DamagedFileError, StudyError
 from sinkstudy.store.arrays import read_array
-from sinkstudy.store.heaps import check_heaps, checksum
+from sinkstudy.store.heaps import check_heaps
+from sinkstudy.store.lists import LISTS, read_list
 
-SCHEMA = 3
-PARTS = {"token_ids": np.int32, "sink_mass": np.float32, "key_mass": np.float32, "output_norm": np.float32}
-_TYPES = PARTS | {"row_sum": np.float32}
+SCHEMA = 4
+PARTS = ("token_ids", "sink_mass", "key_mass", "output_norm")
+_TYPES = {"token_ids": np.int32, "sink_mass": np.float32, "key_mass": np.float32, "row_sum": np.float32}
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Capture:
         return sum(part.nbytes for part in (self.sink_mass, self.key_mass, self.row_sum) if part is not None)
 
 
-def read_captures(paths: list[Path], *, parts: Collection[str] = tuple(PARTS)) -> Iterator[Capture]:
+def read_captures(paths: list[Path], *, parts: Collection[str] = PARTS) -> Iterator[Capture]:
     """The captures of several files, one at a time, in the order in which they were written.
 
     Of short prompts each dataset takes as long to open as all else: `parts` names those that are needed, `sink_mass`
@@ -55,18 +56,25 @@ def read_captures(paths: list[Path], *, parts: Collection[str] = tuple(PARTS)) -
     """
     for path in paths:
         with open_capture(path) as file:
-            layers, names, sets = file.attrs["layers"], list(file), file.attrs["sets"].tolist()
-            if len(sets) != len(names) or checksum(sets) != file.attrs["sets_checksum"]:
-                raise DamagedFileError(path, "the names of its sets are altered")
-            sums = bool(names) and "row_sum" in file[names[0]]  # all of a model's prompts have them, or none
-            for name, of_set in zip(names, sets, strict=True):
-                yield _read_prompt(path, file, name, of_set, layers, (*parts, "row_sum") if sums else parts)
+            layers, names = file.attrs["layers"], list(file)
+            sets = read_list(path, file, "sets").tolist()
+            norms = read_list(path, file, "output_norm") if "output_norm" in parts else [None] * len(names)
+            if not len(sets) == len(norms) == len(names):
+                raise DamagedFileError(path, "its lists are not of one entry per prompt")
+            datasets = [part for part in parts if part in _TYPES]
+            if names and "row_sum" in file[names[0]]:  # all of a model's prompts have them, or none
+                datasets.append("row_sum")
+            for name, of_set, norm in zip(names, sets, norms, strict=True):
+                arrays = _read(path, file, name, layers, datasets)
+                yield Capture(prompt=name, set=of_set, layers=layers, output_norm=norm, **arrays)
 
 
 def read_tokens(path: Path, prompt: str) -> list[str]:
     """The decoded tokens of one prompt."""
     with open_capture(path) as file:
-        return [token.decode("utf-8", "replace") for token in _group(path, file, prompt)["tokens"][()]]
+        words = read_list(path, file, "vocabulary").tolist()
+        decoded = dict(zip(read_list(path, file, "vocabulary_ids").tolist(), words, strict=True))
+        return [decoded[token].decode() for token in _group(path, file, prompt)["token_ids"][()].tolist()]
 
 
 def read_maps(path: Path, prompt: str, layer_row: int) -> np.ndarray | None:
@@ -77,9 +85,9 @@ def read_maps(path: Path, prompt: str, layer_row: int) -> np.ndarray | None:
 
 
 def read_provenance(path: Path | str) -> dict[str, str]:
-    """The provenance attributes of a capture file, as text."""
+    """The attributes of a capture file as text, without its lists of prompts and tokens."""
     with open_capture(Path(path)) as file:
-        return {name: str(value) for name, value in file.attrs.items()}
+        return {name: str(file.attrs[name]) for name in file.attrs if name not in LISTS}
 
 
 @contextmanager
@@ -109,17 +117,20 @@ def _group(path: Path, file: h5py.File, prompt: str) -> h5py.Group:
     return file[prompt]
 
 
-def _read_prompt(
-    path: Path, file: h5py.File, name: str, of_set: str, layers: np.ndarray, parts: Collection[str]
-) -> Capture:
+def _read(
+    path: Path, file: h5py.File, name: str, layers: np.ndarray, datasets: list[str]
+) -> dict[str, np.ndarray | None]:
+    """The arrays of one prompt's `Capture`."""
+    arrays = dict.fromkeys(_TYPES)
     try:
-        read = {part: read_array(file.id, f"{name}/{part}", _TYPES[part]) for part in parts}
+        arrays |= {part: read_array(file.id, f"{name}/{part}", _TYPES[part]) for part in datasets}
     except ValueError as error:  # what h5py's low-level calls make of a damaged header
         raise DamagedFileError(path, f"prompt {name!r} cannot be read ({error})") from None
-    token_ids, key_mass = read.get("token_ids"), read.get("key_mass")
-    sink_mass = read["sink_mass"] if "sink_mass" in read else key_mass[..., 0]
+    if arrays["sink_mass"] is None:
+        arrays["sink_mass"] = arrays["key_mass"][..., 0]
+    token_ids, sink_mass = arrays["token_ids"], arrays["sink_mass"]
     if len(sink_mass) != len(layers) or (token_ids is not None and len(token_ids) != sink_mass.shape[-1]):
         raise DamagedFileError(path, f"prompt {name!r} has axes that do not fit each other")
     if not np.isfinite(sink_mass).all():
         raise DamagedFileError(path, f"prompt {name!r} holds values that are not finite")
-    return Capture(name, of_set, token_ids, layers, sink_mass, key_mass, read.get("output_norm"), read.get("row_sum"))
+    return arrays

@@ -13,7 +13,8 @@ from h5py import h5g, h5p
 from sinkstudy.prompts import Prompt
 from sinkstudy.store.arrays import AXES, Maps, create_array
 from sinkstudy.store.disk import Disk
-from sinkstudy.store.heaps import checksum, seal_heaps
+from sinkstudy.store.heaps import seal_heaps
+from sinkstudy.store.lists import write_lists
 from sinkstudy.store.reading import SCHEMA, open_capture
 from sinkstudy.temporary import temporary_for
 
@@ -38,7 +39,6 @@ class _Pending:
     """One prompt's layers so far; maps are packed as they come, the rest is linear in length."""
 
     token_ids: list[int]
-    tokens: list[str]
     group: h5g.GroupID
     maps: Maps | None = None
     layers: list[int] = field(default_factory=list)
@@ -60,6 +60,8 @@ class CaptureWriter:
         self._pending: dict[str, _Pending] = {}
         self._sets: list[str] = []
         self._row_errors: dict[str, float] = {}
+        self._output_norms: dict[str, np.ndarray] = {}
+        self._vocabulary: dict[int, bytes] = {}
 
     def __enter__(self) -> "CaptureWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,9 +82,10 @@ class CaptureWriter:
     def begin(self, prompt: Prompt, token_ids: list[int], tokens: list[str]) -> None:
         """Open a prompt's group; its layers follow in ascending order, then `finish`."""
         group = h5g.create(self._file.id, prompt.id.encode(), self._names, self._groups)
-        self._pending[prompt.id] = _Pending(token_ids, tokens, group)
+        self._pending[prompt.id] = _Pending(token_ids, group)
         self._sets.append(prompt.set)
         self._row_errors[prompt.id] = 0.0
+        self._vocabulary |= zip(token_ids, (token.encode() for token in tokens), strict=True)
 
     def add_layer(self, prompt: str, layer: int, record: LayerRecord) -> None:
         """Layers come in ascending order. Raises OSError when what was written so far did not reach the disk."""
@@ -106,15 +109,14 @@ class CaptureWriter:
         if pending.layers != (self._layers or pending.layers):
             raise RuntimeError(f"prompt {prompt!r} has layers {pending.layers}, others {self._layers}")
         self._layers = pending.layers
-        group, tokens = pending.group, [token.encode() for token in pending.tokens]
+        group, tokens = pending.group, pending.token_ids
         key_mass = np.array(pending.key_mass, np.float32)
         if key_mass.shape[2] != len(tokens):
             raise RuntimeError(f"prompt {prompt!r} has {len(tokens)} tokens, but masses of {key_mass.shape[2]} queries")
         if not np.isfinite(key_mass).all():
             raise RuntimeError(f"prompt {prompt!r} has masses that are not finite")
-        create_array(group, "token_ids", np.array(pending.token_ids, np.int32), AXES[2:3])
-        create_array(group, "tokens", np.array(tokens, f"S{max(1, *map(len, tokens))}"), AXES[2:3])
-        create_array(group, "output_norm", np.array(pending.output_norm, np.float32), AXES[:2])
+        self._output_norms[prompt] = np.array(pending.output_norm, np.float32)
+        create_array(group, "token_ids", np.array(tokens, np.int32), AXES[2:3])
         create_array(group, "sink_mass", key_mass[..., 0], AXES[:3])
         create_array(group, "key_mass", key_mass, (*AXES[:3], "key_class"))
         if pending.row_sum:
@@ -139,10 +141,16 @@ class CaptureWriter:
     def _complete(self) -> None:
         if self._pending:
             raise RuntimeError(f"prompts begun but not finished: {', '.join(self._pending)}")
+        words = list(self._vocabulary.values())
+        lists = {
+            "sets": np.array(self._sets, h5py.string_dtype()),
+            "row_sum_errors": np.array(list(self._row_errors.values())),
+            "output_norm": np.array([self._output_norms[prompt] for prompt in self._row_errors], np.float32),
+            "vocabulary_ids": np.array(list(self._vocabulary), np.int32),
+            "vocabulary": np.array(words, h5py.string_dtype("utf-8", max(map(len, words), default=0) or 1)),
+        }
+        write_lists(self._file, lists)
         self._file.attrs["prompts"] = len(self._file)
-        self._file.attrs["sets"] = np.array(self._sets, h5py.string_dtype())
-        self._file.attrs["sets_checksum"] = checksum(self._sets)
-        self._file.attrs["row_sum_errors"] = np.array(list(self._row_errors.values()))
         self._file.attrs["layers"] = np.array(self._layers or [], np.int32)
         self._file.attrs["complete"] = True
         self._file.close()
