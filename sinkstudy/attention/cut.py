@@ -35,10 +35,6 @@ class CutAttention(CutModule):
         shared = by_head.new_zeros(len(layout.replaced_kv), *by_head.shape[1:])
         shared.index_add_(0, layout.place_of_replaced, by_head)
         self._shared_output = shared.flatten(0, 1).T.contiguous()
-        self._rest_weight = None
-        if self.plan.rest_weight is not None:
-            weights = self.plan.rest_weight[self.layer]
-            self._rest_weight = torch.tensor([[weights[h] for h in layout.replaced]], device=layout.device)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         outputs = self.attend_kept(query, key, value, mask, scale)
@@ -63,7 +59,7 @@ class CutAttention(CutModule):
             state=kept.state,
             kv_place=self.layout.place_of_replaced,
             per_kv=self.layout.reads.per_kv,
-            rest_weight=self._rest_weight,
+            rest_weight=self.run.rest_weight(self.layer, self.layout.replaced, self.layout.device),
             value_of=lambda x: self._value(x).unflatten(-1, (-1, self.width)),
             output_of=lambda outputs: nn.functional.linear(outputs.flatten(-2), self._output),
             shared_output_of=lambda outputs: nn.functional.linear(outputs.flatten(-2), self._shared_output),

@@ -17,6 +17,33 @@ Index = slice | Tensor
 _SHORT = 1 << 12  # scores of a head
 
 
+class KvReads(NamedTuple):
+    """Which of the KV heads at hand some query heads read. `kv_head`: index of the one that each reads; `kv_read`: of
+    those that are read at all; `kv_place`: which of these each reads; `per_kv`: how many query heads, neighbours, read
+    each of them, or None where that differs."""
+
+    kv_head: Index
+    kv_read: Index
+    kv_place: Index
+    per_kv: int | None
+
+    @classmethod
+    @lru_cache(maxsize=1024)
+    def of(cls, kv_heads: tuple[int, ...], device: torch.device) -> "KvReads":
+        """`kv_heads`: the one that each query head reads, ascending."""
+        counts = Counter(kv_heads)
+        read, even = tuple(counts), set(counts.values())
+        place = tuple(read.index(kv) for kv in kv_heads)
+        indices = (as_index(places, device) for places in (kv_heads, read, place))
+        return cls(*indices, per_kv=even.pop() if len(even) == 1 else None)
+
+    @classmethod
+    @lru_cache(maxsize=1024)
+    def evenly(cls, heads: int, kv_heads: int, device: torch.device) -> "KvReads":
+        """As where no head is replaced: equally many neighbours read each KV head."""
+        return cls.of(tuple(h * kv_heads // heads for h in range(heads)), device)
+
+
 @dataclass(frozen=True)
 class Group:
     """Query heads and the KV heads they share evenly: one fused call. Stands in for the model's attention module in
@@ -29,7 +56,7 @@ class Group:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         """(batch, query, head, width) of this group's heads."""
-        states = query[:, self.queries], key[:, self.kv], value[:, self.kv]
+        states = take(query, self.queries), take(key, self.kv), take(value, self.kv)
         grouped = self.num_key_value_groups > 1
         if grouped and not use_gqa_in_sdpa(mask, *states[1:]):
             return sdpa_attention_forward(self, *states, mask, scaling=scale)[0]
@@ -72,9 +99,9 @@ class Layout:
         return sorted({h // self.per_kv for h in self.replaced})
 
     @cached_property
-    def reads(self) -> "KvReads":
+    def reads(self) -> KvReads:
         """Which of all KV heads the replaced heads read."""
-        return KvReads.of([h // self.per_kv for h in self.replaced], self.device)
+        return KvReads.of(tuple(h // self.per_kv for h in self.replaced), self.device)
 
     @cached_property
     def place_of_replaced(self) -> Tensor:
@@ -142,26 +169,6 @@ class Layout:
         return as_index(tuple(heads), self.device)
 
 
-class KvReads(NamedTuple):
-    """Which of the KV heads at hand some query heads read. `kv_head`: index of the one that each reads; `kv_read`: of
-    those that are read at all; `kv_place`: which of these each reads; `per_kv`: how many query heads, neighbours, read
-    each of them, or None where that differs."""
-
-    kv_head: Index
-    kv_read: Index
-    kv_place: Index
-    per_kv: int | None
-
-    @classmethod
-    def of(cls, kv_heads: Sequence[int], device: torch.device) -> "KvReads":
-        """`kv_heads`: the one that each query head reads, ascending."""
-        counts = Counter(kv_heads)
-        read, even = tuple(counts), set(counts.values())
-        place = tuple(read.index(kv) for kv in kv_heads)
-        indices = (as_index(places, device) for places in (tuple(kv_heads), read, place))
-        return cls(*indices, per_kv=even.pop() if len(even) == 1 else None)
-
-
 @lru_cache(maxsize=1024)
 def as_index(places: tuple[int, ...], device: torch.device) -> Index:
     """A slice, which copies nothing, where the places are neighbours."""
@@ -169,3 +176,16 @@ def as_index(places: tuple[int, ...], device: torch.device) -> Index:
     if places == tuple(range(start, start + len(places))):
         return slice(start, start + len(places))
     return torch.tensor(places, dtype=torch.long, device=device)
+
+
+def take(states: Tensor, heads: Index) -> Tensor:
+    """`states[:, heads]`; indexing by a tensor takes three times as long."""
+    return states[:, heads] if isinstance(heads, slice) else states.index_select(1, heads)
+
+
+def put(output: Tensor, heads: Index, part: Tensor) -> None:
+    """`output[:, :, heads] = part`, likewise, where `part` may broadcast along the queries."""
+    if isinstance(heads, slice):
+        output[:, :, heads] = part
+    else:
+        output.index_copy_(2, heads, part.expand(-1, output.shape[1], -1, -1))

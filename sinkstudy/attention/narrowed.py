@@ -23,7 +23,7 @@ class NarrowedAttention(CutModule):
         shared = [h for h in layout.replaced if h // layout.per_kv not in layout.own_kv]
         own = [h for h in layout.replaced if h // layout.per_kv in layout.own_kv]
         self._shared, self._own = (
-            (tuple(some), KvReads.of([kv_heads.index(h // layout.per_kv) for h in some], layout.device))
+            (tuple(some), KvReads.of(tuple(kv_heads.index(h // layout.per_kv) for h in some), layout.device))
             for some, kv_heads in ((shared, layout.kept_kv), (own, layout.own_kv))
         )
         self._kept: ReducedLayer = ReducedLayer()

@@ -17,7 +17,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from sinkstudy.attention.cut import CutAttention
-from sinkstudy.attention.layout import as_index
+from sinkstudy.attention.explicit import is_small, weighted, weights
+from sinkstudy.attention.layout import KvReads, Layout, as_index, put, take
 from sinkstudy.attention.narrowed import NarrowedAttention
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.projections import cuttable_layers
@@ -110,11 +111,14 @@ def _optimized_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if layer in run.cut and run.cut[layer].running:
         return run.cut[layer].attend(query, key, value, attention_mask, scale), None
-    prefill = query.shape[-2] == key.shape[-2]
+    prefill, pattern = query.shape[-2] == key.shape[-2], None
     if run.begin(layer, prefill, key.shape[-2]):
-        _first_layer(run, query, key, attention_mask, scale, prefill)
+        pattern = _first_layer(run, query, key, attention_mask, scale, prefill)
     window = features.get("sliding_window")
     replaced = run.replaced(layer)
+    if not replaced and pattern is not None:
+        reads = KvReads.evenly(query.shape[1], key.shape[1], query.device)
+        return weighted(pattern, value, reads).transpose(1, 2), None
     if not replaced or (window is not None and key.shape[-2] >= window):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **features)
     return _attend(run, layer, replaced, (query, key, value), attention_mask, scale), None
@@ -130,52 +134,68 @@ def _attend(
 ) -> Tensor:
     """Kept heads by SDPA, replaced ones by the plan's strategy: (batch, query, head, width)."""
     query, key, value = states
-    layout = run.layout(replaced, query, key)
+    layout, strategy = run.layout(replaced, query, key), STRATEGIES[run.plan.strategy]
+    if strategy.needs_first_layer and query.shape[2] > 1 and is_small(query, key):
+        return _attend_explicitly(run, layout, states, mask, scale)
     output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
     for group in layout.groups(query.shape[2], key.shape[2]):
-        output[:, :, group.queries] = group.attend(query, key, value, mask, scale)
+        put(output, group.queries, group.attend(query, key, value, mask, scale))
     given = run.given(
         layout.replaced,
-        (query[:, layout.replaced_index], key, value),
+        (take(query, layout.replaced_index), key, value),
         layout.reads,
         mask,
         scale,
         run.memory.setdefault(layer, {}),
-        rest_weight=_rest_weight(run.plan, layer, replaced, query.device),
+        rest_weight=run.rest_weight(layer, layout.replaced, query.device),
     )
-    output[:, :, layout.replaced_index] = STRATEGIES[run.plan.strategy].from_heads(given).transpose(1, 2)
+    put(output, layout.replaced_index, strategy.from_heads(given).transpose(1, 2))
     return output
 
 
-def _rest_weight(plan: Plan, layer: int, replaced: list[int], device: torch.device) -> Tensor | None:
-    if plan.rest_weight is None:
-        return None
-    return torch.tensor([[plan.rest_weight[layer][head] for head in replaced]], device=device)
+def _attend_explicitly(
+    run: Run, layout: Layout, states: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, scale: float
+) -> Tensor:
+    """The same in a small call of a strategy that takes the first layer's pattern: one product for all heads."""
+    query, key, value = states
+    reads = KvReads.evenly(layout.heads, layout.kv_heads, query.device)
+    if 4 * len(layout.kept_kv) >= 3 * layout.kv_heads and not query.requires_grad:
+        pattern = weights(query, key, reads, mask, scale)  # leaving out few takes longer than it saves
+    else:
+        pattern = query.new_empty(*query.shape[:3], key.shape[2], dtype=torch.float32)
+        for group in layout.short_groups:
+            some, keys = query[:, group.queries], key[:, group.kv]
+            some_reads = KvReads.evenly(some.shape[1], keys.shape[1], query.device)
+            pattern[:, group.queries] = weights(some, keys, some_reads, mask, scale)
+    put(pattern.transpose(1, 2), layout.replaced_index, run.pattern(layout.replaced).transpose(1, 2))
+    return weighted(pattern, value, reads).transpose(1, 2)
 
 
-def _first_layer(run: Run, query: Tensor, key: Tensor, mask: Tensor | None, scale: float, prefill: bool) -> None:
-    """Before the first layer: decide heads where the input decides, and say how later layers get its patterns."""
+def _first_layer(
+    run: Run, query: Tensor, key: Tensor, mask: Tensor | None, scale: float, prefill: bool
+) -> Tensor | None:
+    """Before the first layer: decide heads where the input decides, and say how later layers get its patterns. Returns
+    the pattern of all heads where that is at hand and as good as a fused call."""
     run.compute_pattern, run.first_layer_map = partial(_pattern, query, key, mask, scale), None
-    if run.plan.first_layer_threshold is not None and prefill:
-        pattern = run.compute_pattern(tuple(range(query.shape[1])))
+    decides = run.plan.first_layer_threshold is not None and prefill
+    needed = STRATEGIES[run.plan.strategy].needs_first_layer
+    at_once = needed and run.active and (query.shape[2] == 1 or is_small(query, key))
+    if not decides and not at_once:
+        return None
+    pattern = run.compute_pattern(tuple(range(query.shape[1])))
+    if decides:
         run.first_layer_heads = _sinks(pattern, first_tokens(query, mask), mask, run.plan.first_layer_threshold)
-        if STRATEGIES[run.plan.strategy].needs_first_layer:
-            run.first_layer_map = run.mapped, pattern[:, run.first_layer_heads]
+    if needed:
+        mapped = run.mapped
+        run.first_layer_map = mapped, take(pattern, as_index(mapped, query.device))
+    return pattern if at_once else None
 
 
 def _pattern(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, heads: tuple[int, ...]) -> Tensor:
-    """Attention (batch, head, query, key) of `heads`, the softmax in float32."""
+    """Attention (batch, head, query, key) of `heads`."""
     groups, device = query.shape[1] // key.shape[1], query.device
-    key = key[:, as_index(tuple(h // groups for h in heads), device)]
-    scores = (query[:, as_index(heads, device)] * scale @ key.transpose(-1, -2)).float()
-    if mask is not None:
-        # A padding query sees nothing: its softmax is undefined, and its row is never read.
-        return torch.softmax(scores.masked_fill(~mask, float("-inf")), -1).nan_to_num()
-    n, m = scores.shape[-2:]
-    if n > 1:
-        future = torch.ones(n, m, dtype=torch.bool, device=device).triu(m - n + 1)
-        scores.masked_fill_(future, float("-inf"))
-    return torch.softmax(scores, -1)
+    reads = KvReads.of(tuple(h // groups for h in heads), device)
+    return weights(take(query, as_index(heads, device)), key, reads, mask, scale)
 
 
 def _sinks(pattern: Tensor, first: Tensor, mask: Tensor | None, threshold: float) -> list[int]:

@@ -29,6 +29,7 @@ class Run:
     compute_pattern: Callable[[tuple[int, ...]], Tensor] | None = None  # of these heads in the first layer
     memory: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # of the strategy, by layer
     layouts: dict[tuple, Layout] = field(default_factory=dict)
+    rest_weights: dict[tuple, Tensor] = field(default_factory=dict)  # the plan's, by layer and heads
 
     @property
     def mapped(self) -> tuple[int, ...]:
@@ -86,7 +87,7 @@ class Run:
         """What a strategy is given of these heads: their queries, and the KV heads at hand, `states`."""
         return ReplacedHeads(
             *states,
-            *reads,
+            reads=reads,
             mask=mask,
             first=partial(first_tokens, states[0], mask),
             scale=scale,
@@ -97,6 +98,15 @@ class Run:
             first_layer_map=partial(self.pattern, heads),
             start=start,
         )
+
+    def rest_weight(self, layer: int, heads: tuple[int, ...], device: torch.device) -> Tensor | None:
+        """The plan's weights of these heads, (1, head) float32; None where it leaves them to be measured."""
+        if self.plan.rest_weight is None:
+            return None
+        if (layer, heads) not in self.rest_weights:
+            weights = [[self.plan.rest_weight[layer][head] for head in heads]]
+            self.rest_weights[layer, heads] = torch.tensor(weights, device=device)
+        return self.rest_weights[layer, heads]
 
     def layout(self, replaced: list[int], query: Tensor, key: Tensor) -> Layout:
         wanted = (query.shape[1], key.shape[1], tuple(replaced), query.device)

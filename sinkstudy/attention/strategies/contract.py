@@ -6,31 +6,27 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from sinkstudy.attention.layout import KvReads
+
 
 class ReplacedHeads(NamedTuple):
     """The replaced heads of one layer in one forward pass, where the model has computed everything but attention.
 
     `query` (batch, head, query, width): the replaced heads', none where the strategy projects none. `key`, `value`
     (batch, kv_head, key, width): KV heads, tokens of the cache included, from token `start` on; no keys where the
-    strategy projects none. `kv_head`: index (head,) of the one each replaced head reads. `kv_read`: index of
-    those that are read at all; `kv_place` (head,): which of these each head reads; `per_kv`: how many heads read each
-    of them, neighbours together, or None where that differs. `mask`
-    (batch, 1, query, key) bool, or None for plain causal attention. `first()`, (batch,) int64: position of each
-    sequence's first token (not 0 with left padding). `rest_weight` (batch or 1, head) float32, from the plan, or None.
-    `memory`: what the strategy keeps from a prompt's prefill through its decoding, batch first; where it holds "key"
-    and "value", these are the cache that `key` and `value` come from, which the strategy may replace by less.
-    `sink_tokens`, `window`: the plan's.
-    `first_layer_map()`: the first layer's attention of the same head indices for
-    the same queries, (batch, head, query, key).
+    strategy projects none. `reads`: which of those KV heads the replaced heads read. `mask` (batch, 1, query, key)
+    bool, or None for plain causal attention. `first()`, (batch,) int64: position of each sequence's first token (not 0
+    with left padding). `rest_weight` (batch or 1, head) float32, from the plan, or None. `memory`: what the strategy
+    keeps from a prompt's prefill through its decoding, batch first; where it holds "key" and "value", these are the
+    cache that `key` and `value` come from, which the strategy may replace by less. `sink_tokens`, `window`: the
+    plan's. `first_layer_map()`: the first layer's attention of the same head indices for the same queries, (batch,
+    head, query, key).
     """
 
     query: Tensor
     key: Tensor
     value: Tensor
-    kv_head: slice | Tensor
-    kv_read: slice | Tensor
-    kv_place: Tensor
-    per_kv: int | None
+    reads: KvReads
     mask: Tensor | None
     first: Callable[[], Tensor]
     scale: float

@@ -9,7 +9,7 @@ from sinkstudy.attention.strategies.contract import HiddenStates, ReplacedHeads,
 def from_heads(heads: ReplacedHeads) -> Tensor:
     rows = torch.arange(heads.value.shape[0], device=heads.value.device)
     first = heads.value[rows, :, heads.first()]  # (batch, kv_head, width)
-    return first[:, heads.kv_head, None]  # (batch, head, 1, width)
+    return first[:, heads.reads.kv_head, None]  # (batch, head, 1, width)
 
 
 def from_hidden(tokens: HiddenStates) -> Tensor:

@@ -16,7 +16,7 @@ _SAMPLES = 16  # queries whose attention is computed to measure a head of which 
 
 def from_heads(heads: ReplacedHeads) -> Tensor:
     queries = heads.query.shape[2]
-    value = heads.value.transpose(1, 2)[:, :, heads.kv_read].float()  # (batch, key, kv_head, width)
+    value = heads.value.transpose(1, 2)[:, :, heads.reads.kv_read].float()  # (batch, key, kv_head, width)
     real = real_keys(heads)  # (batch, key)
     if heads.mask is not None:
         value = value * real[:, :, None, None]
@@ -31,7 +31,7 @@ def from_heads(heads: ReplacedHeads) -> Tensor:
         if "rest_weight" not in heads.memory:
             heads.memory["rest_weight"] = measured_rest_weight(heads)
         weight = heads.memory["rest_weight"]
-    outputs = mixture(first, total, count, weight, heads.kv_place, heads.per_kv)
+    outputs = mixture(first, total, count, weight, heads.reads.kv_place, heads.reads.per_kv)
     return outputs.to(heads.value.dtype).transpose(1, 2)
 
 
@@ -93,7 +93,9 @@ def measured_rest_weight(heads: ReplacedHeads) -> Tensor:
     first token."""
     queries, keys = heads.query.shape[2], heads.key.shape[2]
     sample = torch.linspace(0, queries - 1, min(_SAMPLES, queries), device=heads.query.device).long()
-    scores = heads.query[:, :, sample].float() @ heads.key[:, heads.kv_head].float().transpose(-1, -2) * heads.scale
+    scores = (
+        heads.query[:, :, sample].float() @ heads.key[:, heads.reads.kv_head].float().transpose(-1, -2) * heads.scale
+    )
     if heads.mask is None:
         seen = torch.arange(keys, device=sample.device) <= (sample + keys - queries)[:, None]
         seen = seen[None, None]

@@ -15,7 +15,7 @@ _BLOCK = 128  # queries at a time
 
 
 def from_heads(heads: ReplacedHeads) -> Tensor:
-    queries, kv_head = heads.query.shape[2], heads.kv_head
+    queries, kv_head = heads.query.shape[2], heads.reads.kv_head
     end = heads.start + heads.key.shape[2]
     if queries == 1 and heads.mask is None:
         return _last_query(heads, end)
@@ -63,9 +63,9 @@ def _last_query(heads: ReplacedHeads, end: int) -> Tensor:
     value = torch.cat([sink_value, heads.value[:, :, recent:]], 2)
     if "key" in heads.memory and sinks == heads.sink_tokens:
         _shorten(heads, (sink_key, sink_value), end - heads.window + 1)
-    index = heads.kv_read if heads.per_kv else heads.kv_head
+    index = heads.reads.kv_read if heads.reads.per_kv else heads.reads.kv_head
     return torch.nn.functional.scaled_dot_product_attention(
-        heads.query, key[:, index], value[:, index], scale=heads.scale, enable_gqa=heads.per_kv is not None
+        heads.query, key[:, index], value[:, index], scale=heads.scale, enable_gqa=heads.reads.per_kv is not None
     )
 
 

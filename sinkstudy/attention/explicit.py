@@ -1,0 +1,62 @@
+"""Attention with its weights formed explicitly: what `reuse` takes from the first layer, and all it needs where a call
+is so small that a fused kernel takes longer than the arithmetic.
+
+Query heads that read one KV head are so many more rows of one product; no key or value is repeated for them.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from sinkstudy.attention.layout import KvReads, take
+
+_BLOCK = 256  # queries at a time: later keys, on which their weights are zero, are left out
+_SMALL = 1 << 12  # scores of a head
+
+
+def is_small(query: Tensor, key: Tensor) -> bool:
+    """Whether forming a call's weights takes hardly longer than a fused call."""
+    return query.shape[2] * key.shape[2] <= _SMALL
+
+
+def weights(query: Tensor, key: Tensor, reads: KvReads, mask: Tensor | None, scale: float) -> Tensor:
+    """Attention (batch, head, query, key) float32 of `query` (batch, head, query, width), causal without a mask.
+
+    `key` (batch, kv_head, key, width); `mask` (batch, 1, query, key) bool.
+    """
+    rows, keys, queries = query.shape[:2], key.shape[2], query.shape[2]
+    key = take(key, reads.kv_read if reads.per_kv else reads.kv_head)
+    flat = (query * scale).reshape(rows[0] * key.shape[1], -1, query.shape[3])
+    scores = torch.bmm(flat, key.flatten(0, 1).transpose(1, 2)).view(*rows, queries, keys).float()
+    if mask is not None:
+        # A padding query sees nothing: its softmax is undefined, and its row is never read.
+        return torch.softmax(scores.masked_fill_(~mask, float("-inf")), -1).nan_to_num()
+    if queries > 1:
+        # Adding a mask takes a quarter of the time of filling in by one.
+        scores += (_kept_later if is_small(query, key) else _later)(queries, keys, scores.device)
+    return torch.softmax(scores, -1)
+
+
+def weighted(weights: Tensor, value: Tensor, reads: KvReads) -> Tensor:
+    """Outputs (batch, head, query, width) from `value` (batch, kv_head, key, width), of attention that is causal."""
+    weights = weights.to(value.dtype)
+    queries, keys = weights.shape[2:]
+    if queries <= _BLOCK and reads.per_kv:
+        flat = weights.reshape(-1, reads.per_kv * queries, keys)
+        outputs = torch.bmm(flat, take(value, reads.kv_read).flatten(0, 1))
+        return outputs.view(*weights.shape[:3], value.shape[3])
+    value = take(value, reads.kv_head)
+    parts = []
+    for start in range(0, queries, _BLOCK):
+        seen = keys - queries + min(start + _BLOCK, queries)
+        parts.append(weights[:, :, start : start + _BLOCK, :seen] @ value[:, :, :seen])
+    return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
+
+
+def _later(queries: int, keys: int, device: torch.device) -> Tensor:
+    """What is added to scores (query, key): minus infinity on keys that come after the query."""
+    return torch.full((queries, keys), float("-inf"), device=device).triu_(keys - queries + 1)
+
+
+_kept_later = lru_cache(maxsize=64)(_later)
