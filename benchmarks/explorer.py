@@ -19,7 +19,7 @@ from playwright.sync_api import sync_playwright
 
 from sinkstudy.explorer import write_page
 from sinkstudy.prompts import Prompt
-from sinkstudy.store import CaptureWriter, LayerRecord
+from sinkstudy.store import CaptureWriter, PromptRecord
 
 ATTRIBUTES = {"source": "made up", "revision": "none", "dtype": "float32", "bos": "auto"}
 
@@ -61,16 +61,15 @@ def write_capture(path: Path, args: argparse.Namespace, maps: bool) -> None:
         for i in range(args.prompts):
             name = f"prompt_{i:02d}"
             writer.begin(Prompt(name, "made-up", "text"), list(range(n)), [f" token{j}" for j in range(n)])
-            for layer in range(args.layers):
-                if maps:
-                    attention = rng.random((args.heads, n, n), dtype=np.float32) ** 4
-                    attention[:, later] = 0
-                    attention /= attention.sum(-1, keepdims=True)
-                    mass = attention[..., :1]
-                else:
-                    attention, mass = None, rng.random((args.heads, n, 1), dtype=np.float32)
-                writer.add_layer(name, layer, LayerRecord(mass, np.ones(args.heads), 0.0, None, attention))
-            writer.finish(name)
+            mass = rng.random((args.layers, args.heads, n, 1), dtype=np.float32)
+            for layer in range(args.layers) if maps else ():
+                attention = rng.random((args.heads, n, n), dtype=np.float32) ** 4
+                attention[:, later] = 0
+                attention /= attention.sum(-1, keepdims=True)
+                mass[layer] = attention[..., :1]
+                writer.add_map(name, attention)
+            norms = np.ones((args.layers, args.heads))
+            writer.finish(name, PromptRecord(list(range(args.layers)), mass, norms, 0.0))
 
 
 def measured(page: Path, about: dict[str, object], rounds: int) -> dict[str, object]:

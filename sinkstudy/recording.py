@@ -1,8 +1,7 @@
 """From prompts to a capture file: tokenize, batch, watch the forward pass, write layers as they come."""
 
 import platform
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from sinkstudy.capture.masses import KEY_CLASSES, Masses
 from sinkstudy.errors import StudyError
 from sinkstudy.models import LoadedModel, encode
 from sinkstudy.prompts import Prompt
-from sinkstudy.store import CaptureWriter, LayerRecord
+from sinkstudy.store import CaptureWriter, PromptRecord
 
 # On a CPU, layers of a small model stay in its cache; a GPU needs many tokens to be busy.
 _TOKENS_PER_BATCH = {"cpu": 512, "cuda": 4096}
@@ -57,62 +56,73 @@ def _record_batch(
     maps_max_tokens: int,
 ) -> None:
     lengths = [len(token_ids[p]) for p in batch]
-    padded = torch.zeros(len(batch), max(lengths), dtype=torch.long)
-    for row, prompt in enumerate(batch):
-        padded[row, : lengths[row]] = torch.tensor(token_ids[prompt])
+    padded = torch.tensor([token_ids[p] + [0] * (max(lengths) - n) for p, n in zip(batch, lengths, strict=True)])
     own = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]  # (batch, query): not padding
-    tolerance = _ROW_TOLERANCE[loaded.model.dtype]
+    kept = _Kept()
 
-    def write(layer: int, masses: Masses) -> None:
-        kept = _Kept.of(masses, own)
-        for row, (prompt, n) in enumerate(zip(batch, lengths, strict=True)):
-            if not kept.finite[row]:
-                where = f"model {name!r}, layer {layer}, prompt {prompt!r}"
-                raise StudyError(f"{where}: attention is not finite; check the weights and the dtype.")
-            if not kept.row_error[row] <= tolerance:
-                where, error = f"model {name!r}, layer {layer}, prompt {prompt!r}", kept.row_error[row]
-                raise StudyError(f"{where}: attention rows miss a sum of 1 by {error:.1e}; check the model's mask.")
-            writer.add_layer(prompt, layer, kept.record(row, n))
+    def keep(layer: int, masses: Masses) -> None:
+        kept.add(layer, masses)
+        fault = _fault(kept.key_mass[-1], kept.row_errors[-1], own.numpy(), _ROW_TOLERANCE[loaded.model.dtype])
+        if fault is not None:
+            row, what = fault
+            raise StudyError(f"model {name!r}, layer {layer}, prompt {batch[row]!r}: {what}")
+        if masses.map is not None:
+            maps = (masses.map * _MAP_STEPS).round_().div_(_MAP_STEPS).half().cpu().numpy()
+            for row, (prompt, n) in enumerate(zip(batch, lengths, strict=True)):
+                writer.add_map(prompt, maps[row, :, :n, :n])
 
-    forward(padded, write, maps=max(lengths) <= maps_max_tokens)
-    for prompt in batch:
-        writer.finish(prompt)
+    forward(padded, keep, maps=max(lengths) <= maps_max_tokens)
+    for prompt, record in zip(batch, kept.records(own), strict=True):
+        writer.finish(prompt, record)
 
 
-@dataclass(frozen=True)
 class _Kept:
-    """What is stored of one layer of a batch, on the host, padding included."""
+    """What is stored of a batch besides maps, gathered layer by layer on the host."""
 
-    keys: np.ndarray  # (batch, head, query, key_class)
-    finite: np.ndarray  # (batch,)
-    row_error: np.ndarray  # (batch,)
-    output_norm: np.ndarray | None  # (batch, head)
-    row_sum: np.ndarray | None  # (batch, head, query)
-    maps: np.ndarray | None  # (batch, head, query, key) float16
+    def __init__(self) -> None:
+        self.layers: list[int] = []
+        self.key_mass: list[np.ndarray] = []  # each (batch, head, query, key_class)
+        self.row_errors: list[np.ndarray] = []  # each (batch,)
+        self.row_sum: list[np.ndarray] = []  # each (batch, head, query), only with learned sinks: 1 elsewhere
+        self.output_norm: list[torch.Tensor] = []  # each (batch, head, query)
 
-    @classmethod
-    def of(cls, masses: Masses, own: torch.Tensor) -> "_Kept":
-        own = own.to(masses.keys.device)
-        norm, maps = masses.output_norm, masses.map
-        kept = (
-            masses.keys,
-            (masses.keys.isfinite().all(-1).all(1) | ~own).all(-1),
-            masses.row_error,
-            None if norm is None else (norm * own[:, None]).sum(-1) / own.sum(-1, keepdim=True),
-            masses.row_sum if masses.learned_sinks else None,  # 1 elsewhere
-            None if maps is None else (maps * _MAP_STEPS).round_().div_(_MAP_STEPS).half(),
-        )
-        return cls(*(None if tensor is None else tensor.cpu().numpy() for tensor in kept))
+    def add(self, layer: int, masses: Masses) -> None:
+        self.layers.append(layer)
+        self.key_mass.append(masses.keys.cpu().numpy())
+        self.row_errors.append(masses.row_error.cpu().numpy())
+        if masses.learned_sinks:
+            self.row_sum.append(masses.row_sum.cpu().numpy())
+        norm = masses.output_norm
+        self.output_norm.append(torch.full(masses.keys.shape[:3], torch.nan) if norm is None else norm.cpu())
 
-    def record(self, row: int, n: int) -> LayerRecord:
-        """One prompt of the batch, without its padding."""
-        return LayerRecord(
-            key_mass=self.keys[row, :, :n],
-            output_norm=np.full(self.keys.shape[1], np.nan) if self.output_norm is None else self.output_norm[row],
-            row_error=float(self.row_error[row]),
-            row_sum=None if self.row_sum is None else self.row_sum[row, :, :n],
-            attention=None if self.maps is None else self.maps[row, :, :n, :n],
-        )
+    def records(self, own: torch.Tensor) -> Iterator[PromptRecord]:
+        """One per prompt, without its padding; `own` (batch, query) says what is none."""
+        key_mass = np.stack(self.key_mass, axis=1)  # (batch, layer, head, query, key_class)
+        row_sum = np.stack(self.row_sum, axis=1) if self.row_sum else None
+        norms = torch.stack(self.output_norm, dim=1) * own[:, None, None]
+        norm = (norms.sum(-1) / own.sum(-1)[:, None, None]).numpy()  # (batch, layer, head)
+        errors = np.max(self.row_errors, axis=0)
+        for row, n in enumerate(own.sum(-1).tolist()):
+            yield PromptRecord(
+                layers=self.layers,
+                key_mass=key_mass[row, :, :, :n],
+                output_norm=norm[row],
+                row_error=float(errors[row]),
+                row_sum=None if row_sum is None else row_sum[row, :, :, :n],
+            )
+
+
+def _fault(key_mass: np.ndarray, row_errors: np.ndarray, own: np.ndarray, tolerance: float) -> tuple[int, str] | None:
+    """The first prompt of a batch whose attention in one layer is broken: its row, and what is wrong."""
+    if np.isfinite(key_mass.sum()) and (row_errors <= tolerance).all():
+        return None
+    finite = (np.isfinite(key_mass).all((1, 3)) | ~own).all(1)
+    for row, error in enumerate(row_errors):
+        if not finite[row]:
+            return row, "attention is not finite; check the weights and the dtype."
+        if not error <= tolerance:
+            return row, f"attention rows miss a sum of 1 by {error:.1e}; check the model's mask."
+    return None
 
 
 def _batches(token_ids: dict[str, list[int]], tokens: int, maps_max_tokens: int) -> Iterable[list[str]]:

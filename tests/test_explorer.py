@@ -25,7 +25,7 @@ from sinkstudy.explorer.packing import (
 from sinkstudy.explorer.study import Shape, thinning
 from sinkstudy.prompts import Prompt
 from sinkstudy.scores import null_score
-from sinkstudy.store import CaptureWriter, LayerRecord
+from sinkstudy.store import CaptureWriter, PromptRecord
 
 ATTRIBUTES = {"source": "models/made-up", "revision": "none", "dtype": "float32", "bos": "auto"}
 HOSTILE = [
@@ -58,11 +58,11 @@ def write_capture(path: Path, model: str, maps: dict[str, np.ndarray], full_rows
             n = attention.shape[2]
             words = [HOSTILE[i % len(HOSTILE)] for i in range(n)]
             writer.begin(Prompt(name, "long" if n > 24 else "short", "text"), list(range(n)), words)
-            for layer, part in enumerate(attention):
-                row_sum = None if full_rows else part.sum(-1)
-                record = LayerRecord(part[..., :1], np.ones(len(part)), 0.0, row_sum, part if n <= 64 else None)
-                writer.add_layer(name, layer, record)
-            writer.finish(name)
+            for part in attention if n <= 64 else ():
+                writer.add_map(name, part)
+            layers, norms = list(range(len(attention))), np.ones(attention.shape[:2])
+            row_sum = None if full_rows else attention.sum(-1)
+            writer.finish(name, PromptRecord(layers, attention[..., :1], norms, 0.0, row_sum))
 
 
 def unpacked(kind: str, text: str, count: int) -> np.ndarray:

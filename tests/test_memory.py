@@ -8,7 +8,7 @@ import pytest
 from study import SMALL, snakemake, write_study
 
 from sinkstudy.prompts import Prompt, read_prompts, shards
-from sinkstudy.store import CaptureWriter, LayerRecord
+from sinkstudy.store import CaptureWriter, PromptRecord
 
 pytestmark = pytest.mark.slow
 
@@ -59,12 +59,11 @@ def write_captures(folder: Path) -> None:
 def write_prompt(writer: CaptureWriter, prompt: Prompt, levels: np.ndarray) -> None:
     n = int(prompt.text.split()[-2])
     writer.begin(prompt, [0] * n, ["a"] * n)
-    for layer, level in enumerate(levels):
-        mass = np.broadcast_to(level[:, None, None], (HEADS, n, len(KEY_CLASSES))).astype(np.float32)
-        mass[:, 0, 0] = 1
-        maps = np.tril(np.ones((HEADS, n, n))) if n == min(LENGTHS) else None
-        writer.add_layer(prompt.id, layer, LayerRecord(mass, np.ones(HEADS), 0.0, attention=maps))
-    writer.finish(prompt.id)
+    for _ in range(LAYERS) if n == min(LENGTHS) else ():
+        writer.add_map(prompt.id, np.tril(np.ones((HEADS, n, n))))
+    mass = np.repeat(levels[:, :, None, None], n, axis=2).repeat(len(KEY_CLASSES), axis=3)
+    mass[:, :, 0, 0] = 1
+    writer.finish(prompt.id, PromptRecord(list(range(LAYERS)), mass, np.ones((LAYERS, HEADS)), 0.0))
 
 
 def peaks_of(folder: Path, count: int) -> dict[str, int]:

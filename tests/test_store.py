@@ -10,7 +10,7 @@ from sinkstudy.errors import StudyError
 from sinkstudy.prompts import Prompt
 from sinkstudy.store import (
     CaptureWriter,
-    LayerRecord,
+    PromptRecord,
     open_capture,
     read_captures,
     read_maps,
@@ -25,34 +25,40 @@ LAYERS = (1, 3)
 HEADS = 2
 
 
-def record_of(rng: np.random.Generator, n: int, maps: bool = True, full_rows: bool = True) -> LayerRecord:
-    attention = np.tril(rng.random((HEADS, n, n)) + 0.01)
+def maps_of(rng: np.random.Generator, n: int, full_rows: bool = True) -> np.ndarray:
+    """Causal attention (layer, head, query, key) of no model."""
+    attention = np.tril(rng.random((len(LAYERS), HEADS, n, n)) + 0.01)
     attention /= attention.sum(-1, keepdims=True)
-    if not full_rows:
-        attention *= 0.5
-    second = attention[..., 1] if n > 1 else np.zeros((HEADS, n))
-    return LayerRecord(
-        key_mass=np.stack([attention[..., 0], second, np.diagonal(attention, axis1=1, axis2=2)], -1),
-        output_norm=rng.random(HEADS),
+    return attention if full_rows else 0.5 * attention
+
+
+def record_of(attention: np.ndarray, full_rows: bool = True) -> PromptRecord:
+    second = attention[..., 1] if attention.shape[-1] > 1 else np.zeros(attention.shape[:-1])
+    return PromptRecord(
+        layers=list(LAYERS),
+        key_mass=np.stack([attention[..., 0], second, np.diagonal(attention, axis1=2, axis2=3)], -1),
+        output_norm=attention.mean((2, 3)),
         row_error=1e-7,
         row_sum=None if full_rows else attention.sum(-1),
-        attention=attention if maps else None,
     )
 
 
-def write(
-    path: Path, prompts: dict[str, int], maps: bool = True, full_rows: bool = True
-) -> dict[str, dict[int, LayerRecord]]:
-    """Write prompts of so many tokens, and give back what was written: records by prompt and layer."""
+def small_record(n: int, heads: int = HEADS, value: float = 0.5) -> PromptRecord:
+    """One layer, the same mass everywhere."""
+    return PromptRecord([0], np.full((1, heads, n, len(CLASSES)), value), np.ones((1, heads)), 0.0)
+
+
+def write(path: Path, prompts: dict[str, int], maps: bool = True, full_rows: bool = True) -> dict[str, np.ndarray]:
+    """Write prompts of so many tokens, and give back their attention (layer, head, query, key)."""
     rng = np.random.default_rng(0)
-    written: dict[str, dict[int, LayerRecord]] = {}
+    written = {name: maps_of(rng, n, full_rows) for name, n in prompts.items()}
     with CaptureWriter(path, ATTRIBUTES, CLASSES) as writer:
-        for name, n in prompts.items():
+        for name, attention in written.items():
+            n = attention.shape[-1]
             writer.begin(Prompt(name, "short", "text"), list(range(100, 100 + n)), [f"t{i}" for i in range(n)])
-            written[name] = {layer: record_of(rng, n, maps, full_rows) for layer in LAYERS}
-            for layer, record in written[name].items():
-                writer.add_layer(name, layer, record)
-            writer.finish(name)
+            for layer in attention if maps else ():
+                writer.add_map(name, layer)
+            writer.finish(name, record_of(attention, full_rows))
     return written
 
 
@@ -75,25 +81,22 @@ def test_readers_give_back_what_was_written(path, full_rows):
     written = write(path, {"one": 1, "hello": 6}, full_rows=full_rows)
     captures = {capture.prompt: capture for capture in read_captures([path])}
     assert captures.keys() == {"one", "hello"}
-    for name, layers in written.items():
-        capture, records = captures[name], list(layers.values())
+    for name, attention in written.items():
+        capture, record = captures[name], record_of(attention, full_rows)
         assert capture.set == "short"
         assert capture.n_tokens == len(capture.token_ids)
         assert capture.token_ids.tolist() == list(range(100, 100 + capture.n_tokens))
         assert capture.layers.tolist() == list(LAYERS)
-        key_mass = np.stack([record.key_mass for record in records]).astype(np.float32)
-        np.testing.assert_array_equal(capture.key_mass, key_mass)
-        np.testing.assert_array_equal(capture.sink_mass, key_mass[..., 0])
-        np.testing.assert_array_equal(
-            capture.output_norm, np.stack([record.output_norm for record in records]).astype(np.float32)
-        )
+        np.testing.assert_array_equal(capture.key_mass, record.key_mass.astype(np.float32))
+        np.testing.assert_array_equal(capture.sink_mass, attention[..., 0].astype(np.float32))
+        np.testing.assert_array_equal(capture.output_norm, record.output_norm.astype(np.float32))
         if full_rows:
             assert capture.row_sum is None
         else:
             np.testing.assert_allclose(capture.row_sum, 0.5, rtol=1e-6)
         assert read_tokens(path, name) == [f"t{i}" for i in range(capture.n_tokens)]
-        for row, record in enumerate(records):
-            np.testing.assert_allclose(read_maps(path, name, row), record.attention, rtol=0, atol=2.8e-4)
+        for row, layer in enumerate(attention):
+            np.testing.assert_allclose(read_maps(path, name, row), layer, rtol=0, atol=2.8e-4)
 
 
 def test_the_same_capture_is_the_same_bytes(path, tmp_path):
@@ -127,40 +130,43 @@ def test_any_prompt_id_makes_a_group_of_its_own(path, name):
 def test_tokens_of_any_script_come_back(path, token):
     with CaptureWriter(path, ATTRIBUTES, CLASSES) as writer:
         writer.begin(Prompt("p", "s", "x"), [1, 2], [token, "end"])
-        writer.add_layer("p", 0, record_of(np.random.default_rng(0), 2))
-        writer.finish("p")
+        writer.finish("p", small_record(2))
     assert read_tokens(path, "p") == [token, "end"]
 
 
 def test_layers_of_several_prompts_may_come_in_turn(path):
     rng = np.random.default_rng(1)
-    records = {(name, layer): record_of(rng, n) for layer in LAYERS for name, n in (("a", 3), ("b", 5))}
+    attention = {"a": maps_of(rng, 3), "b": maps_of(rng, 5)}
     with CaptureWriter(path, ATTRIBUTES, CLASSES) as writer:
-        for name, n in (("a", 3), ("b", 5)):
-            writer.begin(Prompt(name, "s", "x"), [0] * n, ["t"] * n)
-        for (name, layer), record in records.items():
-            writer.add_layer(name, layer, record)
+        for name, maps in attention.items():
+            writer.begin(Prompt(name, f"set of {name}", "x"), [0] * maps.shape[-1], ["t"] * maps.shape[-1])
+        for row in range(len(LAYERS)):
+            for name, maps in attention.items():
+                writer.add_map(name, maps[row])
         for name in ("b", "a"):
-            writer.finish(name)
-    for capture in read_captures([path]):
-        for row, layer in enumerate(LAYERS):
-            record = records[capture.prompt, layer]
-            np.testing.assert_array_equal(capture.key_mass[row], record.key_mass.astype(np.float32))
-            np.testing.assert_allclose(read_maps(path, capture.prompt, row), record.attention, rtol=0, atol=2.8e-4)
+            writer.finish(name, record_of(attention[name]))
+    captures = list(read_captures([path]))
+    assert [(capture.prompt, capture.set) for capture in captures] == [("a", "set of a"), ("b", "set of b")]
+    for capture in captures:
+        record = record_of(attention[capture.prompt])
+        np.testing.assert_array_equal(capture.key_mass, record.key_mass.astype(np.float32))
+        np.testing.assert_array_equal(capture.output_norm, record.output_norm.astype(np.float32))
+        for row, maps in enumerate(attention[capture.prompt]):
+            np.testing.assert_allclose(read_maps(path, capture.prompt, row), maps, rtol=0, atol=2.8e-4)
 
 
 def test_maps_and_masses_of_more_than_one_chunk_come_back(path):
     heads, n = 3, 520
     attention = np.zeros((heads, n, n))
     attention[:, np.arange(n), np.arange(n)] = np.linspace(0.1, 1, heads * n).reshape(heads, n)
-    key_mass = np.linspace(0, 1, heads * n * 200).reshape(heads, n, 200)
+    key_mass = np.linspace(0, 1, 2 * heads * n * 200).reshape(2, heads, n, 200)
     with CaptureWriter(path, ATTRIBUTES, tuple(map(str, range(200)))) as writer:
         writer.begin(Prompt("long", "s", "x"), [0] * n, ["t"] * n)
-        for layer in range(2):
-            writer.add_layer("long", layer, LayerRecord(key_mass * (layer + 1), np.ones(heads), 0.0, None, attention))
-        writer.finish("long")
+        for _ in range(2):
+            writer.add_map("long", attention)
+        writer.finish("long", PromptRecord([0, 1], key_mass, np.ones((2, heads)), 0.0))
     (capture,) = read_captures([path])
-    np.testing.assert_array_equal(capture.key_mass, np.stack([key_mass, 2 * key_mass]).astype(np.float32))
+    np.testing.assert_array_equal(capture.key_mass, key_mass.astype(np.float32))
     np.testing.assert_allclose(read_maps(path, "long", 1), attention, rtol=0, atol=2.8e-4)
     with h5py.File(path) as file:
         assert file["long/attention"].chunks[1] < heads
@@ -187,8 +193,7 @@ def test_a_file_of_more_sets_than_an_ordinary_attribute_holds_comes_back(path):
     with CaptureWriter(path, ATTRIBUTES, CLASSES) as writer:
         for i in range(4200):
             writer.begin(Prompt(f"p{i}", f"set{i % 7}", "x"), [0], ["t"])
-            writer.add_layer(f"p{i}", 0, LayerRecord(np.ones((1, 1, 3)), np.ones(1), 0.0))
-            writer.finish(f"p{i}")
+            writer.finish(f"p{i}", small_record(1, heads=1))
     sets = [capture.set for capture in read_captures([path], parts=["sink_mass"])]
     assert sets == [f"set{i % 7}" for i in range(4200)]
 
@@ -232,7 +237,7 @@ def test_datasets_have_the_documented_types_axes_and_filters(path):
 
 
 def test_every_array_is_checked_small_ones_with_their_header_and_large_ones_are_packed(path):
-    n = 5000
+    n = 10000
     write(path, {"small": 4, "middle": 1200}, maps=False)
     with h5py.File(path) as file:
         for name in ("token_ids", "sink_mass", "key_mass"):
@@ -241,9 +246,7 @@ def test_every_array_is_checked_small_ones_with_their_header_and_large_ones_are_
         assert (dataset.compression, dataset.shuffle, dataset.fletcher32) == (None, False, True)
     with CaptureWriter(path, ATTRIBUTES, CLASSES) as writer:
         writer.begin(Prompt("p", "s", "x"), [0] * n, ["t"] * n)
-        for layer in LAYERS:
-            writer.add_layer("p", layer, LayerRecord(np.full((HEADS, n, 3), 0.5), np.ones(HEADS), 0.0))
-        writer.finish("p")
+        writer.finish("p", small_record(n))
     with h5py.File(path) as file:
         for name in ("sink_mass", "key_mass"):
             dataset = file["p"][name]
@@ -256,7 +259,7 @@ def test_an_exception_leaves_nothing_behind_and_an_earlier_file_as_it_was(path, 
     def interrupted() -> None:
         with CaptureWriter(path, ATTRIBUTES, CLASSES) as writer:
             writer.begin(Prompt("p", "s", "x"), [1, 2], ["a", "b"])
-            writer.add_layer("p", 0, record_of(np.random.default_rng(0), 2))
+            writer.finish("p", small_record(2))
             raise error("stop")
 
     with pytest.raises(error, match="stop"):
@@ -273,8 +276,7 @@ def test_an_exception_leaves_nothing_behind_and_an_earlier_file_as_it_was(path, 
 def test_the_final_name_appears_only_when_the_file_is_complete(path):
     with CaptureWriter(path, ATTRIBUTES, CLASSES) as writer:
         writer.begin(Prompt("p", "s", "x"), [1], ["a"])
-        writer.add_layer("p", 0, record_of(np.random.default_rng(0), 1))
-        writer.finish("p")
+        writer.finish("p", small_record(1))
         assert not path.exists()
     assert list(path.parent.iterdir()) == [path]
 
@@ -302,10 +304,9 @@ def test_masses_that_are_not_finite_are_an_error_and_leave_nothing_behind(path, 
     def broken() -> None:
         with CaptureWriter(path, ATTRIBUTES, CLASSES) as writer:
             writer.begin(Prompt("broken", "s", "x"), [1, 2], ["a", "b"])
-            record = record_of(np.random.default_rng(0), 2)
-            record.key_mass[1, 1, 0] = value
-            writer.add_layer("broken", 0, record)
-            writer.finish("broken")
+            record = small_record(2)
+            record.key_mass[0, 1, 1, 0] = value
+            writer.finish("broken", record)
 
     with pytest.raises(RuntimeError, match="'broken' has masses that are not finite"):
         broken()
@@ -316,8 +317,7 @@ def test_masses_that_do_not_fit_the_tokens_are_an_error_and_leave_nothing_behind
     def misfit() -> None:
         with CaptureWriter(path, ATTRIBUTES, CLASSES) as writer:
             writer.begin(Prompt("odd", "s", "x"), [1, 2, 3], ["a", "b", "c"])
-            writer.add_layer("odd", 0, record_of(np.random.default_rng(0), 2))
-            writer.finish("odd")
+            writer.finish("odd", small_record(2))
 
     with pytest.raises(RuntimeError, match="'odd' has 3 tokens"):
         misfit()
@@ -396,8 +396,7 @@ def test_a_flipped_bit_in_a_list_too_long_for_hdf5_to_check_is_refused(path, ref
     rng = np.random.default_rng(0)
     with CaptureWriter(path, ATTRIBUTES, CLASSES) as writer:
         writer.begin(Prompt("p", "short", "x"), list(range(tokens)), [f"token{i}" for i in range(tokens)])
-        writer.add_layer("p", 0, LayerRecord(rng.random((heads, tokens, 3)), rng.random(heads), 0.0))
-        writer.finish("p")
+        writer.finish("p", PromptRecord([0], rng.random((1, heads, tokens, 3)), rng.random((1, heads)), 0.0))
     read_everything(path)
     with h5py.File(path) as file:
         values = file.attrs[name]

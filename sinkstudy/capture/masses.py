@@ -77,7 +77,10 @@ def explicit(call: AttentionCall) -> tuple[Tensor, Masses]:
 
 def blockwise(call: AttentionCall, block: int = _BLOCK) -> tuple[Tensor, Masses]:
     """As `explicit`, without the map, in memory linear in the number of queries."""
-    parts = [_rows(call, start, start + block, keep_map=False) for start in range(0, call.query.shape[-2], block)]
+    n = call.query.shape[-2]
+    if n <= block:
+        return _rows(call, 0, n, keep_map=False)
+    parts = [_rows(call, start, start + block, keep_map=False) for start in range(0, n, block)]
     output = torch.cat([out for out, _ in parts], dim=-2)
     masses = [m for _, m in parts]
     return output, Masses(
@@ -134,10 +137,9 @@ def _rows(call: AttentionCall, start: int, stop: int, keep_map: bool) -> tuple[T
     if call.softcap is not None:
         scores = scores.div_(call.softcap).tanh_().mul_(call.softcap)
     n = key.shape[-2]
-    later = torch.arange(n, device=key.device) > torch.arange(start, stop, device=key.device)[:, None]
     if call.mask is None:
         # Adding a mask takes a quarter of the time of filling in by one.
-        scores += torch.zeros(later.shape, dtype=scores.dtype, device=key.device).masked_fill_(later, float("-inf"))
+        scores += torch.full((stop - start, n), float("-inf"), dtype=scores.dtype, device=key.device).triu_(start + 1)
     elif call.mask.dtype == torch.bool:
         scores.masked_fill_(~call.mask[..., start:stop, :n], float("-inf"))
     else:
@@ -152,7 +154,7 @@ def _rows(call: AttentionCall, start: int, stop: int, keep_map: bool) -> tuple[T
     row_sum = probabilities.sum(-1)
     missing = (row_sum if call.learned_sinks is None else whole.sum(-1)) - 1
     # Mass on keys that come later counts as an error of the row, as a mask that is not causal shows itself by it.
-    ahead = None if call.mask is None else (probabilities * later).sum(-1)
+    ahead = None if call.mask is None else probabilities.triu(start + 1).sum(-1)
     return output, Masses(
         keys=_key_classes(probabilities, start),
         row_sum=row_sum,

@@ -50,8 +50,9 @@ def relative_norms(attention: nn.Module, output: Tensor, residual: Tensor | None
     gram = per_head @ per_head.transpose(1, 2)  # (head, width, width)
     batch, _, queries, _ = output.shape
     flat = output.float().transpose(0, 1).reshape(heads, batch * queries, width)
-    squared = (flat @ gram).mul_(flat).sum(-1).reshape(heads, batch, queries).transpose(0, 1)
-    return squared.clamp(min=0).sqrt() / torch.linalg.vector_norm(residual.float(), dim=-1)[:, None]
+    norm = (flat @ gram).mul_(flat).sum(-1).clamp_(min=0).sqrt_()  # (head, batch and query)
+    norm /= torch.linalg.vector_norm(residual.float(), dim=-1).flatten()
+    return norm.reshape(heads, batch, queries).transpose(0, 1)
 
 
 def _output_projection(attention: nn.Module, inputs: int) -> Tensor | None:

@@ -25,12 +25,12 @@ from sinkstudy.store.reading import (
     read_provenance,
     read_tokens,
 )
-from sinkstudy.store.writing import CaptureWriter, LayerRecord
+from sinkstudy.store.writing import CaptureWriter, PromptRecord
 
 __all__ = [
     "Capture",
     "CaptureWriter",
-    "LayerRecord",
+    "PromptRecord",
     "open_capture",
     "read_captures",
     "read_maps",

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -20,31 +20,25 @@ from sinkstudy.temporary import temporary_for
 
 
 @dataclass(frozen=True)
-class LayerRecord:
-    """What is stored of one layer of one prompt, see the layout; the first key class is the first token.
+class PromptRecord:
+    """What is stored of one prompt but for its maps, see the layout; the first key class is the first token.
 
-    `key_mass` (head, query, key_class), `output_norm` (head,), `row_sum` (head, query) and `attention` (head, query,
-    key), of which the last is stored as float16, the others as float32.
+    `key_mass` (layer, head, query, key_class), `output_norm` (layer, head) and `row_sum` (layer, head, query), all
+    stored as float32. `layers`: the true layer index along the layer axis, the same for all prompts of a file.
     """
 
+    layers: list[int]
     key_mass: np.ndarray
     output_norm: np.ndarray
     row_error: float
     row_sum: np.ndarray | None = None
-    attention: np.ndarray | None = None
 
 
 @dataclass
-class _Pending:
-    """One prompt's layers so far; maps are packed as they come, the rest is linear in length."""
-
+class _Begun:
     token_ids: list[int]
     group: h5g.GroupID
     maps: Maps | None = None
-    layers: list[int] = field(default_factory=list)
-    key_mass: list[np.ndarray] = field(default_factory=list)
-    output_norm: list[np.ndarray] = field(default_factory=list)
-    row_sum: list[np.ndarray] = field(default_factory=list)
 
 
 class CaptureWriter:
@@ -57,11 +51,11 @@ class CaptureWriter:
         self.path = path
         self._attributes = {**attributes, "schema": SCHEMA, "complete": False, "key_classes": list(key_classes)}
         self._layers: list[int] | None = None
-        self._pending: dict[str, _Pending] = {}
-        self._sets: list[str] = []
+        self._begun: dict[str, _Begun] = {}
+        self._sets: dict[str, str] = {}
         self._row_errors: dict[str, float] = {}
         self._output_norms: dict[str, np.ndarray] = {}
-        self._vocabulary: dict[int, bytes] = {}
+        self._vocabulary: dict[int, str] = {}
 
     def __enter__(self) -> "CaptureWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,49 +74,41 @@ class CaptureWriter:
         return self
 
     def begin(self, prompt: Prompt, token_ids: list[int], tokens: list[str]) -> None:
-        """Open a prompt's group; its layers follow in ascending order, then `finish`."""
+        """Open a prompt's group; its maps follow if they are to be stored, then `finish`."""
         group = h5g.create(self._file.id, prompt.id.encode(), self._names, self._groups)
-        self._pending[prompt.id] = _Pending(token_ids, group)
-        self._sets.append(prompt.set)
-        self._row_errors[prompt.id] = 0.0
-        self._vocabulary |= zip(token_ids, (token.encode() for token in tokens), strict=True)
+        self._begun[prompt.id] = _Begun(token_ids, group)
+        self._sets[prompt.id] = prompt.set
+        self._vocabulary |= zip(token_ids, tokens, strict=True)
 
-    def add_layer(self, prompt: str, layer: int, record: LayerRecord) -> None:
-        """Layers come in ascending order. Raises OSError when what was written so far did not reach the disk."""
+    def add_map(self, prompt: str, attention: np.ndarray) -> None:
+        """The next layer's map (head, query, key), packed as float16 at once."""
+        begun = self._begun[prompt]
+        if begun.maps is None:
+            begun.maps = Maps(*attention.shape[:2])
+        begun.maps.add_layer(attention)
+
+    def finish(self, prompt: str, record: PromptRecord) -> None:
+        """Write a prompt and let go of it. Raises OSError when what was written so far did not reach the disk."""
         if self._disk.error:
             raise self._disk.error
-        pending = self._pending[prompt]
-        pending.layers.append(layer)
-        pending.key_mass.append(record.key_mass)
-        pending.output_norm.append(record.output_norm)
-        self._row_errors[prompt] = max(self._row_errors[prompt], record.row_error)
-        if record.row_sum is not None:
-            pending.row_sum.append(record.row_sum)
-        if record.attention is not None:
-            if pending.maps is None:
-                pending.maps = Maps(*record.attention.shape[:2])
-            pending.maps.add_layer(record.attention)
-
-    def finish(self, prompt: str) -> None:
-        """Write what waited and let go of it."""
-        pending = self._pending.pop(prompt)
-        if pending.layers != (self._layers or pending.layers):
-            raise RuntimeError(f"prompt {prompt!r} has layers {pending.layers}, others {self._layers}")
-        self._layers = pending.layers
-        group, tokens = pending.group, pending.token_ids
-        key_mass = np.array(pending.key_mass, np.float32)
+        begun = self._begun.pop(prompt)
+        if record.layers != (self._layers or record.layers):
+            raise RuntimeError(f"prompt {prompt!r} has layers {record.layers}, others {self._layers}")
+        self._layers = record.layers
+        group, tokens = begun.group, begun.token_ids
+        key_mass = np.ascontiguousarray(record.key_mass, np.float32)
         if key_mass.shape[2] != len(tokens):
             raise RuntimeError(f"prompt {prompt!r} has {len(tokens)} tokens, but masses of {key_mass.shape[2]} queries")
         if not np.isfinite(key_mass).all():
             raise RuntimeError(f"prompt {prompt!r} has masses that are not finite")
-        self._output_norms[prompt] = np.array(pending.output_norm, np.float32)
+        self._row_errors[prompt], self._output_norms[prompt] = record.row_error, record.output_norm
         create_array(group, "token_ids", np.array(tokens, np.int32), AXES[2:3])
         create_array(group, "sink_mass", key_mass[..., 0], AXES[:3])
         create_array(group, "key_mass", key_mass, (*AXES[:3], "key_class"))
-        if pending.row_sum:
-            create_array(group, "row_sum", np.array(pending.row_sum, np.float32), AXES[:3])
-        if pending.maps is not None:
-            pending.maps.write(group)
+        if record.row_sum is not None:
+            create_array(group, "row_sum", np.asarray(record.row_sum, np.float32), AXES[:3])
+        if begun.maps is not None:
+            begun.maps.write(group)
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         try:
@@ -139,13 +125,13 @@ class CaptureWriter:
         self._temporary.unlink(missing_ok=True)
 
     def _complete(self) -> None:
-        if self._pending:
-            raise RuntimeError(f"prompts begun but not finished: {', '.join(self._pending)}")
-        words = list(self._vocabulary.values())
+        if self._begun:
+            raise RuntimeError(f"prompts begun but not finished: {', '.join(self._begun)}")
+        words = [token.encode() for token in self._vocabulary.values()]
         lists = {
-            "sets": np.array(self._sets, h5py.string_dtype()),
-            "row_sum_errors": np.array(list(self._row_errors.values())),
-            "output_norm": np.array([self._output_norms[prompt] for prompt in self._row_errors], np.float32),
+            "sets": np.array(list(self._sets.values()), h5py.string_dtype()),
+            "row_sum_errors": np.array([self._row_errors[prompt] for prompt in self._sets], float),
+            "output_norm": np.array([self._output_norms[prompt] for prompt in self._sets], np.float32),
             "vocabulary_ids": np.array(list(self._vocabulary), np.int32),
             "vocabulary": np.array(words, h5py.string_dtype("utf-8", max(map(len, words), default=0) or 1)),
         }
