@@ -179,7 +179,8 @@ def _first_layer(
     run.compute_pattern, run.first_layer_map = partial(_pattern, query, key, mask, scale), None
     decides = run.plan.first_layer_threshold is not None and prefill
     needed = STRATEGIES[run.plan.strategy].needs_first_layer
-    at_once = needed and run.active and (query.shape[2] == 1 or is_small(query, key))
+    asked = needed and run.active and (decides or run.mapped)
+    at_once = asked and (query.shape[2] == 1 or is_small(query, key))
     if not decides and not at_once:
         return None
     pattern = run.compute_pattern(tuple(range(query.shape[1])))
