@@ -54,6 +54,24 @@ def test_heads_chosen_by_the_input_equal_the_readable_reference(strategy, n):
     torch.testing.assert_close(logits_of(model, plan, ids), readable_logits(model, ids, plan), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("n", [7, 80])
+@pytest.mark.parametrize("heads", ["one head", "a whole group and more"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_gradients_are_slopes(strategy, heads, n):
+    model, ids = model_of("4:1").double(), prompt_ids(n)
+    embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
+    direction = torch.randn(embedded.shape, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+
+    def loss(embeddings):
+        return model(inputs_embeds=embeddings).logits.square().mean()
+
+    with optimized(model, Plan(heads=HEADS_OF[heads], **STRATEGIES[strategy]), "attention"):
+        loss(embedded).backward()
+        with torch.no_grad():
+            slope = (loss(embedded + 1e-3 * direction) - loss(embedded - 1e-3 * direction)) / 2e-3
+    torch.testing.assert_close((embedded.grad * direction).sum(), slope, rtol=1e-2, atol=0)
+
+
 STEPS = 9  # of decoding: more than the window
 LASTING = [name for name in STRATEGIES if name != "first_value_mean, measured"]  # measured on the prompt alone
 
