@@ -1,6 +1,7 @@
 """The timing stage on a tiny model: what is measured and counted, not how fast."""
 
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
@@ -147,11 +148,22 @@ def test_alternatives_take_turns_each_in_its_own_context():
 
         return Alternative(context, lambda: events.append(name))
 
-    samples = interleaved([alternative("a"), alternative("b")], repeats=3, device=CPU, calls_per_sample=2)
-    assert samples.shape == (3, 2)
+    samples = interleaved([alternative("a"), alternative("b")], repeats=20, device=CPU, calls_per_sample=2)
+    assert samples.shape == (20, 2)
     assert (samples > 0).all()
-    rounds = ["enter a", *"aaa", "leave a", "enter b", *"bbb", "leave b"]  # one call to warm up, two that count
-    assert events[-3 * len(rounds) :] == rounds * 3
+    blocks = {name: [f"enter {name}", *(name * 3), f"leave {name}"] for name in "ab"}  # one call to warm up, two count
+    orders = {"ab": blocks["a"] + blocks["b"], "ba": blocks["b"] + blocks["a"]}
+    rounds = [events[end - 10 : end] for end in range(len(events), len(events) - 200, -10)]
+    assert {name: rounds.count(order) for name, order in orders.items()} == {
+        name: pytest.approx(10, abs=6) for name in orders
+    }
+    assert sum(map(rounds.count, orders.values())) == 20
+
+
+def test_a_sample_belongs_to_its_alternative():
+    calls = [lambda: None, lambda: time.sleep(0.005)]
+    samples = interleaved([Alternative(nullcontext, call) for call in calls], 7, CPU, calls_per_sample=1)
+    assert np.median(samples[:, 0]) < 0.005 <= samples[:, 1].min()
 
 
 def test_peak_memory_counts_what_is_held_at_once():
@@ -165,8 +177,6 @@ def test_peak_memory_counts_what_is_held_at_once():
 
     def nothing():
         return x.shape
-
-    from contextlib import nullcontext
 
     assert peak_bytes(Alternative(nullcontext, call), CPU) == pytest.approx(8e6, rel=0.01)
     assert peak_bytes(Alternative(nullcontext, nothing), CPU) == 0

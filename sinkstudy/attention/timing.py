@@ -28,9 +28,11 @@ class Alternative:
 def interleaved(
     alternatives: Sequence[Alternative], repeats: int, device: torch.device, calls_per_sample: int | None = None
 ) -> np.ndarray:
-    """Seconds per call, (repeat, alternative): A B C, A B C, ..., each sample synchronised with the device.
+    """Seconds per call, (repeat, alternative), each sample synchronised with the device.
 
-    `calls_per_sample`: the same for all, where calls change what they work on; otherwise as many as a sample takes.
+    Every round takes all of them, in an order drawn anew: what one leaves behind (cold caches, memory given back) would
+    otherwise always count against the same next one. `calls_per_sample`: the same for all, where calls change what they
+    work on; otherwise as many as a sample takes.
     """
     calls = []
     for one in alternatives:
@@ -38,9 +40,10 @@ def interleaved(
             one.call()
             fitting = max(1, math.ceil(_SAMPLE_SECONDS / _seconds(one.call, 1, device)))
             calls.append(calls_per_sample or fitting)
-    samples = np.empty((repeats, len(alternatives)))
+    samples, order = np.empty((repeats, len(alternatives))), np.random.default_rng(0)
     for repeat in range(repeats):
-        for i, one in enumerate(alternatives):
+        for i in order.permutation(len(alternatives)):
+            one = alternatives[i]
             with one.context(), torch.inference_mode():
                 if repeat == 0 or samples[repeat - 1, i] < _WARM_SECONDS:
                     one.call()
