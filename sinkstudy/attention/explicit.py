@@ -54,6 +54,7 @@ def weighted(weights: Tensor, value: Tensor, reads: KvReads) -> Tensor:
     return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
 
 
+@torch.inference_mode(False)  # what is kept may be needed for a gradient later
 def _later(queries: int, keys: int, device: torch.device) -> Tensor:
     """What is added to scores (query, key): minus infinity on keys that come after the query."""
     return torch.full((queries, keys), float("-inf"), device=device).triu_(keys - queries + 1)

@@ -162,6 +162,7 @@ class Layout:
     def _kept_of(self, kv: int) -> list[int]:
         return [h for h in self._of(kv) if h not in self.replaced]
 
+    @torch.inference_mode(False)
     def _tensor(self, heads: Sequence[int]) -> Tensor:
         return torch.tensor(heads, dtype=torch.long, device=self.device)
 
@@ -170,6 +171,7 @@ class Layout:
 
 
 @lru_cache(maxsize=1024)
+@torch.inference_mode(False)  # what is kept may be needed for a gradient later
 def as_index(places: tuple[int, ...], device: torch.device) -> Index:
     """A slice, which copies nothing, where the places are neighbours."""
     start = places[0] if places else 0

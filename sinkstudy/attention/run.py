@@ -105,7 +105,8 @@ class Run:
             return None
         if (layer, heads) not in self.rest_weights:
             weights = [[self.plan.rest_weight[layer][head] for head in heads]]
-            self.rest_weights[layer, heads] = torch.tensor(weights, device=device)
+            with torch.inference_mode(False):  # what is kept may be needed for a gradient later
+                self.rest_weights[layer, heads] = torch.tensor(weights, device=device)
         return self.rest_weights[layer, heads]
 
     def layout(self, replaced: list[int], query: Tensor, key: Tensor) -> Layout:
