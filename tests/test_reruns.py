@@ -290,7 +290,7 @@ def test_by_real_run(tmp_path):
         assert lab.planned() == {}, name
 
 
-TABLES = [f"results/{name}/reference.csv" for name in ("scores", "correlation", "lengths", "heldout")]
+TABLES = [f"results/{name}/reference.csv" for name in ("scores", "correlation", "lengths")]
 TIMINGS = ["results/benchmark/reference.csv", "results/quality/reference.csv"]
 TARGETS = {
     "prompt appended": TABLES,
@@ -306,9 +306,10 @@ TARGETS = {
 @pytest.mark.slow
 def test_tables_by_real_run(tmp_path):
     """The same, one row after the other, up to some tables of one model."""
-    lab = Lab(tmp_path)
+    lab, done = Lab(tmp_path), None
     for name, targets in TARGETS.items():
-        lab.run(*targets)
+        if targets != done:
+            lab.run(*targets)
         ROWS[name].change(lab)
         expected = following(jobs := lab.jobs(*targets), first_of(name, jobs))
         assert expected, name
@@ -318,6 +319,7 @@ def test_tables_by_real_run(tmp_path):
         rewritten = {file for file in after if after[file] != before.get(file)}
         assert rewritten == set().union(*(job.outputs for job in expected)), name
         assert lab.planned(*targets) == {}, name
+        done = targets
 
 
 @pytest.mark.slow
