@@ -33,7 +33,8 @@ class CutAttention(CutModule):
         # Columns of heads that read one KV head, added up: for outputs that those heads share.
         by_head = self._output.T.reshape(len(layout.replaced), self.width, -1)
         shared = by_head.new_zeros(len(layout.replaced_kv), *by_head.shape[1:])
-        shared.index_add_(0, layout.place_of_replaced, by_head)
+        places = torch.arange(len(shared), device=layout.device)[layout.reads.kv_place]
+        shared.index_add_(0, places, by_head)
         self._shared_output = shared.flatten(0, 1).T.contiguous()
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -57,8 +58,7 @@ class CutAttention(CutModule):
             hidden=hidden,
             real=None if mask is None else mask[:, 0, :, -queries:].any(-2).expand(hidden.shape[0], -1),
             state=kept.state,
-            kv_place=self.layout.place_of_replaced,
-            per_kv=self.layout.reads.per_kv,
+            reads=self.layout.reads,
             rest_weight=self.run.rest_weight(self.layer, self.layout.replaced, self.layout.device),
             value_of=lambda x: self._value(x).unflatten(-1, (-1, self.width)),
             output_of=lambda outputs: nn.functional.linear(outputs.flatten(-2), self._output),

@@ -9,18 +9,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from sinkstudy.attention.layout import KvReads, take
+from sinkstudy.attention.layout import KvReads, is_small, take
 
 _BLOCK = 256  # queries at a time: later keys, on which their weights are zero, are left out
-_SMALL = 1 << 12  # scores of a head
 
 
-def is_small(query: Tensor, key: Tensor) -> bool:
-    """Whether forming a call's weights takes hardly longer than a fused call."""
-    return query.shape[2] * key.shape[2] <= _SMALL
-
-
-def weights(query: Tensor, key: Tensor, reads: KvReads, mask: Tensor | None, scale: float) -> Tensor:
+def pattern_of(query: Tensor, key: Tensor, reads: KvReads, mask: Tensor | None, scale: float) -> Tensor:
     """Attention (batch, head, query, key) float32 of `query` (batch, head, query, width), causal without a mask.
 
     `key` (batch, kv_head, key, width); `mask` (batch, 1, query, key) bool.
@@ -38,19 +32,19 @@ def weights(query: Tensor, key: Tensor, reads: KvReads, mask: Tensor | None, sca
     return torch.softmax(scores, -1)
 
 
-def weighted(weights: Tensor, value: Tensor, reads: KvReads) -> Tensor:
+def apply_pattern(pattern: Tensor, value: Tensor, reads: KvReads) -> Tensor:
     """Outputs (batch, head, query, width) from `value` (batch, kv_head, key, width), of attention that is causal."""
-    weights = weights.to(value.dtype)
-    queries, keys = weights.shape[2:]
+    pattern = pattern.to(value.dtype)
+    queries, keys = pattern.shape[2:]
     if queries <= _BLOCK and reads.per_kv:
-        flat = weights.reshape(-1, reads.per_kv * queries, keys)
+        flat = pattern.reshape(-1, reads.per_kv * queries, keys)
         outputs = torch.bmm(flat, take(value, reads.kv_read).flatten(0, 1))
-        return outputs.view(*weights.shape[:3], value.shape[3])
+        return outputs.view(*pattern.shape[:3], value.shape[3])
     value = take(value, reads.kv_head)
     parts = []
     for start in range(0, queries, _BLOCK):
         seen = keys - queries + min(start + _BLOCK, queries)
-        parts.append(weights[:, :, start : start + _BLOCK, :seen] @ value[:, :, :seen])
+        parts.append(pattern[:, :, start : start + _BLOCK, :seen] @ value[:, :, :seen])
     return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
 
 

@@ -14,7 +14,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward, use
 
 Index = slice | Tensor
 
-_SHORT = 1 << 12  # scores of a head
+_SMALL = 1 << 12  # scores of a head
+
+
+def is_small(query: Tensor, key: Tensor) -> bool:
+    """Whether a call is so small that its operations count, and not its arithmetic."""
+    return query.shape[2] * key.shape[2] <= _SMALL
 
 
 class KvReads(NamedTuple):
@@ -104,11 +109,6 @@ class Layout:
         return KvReads.of(tuple(h // self.per_kv for h in self.replaced), self.device)
 
     @cached_property
-    def place_of_replaced(self) -> Tensor:
-        """Which of `replaced_kv` each replaced head reads."""
-        return self._tensor([self.replaced_kv.index(h // self.per_kv) for h in self.replaced])
-
-    @cached_property
     def own_kv(self) -> list[int]:
         """KV heads that only replaced heads read."""
         return [kv for kv in self.replaced_kv if kv not in self.kept_kv]
@@ -127,9 +127,9 @@ class Layout:
             query, kv = query + size * count, kv + size
         return groups
 
-    def groups(self, queries: int, keys: int) -> list[Group]:
+    def groups(self, query: Tensor, key: Tensor) -> list[Group]:
         """Fused calls over the kept heads among all."""
-        return self.short_groups if queries == 1 or queries * keys <= _SHORT else self.long_groups
+        return self.short_groups if query.shape[2] == 1 or is_small(query, key) else self.long_groups
 
     @cached_property
     def long_groups(self) -> list[Group]:
@@ -161,10 +161,6 @@ class Layout:
 
     def _kept_of(self, kv: int) -> list[int]:
         return [h for h in self._of(kv) if h not in self.replaced]
-
-    @torch.inference_mode(False)
-    def _tensor(self, heads: Sequence[int]) -> Tensor:
-        return torch.tensor(heads, dtype=torch.long, device=self.device)
 
     def _index(self, heads: Sequence[int]) -> Index:
         return as_index(tuple(heads), self.device)

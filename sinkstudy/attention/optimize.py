@@ -17,8 +17,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from sinkstudy.attention.cut import CutAttention
-from sinkstudy.attention.explicit import is_small, weighted, weights
-from sinkstudy.attention.layout import KvReads, Layout, as_index, put, take
+from sinkstudy.attention.explicit import apply_pattern, pattern_of
+from sinkstudy.attention.layout import KvReads, Layout, as_index, is_small, put, take
 from sinkstudy.attention.narrowed import NarrowedAttention
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.projections import cuttable_layers
@@ -118,7 +118,7 @@ def _optimized_attention(
     replaced = run.replaced(layer)
     if not replaced and pattern is not None:
         reads = KvReads.evenly(query.shape[1], key.shape[1], query.device)
-        return weighted(pattern, value, reads).transpose(1, 2), None
+        return apply_pattern(pattern, value, reads).transpose(1, 2), None
     if not replaced or (window is not None and key.shape[-2] >= window):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **features)
     return _attend(run, layer, replaced, (query, key, value), attention_mask, scale), None
@@ -138,7 +138,7 @@ def _attend(
     if strategy.needs_first_layer and query.shape[2] > 1 and is_small(query, key):
         return _attend_explicitly(run, layout, states, mask, scale)
     output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
-    for group in layout.groups(query.shape[2], key.shape[2]):
+    for group in layout.groups(query, key):
         put(output, group.queries, group.attend(query, key, value, mask, scale))
     given = run.given(
         layout.replaced,
@@ -160,15 +160,15 @@ def _attend_explicitly(
     query, key, value = states
     reads = KvReads.evenly(layout.heads, layout.kv_heads, query.device)
     if 4 * len(layout.kept_kv) >= 3 * layout.kv_heads and not query.requires_grad:
-        pattern = weights(query, key, reads, mask, scale)  # leaving out few takes longer than it saves
+        pattern = pattern_of(query, key, reads, mask, scale)  # leaving out few takes longer than it saves
     else:
         pattern = query.new_empty(*query.shape[:3], key.shape[2], dtype=torch.float32)
         for group in layout.short_groups:
             some, keys = query[:, group.queries], key[:, group.kv]
             some_reads = KvReads.evenly(some.shape[1], keys.shape[1], query.device)
-            pattern[:, group.queries] = weights(some, keys, some_reads, mask, scale)
+            pattern[:, group.queries] = pattern_of(some, keys, some_reads, mask, scale)
     put(pattern.transpose(1, 2), layout.replaced_index, run.pattern(layout.replaced).transpose(1, 2))
-    return weighted(pattern, value, reads).transpose(1, 2)
+    return apply_pattern(pattern, value, reads).transpose(1, 2)
 
 
 def _first_layer(
@@ -196,7 +196,7 @@ def _pattern(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, head
     """Attention (batch, head, query, key) of `heads`."""
     groups, device = query.shape[1] // key.shape[1], query.device
     reads = KvReads.of(tuple(h // groups for h in heads), device)
-    return weights(take(query, as_index(heads, device)), key, reads, mask, scale)
+    return pattern_of(take(query, as_index(heads, device)), key, reads, mask, scale)
 
 
 def _sinks(pattern: Tensor, first: Tensor, mask: Tensor | None, threshold: float) -> list[int]:

@@ -43,18 +43,16 @@ class HiddenStates(NamedTuple):
 
     `hidden` (batch, query, hidden): what the layer's projections read. `real` (batch, query) bool, or None where no
     token is padding. `state`: what this strategy keeps of earlier tokens, batch first, kept with the KV cache; empty at
-    a sequence's start. `value_of(hidden)`: values of the KV heads that replaced heads read, (batch, query, kv_head,
-    width). `kv_place` (head,): which of those each replaced head reads; `per_kv`: how many heads read each, or None
-    where that differs. `output_of(outputs)`: what the replaced heads' outputs (batch, query, head, width) add to the
-    layer's output, (batch, query, hidden).
-    `shared_output_of(outputs)`: the same where heads that read one KV head have the same output, given per KV head.
+    a sequence's start. `reads`: which of all KV heads the replaced heads read. `value_of(hidden)`: values of those that
+    are read, (batch, query, kv_head, width). `output_of(outputs)`: what the replaced heads' outputs (batch, query,
+    head, width) add to the layer's output, (batch, query, hidden). `shared_output_of(outputs)`: the same where heads
+    that read one KV head have the same output, given per KV head.
     """
 
     hidden: Tensor
     real: Tensor | None
     state: dict[str, Tensor]
-    kv_place: Tensor
-    per_kv: int | None
+    reads: KvReads
     rest_weight: Tensor | None
     value_of: Callable[[Tensor], Tensor]
     output_of: Callable[[Tensor], Tensor]

@@ -8,6 +8,7 @@ a perfect sink, 1 uniform attention. The output is (v_0 + r (v_1 + ... + v_i)) /
 import torch
 from torch import Tensor
 
+from sinkstudy.attention.layout import KvReads
 from sinkstudy.attention.strategies.contract import HiddenStates, ReplacedHeads, Strategy
 
 _BLOCK = 64  # tokens whose running sum is one small matrix product
@@ -31,7 +32,7 @@ def from_heads(heads: ReplacedHeads) -> Tensor:
         if "rest_weight" not in heads.memory:
             heads.memory["rest_weight"] = measured_rest_weight(heads)
         weight = heads.memory["rest_weight"]
-    outputs = mixture(first, total, count, weight, heads.reads.kv_place, heads.reads.per_kv)
+    outputs = mixture(first, total, count, weight, heads.reads)
     return outputs.to(heads.value.dtype).transpose(1, 2)
 
 
@@ -52,13 +53,11 @@ def from_hidden(tokens: HiddenStates) -> Tensor:
     tokens.state["total"] = total[:, -1].clone()
     tokens.state["count"] = count[:, -1:].expand(value.shape[0], 1).clone()
     first = tokens.state["first"][:, None]
-    outputs = mixture(first, total, count.clamp(min=1), tokens.rest_weight, tokens.kv_place, tokens.per_kv)
+    outputs = mixture(first, total, count.clamp(min=1), tokens.rest_weight, tokens.reads)
     return tokens.output_of(outputs.to(tokens.hidden.dtype))
 
 
-def mixture(
-    first: Tensor, total: Tensor, count: Tensor, weight: Tensor, kv_place: Tensor, per_kv: int | None
-) -> Tensor:
+def mixture(first: Tensor, total: Tensor, count: Tensor, weight: Tensor, reads: KvReads) -> Tensor:
     """Outputs (batch, query, head, width): between the first value and the mean of all `count` (batch, query) values so
     far, whose sum is `total` (batch, query, kv_head, width), changed in place. `weight` (batch or 1, head) is r.
 
@@ -67,9 +66,10 @@ def mixture(
     mean = total.div_(count[:, :, None, None])
     count, weight = count[:, :, None], weight[:, None]
     share = (weight * count / (1 + weight * (count - 1)))[..., None]  # (batch, query, head, 1)
-    if per_kv is None:
-        return torch.lerp(first[:, :, kv_place], mean[:, :, kv_place], share)
-    share = share.unflatten(2, (-1, per_kv))  # heads that read one KV head side by side: its mean is read, not copied
+    if reads.per_kv is None:
+        return torch.lerp(first[:, :, reads.kv_place], mean[:, :, reads.kv_place], share)
+    # Heads that read one KV head side by side: its mean is read, not copied.
+    share = share.unflatten(2, (-1, reads.per_kv))
     return torch.lerp(first[:, :, :, None], mean[:, :, :, None], share).flatten(2, 3)
 
 
@@ -93,9 +93,8 @@ def measured_rest_weight(heads: ReplacedHeads) -> Tensor:
     first token."""
     queries, keys = heads.query.shape[2], heads.key.shape[2]
     sample = torch.linspace(0, queries - 1, min(_SAMPLES, queries), device=heads.query.device).long()
-    scores = (
-        heads.query[:, :, sample].float() @ heads.key[:, heads.reads.kv_head].float().transpose(-1, -2) * heads.scale
-    )
+    key = heads.key[:, heads.reads.kv_head].float()
+    scores = heads.query[:, :, sample].float() @ key.transpose(-1, -2) * heads.scale
     if heads.mask is None:
         seen = torch.arange(keys, device=sample.device) <= (sample + keys - queries)[:, None]
         seen = seen[None, None]

@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
-from sinkstudy.attention.explicit import weighted
+from sinkstudy.attention.explicit import apply_pattern
 from sinkstudy.attention.strategies.contract import ReplacedHeads, Strategy
 
 
 def from_heads(heads: ReplacedHeads) -> Tensor:
-    return weighted(heads.first_layer_map(), heads.value, heads.reads)
+    return apply_pattern(heads.first_layer_map(), heads.value, heads.reads)
 
 
 REUSE = Strategy(
