@@ -225,7 +225,8 @@ def draw(table: pd.DataFrame, path: Path) -> None:
             ax.set_xticks(lengths, labels, rotation=60)
             ax.minorticks_off()
             ax.grid(alpha=0.25, linewidth=0.5)
-        axes[0].set_ylabel("speedup over SDPA (bars: ceiling)")
+        axes[0].set_ylabel("speedup over SDPA\n(bars: ceiling)")
+        drawn.align_xlabels()
         handles = {label: h for ax in axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
         drawn.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
         drawn.suptitle(f"{table['model'].iloc[0]} layer shape, {table['device'].iloc[0]}, half of the heads replaced")
