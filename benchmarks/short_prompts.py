@@ -5,9 +5,9 @@
 The loop runs each prompt by itself with output_attentions and scores head by head in Python, in one process with all
 cores for PyTorch. It is timed twice: as usually written, for one score per head and no file; and for the same tables
 as ours (every prefix length, permutation tests), with NumPy over queries and permutations. Ours does what the
-workflow does: captures in shards, one process per core, then the score, length and correlation tables as jobs of
-their own, each reading the HDF5 files anew; with and without storing the whole maps. Processes are started and models
-loaded before the clock runs. All in turn, after a warm-up.
+workflow does: captures in shards, one process per core, then the score tables in one job, length and correlation
+tables in another, each reading the HDF5 files anew; with and without storing the whole maps. Processes are started and
+models loaded before the clock runs. All in turn, after a warm-up.
 """
 
 import argparse
@@ -28,8 +28,9 @@ import torch
 from sinkstudy.models import LoadedModel, ModelSpec, load_model
 from sinkstudy.prompts import Prompt
 from sinkstudy.recording import record
-from sinkstudy.scores import length_tables, score_tables
-from sinkstudy.stats.correlation import correlation_table
+from sinkstudy.scores import add_all, score_tables
+from sinkstudy.stats.correlation import Correlation
+from sinkstudy.stats.curves import Curves
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store import read_captures
 from sinkstudy.tables import write_table
@@ -87,7 +88,7 @@ def ours(pool: ProcessPoolExecutor, maps_max_tokens: int, prompts: list[Prompt])
         folder, size = Path(name), -(-len(prompts) // pool._max_workers)
         shards = {folder / f"{start}.h5": prompts[start : start + size] for start in range(0, len(prompts), size)}
         wait(pool.submit(capture, path, shard, maps_max_tokens) for path, shard in shards.items())
-        wait(pool.submit(table, list(shards), folder) for table in (correlations, scores, lengths))
+        wait(pool.submit(table, list(shards), folder) for table in (scores, lengths_and_correlations))
 
 
 def wait(jobs: Iterable[Future]) -> None:
@@ -104,16 +105,12 @@ def scores(paths: list[Path], folder: Path) -> None:
     write_table(score_tables(captures, "reference", 0.9), folder / "scores.csv")
 
 
-def lengths(paths: list[Path], folder: Path) -> None:
-    captures = read_captures(paths, parts=["sink_mass"])
-    write_table(length_tables(captures, "reference", THRESHOLDS), folder / "lengths.csv")
-
-
-def correlations(paths: list[Path], folder: Path) -> None:
-    captures = read_captures(paths, parts=["sink_mass"])
+def lengths_and_correlations(paths: list[Path], folder: Path) -> None:
+    curves, correlation = Curves(THRESHOLDS), Correlation(THRESHOLDS, [2, 5, 10, 16, 24])
+    add_all(read_captures(paths, parts=["sink_mass"]), curves, correlation)
+    write_table(curves.prompt_tables("reference"), folder / "lengths.csv")
     resampling = Resampling(bootstrap=1000, permutations=1000, seed=0)
-    table = correlation_table(captures, "reference", THRESHOLDS, [2, 5, 10, 16, 24], resampling)
-    write_table(table, folder / "correlation.csv")
+    write_table(correlation.table("reference", resampling), folder / "correlation.csv")
 
 
 @torch.inference_mode()

@@ -128,7 +128,8 @@ def score_tables(captures: Iterable[Capture], model: str, threshold: float) -> I
         yield pd.DataFrame(
             {
                 "model": model,
-                **_names(batch, each),
+                "set": np.repeat(np.array([capture.set for capture in batch], object), each),
+                "prompt": np.repeat(np.array([capture.prompt for capture in batch], object), each),
                 "n_tokens": np.repeat(lengths, each),
                 "layer": np.repeat([capture.layers for capture in batch], heads),
                 "head": np.tile(np.arange(heads), layers * len(batch)),
@@ -142,48 +143,6 @@ def score_tables(captures: Iterable[Capture], model: str, threshold: float) -> I
                 "output_norm": np.concatenate([capture.output_norm.ravel() for capture in batch]),
             }
         )
-
-
-def length_tables(captures: Iterable[Capture], model: str, thresholds: list[float]) -> Iterator[pd.DataFrame]:
-    """One row per prompt, threshold and prefix length, in parts of bounded size.
-
-    `sink_fraction` is that of all heads; `mean_score` and `mean_excess` are averages over them.
-    """
-    times = len(thresholds)
-    for batch in in_batches(captures):
-        lengths = np.array([capture.n_tokens for capture in batch])
-        ends = np.cumsum(times * lengths)
-        n_tokens, level, fraction, mean, null, excess = np.empty((6, ends[-1]))
-        for places, _, scores in by_length(batch):
-            n = scores.shape[-1]
-            rows = (ends[places] - times * n)[:, None] + np.arange(times * n)  # (prompt, threshold and length)
-            every = np.arange(1, n + 1)
-            n_tokens[rows] = np.tile(every, times)
-            level[rows] = np.repeat(thresholds, n)
-            fraction[rows] = np.concatenate([(scores >= t).mean((1, 2)) for t in thresholds], axis=1)
-            mean[rows] = np.tile(scores.mean((1, 2)), times)
-            null[rows] = np.tile(null_score(every), times)
-            excess[rows] = np.tile(excess_score(scores, null_score(every)).mean((1, 2)), times)
-        yield pd.DataFrame(
-            {
-                "model": model,
-                **_names(batch, times * lengths),
-                "n_tokens": n_tokens.astype(int),
-                "threshold": level,
-                "sink_fraction": fraction,
-                "mean_score": mean,
-                "null_score": null,
-                "mean_excess": excess,
-            }
-        )
-
-
-def _names(batch: list[Capture], times: int | np.ndarray) -> dict[str, np.ndarray]:
-    """The set and the prompt of every row, for `times` rows per prompt."""
-    return {
-        "set": np.repeat(np.array([capture.set for capture in batch], object), times),
-        "prompt": np.repeat(np.array([capture.prompt for capture in batch], object), times),
-    }
 
 
 def head_table(scores: Iterable[pd.DataFrame]) -> pd.DataFrame:

@@ -28,7 +28,7 @@ def write_table(table: pd.DataFrame | Iterable[pd.DataFrame], path: Path | str) 
                     names = part.columns
                     stream.write(",".join(map(_quoted, names)) + "\n")
                 cells = zip(*(_as_text(part[name]) for name in names), strict=True)
-                stream.writelines(f"{row}\n" for row in map(",".join, cells))
+                stream.write("\n".join([*map(",".join, cells), ""]))
                 del part, cells  # two parts are never held at once
         temporary.replace(path)
     finally:

@@ -154,7 +154,7 @@ def test_short_jobs_share_allocations(clustered):
     found = comments(clustered[1])
     assert any(name.startswith("tables_") for name in found)
     assert any(name.startswith("figures_") for name in found)
-    assert not found.keys() & {"scores", "lengths", "heads", "heatmaps", "maps_figure"}
+    assert not found.keys() & {"scores", "heads", "heatmaps", "maps_figure"}
     made = sum(1 for _ in (clustered[0] / "logs").rglob("*.log"))
     assert len(clustered[1]) <= made / 1.5
 

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from planted_captures import shown
 
 from sinkstudy import scores
 from sinkstudy.findings.text import percent
-from sinkstudy.stats.correlation import correlate, correlation_table
+from sinkstudy.stats.correlation import Correlation, correlate
 from sinkstudy.stats.resampling import Resampling, drawn_p_value, exact_p_value
 from sinkstudy.store import Capture
 
@@ -281,7 +282,7 @@ THREE = (("one", "short", 2), ("two", "long", 6), ("three", "short", 4))
 
 
 def test_correlation_table_has_a_row_per_prompt_per_set_over_all_and_per_length():
-    table = correlation_table(captures(*THREE), "tiny", [0.6], [1, 3, 4, 6, 7], FEW)
+    table = shown(Correlation([0.6], [1, 3, 4, 6, 7]), captures(*THREE)).table("tiny", FEW)
     assert table.columns.tolist() == [
         "model",
         "set",
@@ -310,7 +311,7 @@ def test_correlation_table_has_a_row_per_prompt_per_set_over_all_and_per_length(
 
 
 def test_correlation_table_repeats_every_row_at_every_threshold():
-    table = correlation_table(captures(*THREE), "m", [0.3, 0.6], [3], FEW)
+    table = shown(Correlation([0.3, 0.6], [3]), captures(*THREE)).table("m", FEW)
     assert len(table) == 2 * 7
     counts = table.groupby(["set", "prompt", table["n_tokens"].fillna(0)])["threshold"].apply(list)
     assert all(thresholds == [0.3, 0.6] for thresholds in counts)
@@ -319,7 +320,7 @@ def test_correlation_table_repeats_every_row_at_every_threshold():
 @given(st.integers(1, 6), st.floats(0.4, 0.9))
 def test_correlation_table_values_come_from_prompts_cut_to_the_length(length, threshold):
     made = captures(*THREE)
-    table = correlation_table(made, "m", [threshold], [length], QUICK)
+    table = shown(Correlation([threshold], [length]), made).table("m", QUICK)
 
     def expected(members: list[Capture], cut: int | None = None) -> dict:
         means = [capture.sink_mass[..., :cut].mean(-1) for capture in members]
@@ -344,14 +345,14 @@ def test_correlation_table_values_come_from_prompts_cut_to_the_length(length, th
 
 def test_correlation_table_does_not_depend_on_how_many_captures_are_held_at_once(monkeypatch):
     made = captures(*(("p" + str(i), "ab"[i % 2], 2 + i % 5) for i in range(12)))
-    whole = correlation_table(iter(made), "m", [0.4, 0.6], [2, 4], FEW)
+    whole = shown(Correlation([0.4, 0.6], [2, 4]), iter(made)).table("m", FEW)
     monkeypatch.setattr(scores, "_BATCH_BYTES", 1)
-    pd.testing.assert_frame_equal(correlation_table(iter(made), "m", [0.4, 0.6], [2, 4], FEW), whole)
+    pd.testing.assert_frame_equal(shown(Correlation([0.4, 0.6], [2, 4]), iter(made)).table("m", FEW), whole)
 
 
 def test_correlation_table_scores_rows_below_1_by_the_ratio():
     """Mass 1.1 of 1.2 is a sink at 0.9; the mean mass of 0.55 would not be."""
     mass = np.full((2, 1, 2), [1.0, 0.1])
     row_sum = np.full((2, 1, 2), [1.0, 0.2])
-    table = correlation_table([capture_of("p", "s", mass, row_sum)], "m", [0.9], [], FEW)
+    table = shown(Correlation([0.9], []), [capture_of("p", "s", mass, row_sum)]).table("m", FEW)
     assert table["first_layer_sinks"].tolist() == [1, 1, 1]

@@ -20,7 +20,6 @@ KEY_CLASSES = ("position_0", "position_1", "position_2", "position_3", "self", "
 ALLOWED = 1.2
 STAGES = {
     "scores": "results/scores/made_up.csv",
-    "lengths": "results/lengths/made_up.csv",
     "heads": "results/heads/made_up.csv",
     "correlation": "results/correlation/made_up.csv",
     "heldout": "results/heldout/made_up.csv",

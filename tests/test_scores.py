@@ -5,18 +5,20 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from planted_captures import shown
 
 from sinkstudy import scores
 from sinkstudy.scores import (
     excess_score,
     head_table,
-    length_tables,
     null_score,
     prefix_scores,
     score_tables,
     strongest_position,
     tail_score,
 )
+from sinkstudy.stats import curves
+from sinkstudy.stats.curves import Curves
 from sinkstudy.store import Capture
 
 SCORE_COLUMNS = [
@@ -83,7 +85,7 @@ def score_table(capture: Capture, model: str, threshold: float) -> pd.DataFrame:
 
 
 def length_table(capture: Capture, model: str, thresholds: list[float]) -> pd.DataFrame:
-    (table,) = length_tables([capture], model, thresholds)
+    (table,) = shown(Curves(thresholds), [capture]).prompt_tables(model)
     return table
 
 
@@ -253,13 +255,17 @@ def test_last_rows_of_the_length_table_agree_with_the_score_table():
 @pytest.mark.parametrize("batch_bytes", [1, 5000, 1 << 30], ids=["one at a time", "a few", "all at once"])
 def test_many_prompts_give_the_rows_of_each_in_their_order(batch_bytes, monkeypatch):
     monkeypatch.setattr(scores, "_BATCH_BYTES", batch_bytes)
+    monkeypatch.setattr(curves, "_ROWS_AT_ONCE", batch_bytes // 200)
     captures = [capture_of(causal_maps(i, 3, 4, n), f"p{i}") for i, n in enumerate((7, 2, 9, 7, 1, 2, 7))]
     for tables, one in (
         (score_tables(iter(captures), "m", 0.3), lambda capture: score_table(capture, "m", 0.3)),
-        (length_tables(iter(captures), "m", [0.3, 0.6]), lambda capture: length_table(capture, "m", [0.3, 0.6])),
+        (
+            shown(Curves([0.3, 0.6]), captures).prompt_tables("m"),
+            lambda capture: length_table(capture, "m", [0.3, 0.6]),
+        ),
     ):
         parts = list(tables)
-        assert len(parts) == {1: 7, 1 << 30: 1}.get(batch_bytes, len(parts))
+        assert len(parts) in {1: {7}, 5000: {2, 3, 4, 5, 6}, 1 << 30: {1}}[batch_bytes]
         expected = pd.concat([one(capture) for capture in captures], ignore_index=True)
         pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), expected, check_dtype=False)
 

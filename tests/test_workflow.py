@@ -118,7 +118,7 @@ def test_what_must_rerun_does_and_nothing_else(finished):
         (finished / "config.yaml").write_text(config + "sinks: {threshold: 0.8}\n")
         jobs = planned(finished)
         assert jobs["scores"] == 3
-        assert not jobs.keys() & {"capture", "correlation", "lengths"}
+        assert not jobs.keys() & {"capture", "correlation"}
     finally:
         (finished / "config.yaml").write_text(config)
     edited = [(p, s, t + " Really?" if p == "why" else t) for p, s, t in PROMPTS]
@@ -162,6 +162,6 @@ def test_edited_library_code_reruns_the_stages_that_use_it(tmp_path):
         "comparison_figures",
     }
     assert "capture" in edit("capture/masses.py", r"_BLOCK = \d+", "_BLOCK = 64")
-    assert not edit("stats/resampling.py", r"0\.025", "0.05").keys() & {"capture", "scores", "lengths", "benchmark"}
+    assert not edit("stats/resampling.py", r"0\.025", "0.05").keys() & {"capture", "scores", "benchmark"}
     assert edit("capture/masses.py", r'"""Attention mass', '"""The attention mass') == {}
     assert edit("stats/correlation.py", r"\nfrom collections", "\n# a comment\nfrom collections") == {}

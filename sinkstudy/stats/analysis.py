@@ -20,8 +20,8 @@ def analyse(
     correlation_lengths: list[int],
     reported_lengths: list[int],
     resampling: Resampling,
-) -> dict[str, pd.DataFrame]:
-    """The tables by name: correlation, curves, weakening, layer_pairs, persistence and domains.
+) -> dict[str, pd.DataFrame | Iterable[pd.DataFrame]]:
+    """The tables by name: lengths (in parts), correlation, curves, weakening, layer_pairs, persistence and domains.
 
     The correlation over all prompts is tabulated at `correlation_lengths`, layer pairs and persistence at
     `reported_lengths` (persistence without those so short that uniform attention itself scores high).
@@ -32,6 +32,7 @@ def analyse(
     add_all(captures, correlation, curves, pairs, persistence)
     shares, domains = persistence.tables(model, resampling)
     return {
+        "lengths": curves.prompt_tables(model),
         "correlation": correlation.table(model, resampling),
         "curves": curves.table(model, resampling),
         "weakening": curves.weakening_table(model, resampling),

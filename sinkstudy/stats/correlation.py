@@ -10,7 +10,6 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from sinkstudy.scores import add_all
 from sinkstudy.stats.resampling import Resampling, drawn_p_value, exact_p_value, ratio_interval
 from sinkstudy.store import Capture
 
@@ -26,19 +25,6 @@ def correlate(is_sink: np.ndarray, resampling: Resampling) -> dict[str, float | 
     pool = _Pool()
     pool.add(is_sink[:, None])
     return next(pool.rows(resampling))
-
-
-def correlation_table(
-    captures: Iterable[Capture],
-    model: str,
-    thresholds: list[float],
-    lengths: list[int],
-    resampling: Resampling,
-) -> pd.DataFrame:
-    """The table of `Correlation` for all captures of one model."""
-    correlation = Correlation(thresholds, lengths)
-    add_all(captures, correlation)
-    return correlation.table(model, resampling)
 
 
 class Correlation:

@@ -1,7 +1,9 @@
-"""Sink fraction, excess and correlation at every prefix length, with intervals over prompts.
+"""Sink fraction, excess and correlation at every prefix length: of each prompt, and over prompts with intervals.
 
 At each length the prompts that reach it count, cut to it. Means over prompts; the correlation pools first-layer sinks.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from sinkstudy.store import Capture
 
 _NUMBERS_AT_ONCE = 1 << 17
 _FEWEST_LENGTHS = 16
+_ROWS_AT_ONCE = 1 << 15
 
 
 class Curves:
@@ -21,6 +24,7 @@ class Curves:
     def __init__(self, thresholds: list[float]):
         self.thresholds = thresholds
         self._sets: list[str] = []
+        self._prompts: list[str] = []
         self._order: list[int] = []
         self._mean: list[np.ndarray] = []  # per prompt (query,)
         self._counts: list[np.ndarray] = []  # per prompt (threshold, query, 3): sinks, in the first layer, followers
@@ -32,7 +36,44 @@ class Curves:
         self._counts += list(counts)
         self._mean += list(scores.mean((1, 2)))
         self._sets += [capture.set for capture in members]
+        self._prompts += [capture.prompt for capture in members]
         self._order += order.tolist()
+
+    def prompt_tables(self, model: str) -> Iterator[pd.DataFrame]:
+        """One row per prompt, threshold and prefix length, in the order of the study, in parts of bounded size.
+
+        `sink_fraction` is that of all heads; `mean_score` and `mean_excess` are averages over them.
+        """
+        part, rows = [], 0
+        for p in np.argsort(self._order).tolist():
+            part.append(p)
+            rows += len(self.thresholds) * len(self._mean[p])
+            if rows >= _ROWS_AT_ONCE:
+                yield self._prompt_rows(model, part)
+                part, rows = [], 0
+        if part:
+            yield self._prompt_rows(model, part)
+
+    def _prompt_rows(self, model: str, members: list[int]) -> pd.DataFrame:
+        ends, times = np.array([len(self._mean[p]) for p in members]), len(self.thresholds)
+        every = np.arange(1, ends.max() + 1)
+        n_tokens = np.concatenate([every[:n] for n in ends for _ in self.thresholds])
+        mean = np.concatenate([self._mean[p] for p in members for _ in self.thresholds])
+        null = null_score(every)[n_tokens - 1]
+        sinks = np.concatenate([self._counts[p][..., 0].ravel() for p in members])
+        return pd.DataFrame(
+            {
+                "model": model,
+                "set": np.repeat(np.array(self._sets, object)[members], times * ends),
+                "prompt": np.repeat(np.array(self._prompts, object)[members], times * ends),
+                "n_tokens": n_tokens,
+                "threshold": np.repeat(np.tile(self.thresholds, len(members)), np.repeat(ends, times)),
+                "sink_fraction": sinks / (self._layers * self._heads),
+                "mean_score": mean,
+                "null_score": null,
+                "mean_excess": excess_score(mean, null),
+            }
+        )
 
     def table(self, model: str, resampling: Resampling) -> pd.DataFrame:
         """Rows per set (and `all`), threshold and length."""

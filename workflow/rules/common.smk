@@ -26,7 +26,7 @@ PRESETS = sorted(config["simulation"])
 POLICIES = config["benchmark"]["policies"]
 THRESHOLD = config["sinks"]["threshold"]
 FORMATS = ["png", "svg"]
-STATISTICS = ["correlation", "curves", "weakening", "layer_pairs", "persistence", "domains"]
+STATISTICS = ["lengths", "correlation", "curves", "weakening", "layer_pairs", "persistence", "domains"]
 STATISTICS_FIGURES = {
     "weakening": "correlation against length",
     "layer_pairs": "layer by layer",

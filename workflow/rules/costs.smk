@@ -2,8 +2,7 @@
 JOBS = {
     "capture": expand("{model}/{shard}", model=MODELS, shard=SHARDS),
     **{
-        stage: MODELS
-        for stage in ("verification", "scores", "lengths", "heads", "correlation", "heldout", "benchmark", "quality")
+        stage: MODELS for stage in ("verification", "scores", "heads", "correlation", "heldout", "benchmark", "quality")
     },
     "plans": expand("{model}/{policy}", model=MODELS, policy=POLICIES),
     "simulation": PRESETS,

@@ -21,29 +21,6 @@ rule scores:
         "../scripts/scores.py"
 
 
-rule lengths:
-    input:
-        captures,
-    output:
-        "results/lengths/{model}.csv",
-    log:
-        "logs/lengths/{model}.log",
-    benchmark:
-        "results/costs/lengths/{model}.tsv"
-    conda:
-        "../../envs/sinkstudy.yaml"
-    resources:
-        mem_mb=2000,
-        runtime=30,
-    params:
-        code=code_of("lengths.py"),
-        thresholds=config["sinks"]["thresholds"],
-    message:
-        "Scoring {wildcards.model} at every prefix length"
-    script:
-        "../scripts/lengths.py"
-
-
 rule heads:
     input:
         "results/scores/{model}.csv",
