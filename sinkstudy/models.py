@@ -99,7 +99,12 @@ def encode(loaded: LoadedModel, texts: Mapping[str, str]) -> dict[str, list[int]
 
     Raises StudyError as `tokenize` does, and where a prompt has more tokens than the model's context holds.
     """
-    drawn = loaded.tokenizer(list(texts.values()), add_special_tokens=loaded.spec.bos == "auto", verbose=False)
+    drawn = loaded.tokenizer(
+        list(texts.values()),
+        add_special_tokens=loaded.spec.bos == "auto",
+        return_attention_mask=False,
+        verbose=False,
+    )
     token_ids = {p: _checked(loaded, ids, p) for p, ids in zip(texts, drawn["input_ids"], strict=True)}
     context = context_length(loaded.model)
     for prompt, ids in token_ids.items():

@@ -19,7 +19,7 @@ from sinkstudy.prompts import Prompt
 from sinkstudy.store import CaptureWriter, PromptRecord
 
 # On a CPU, layers of a small model stay in its cache; a GPU needs many tokens to be busy.
-_TOKENS_PER_BATCH = {"cpu": 512, "cuda": 4096}
+_TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 4096}
 # Maps are rounded to multiples of 2^-14, below float16's own error near 1; their noise would fill a third of the room.
 _MAP_STEPS = 1 << 14
 # Rows further from 1 than this are a broken mask or kernel, not rounding.

@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from sinkstudy.capture import masses as masses_module
-from sinkstudy.capture import sink_mass, watch_forward
+from sinkstudy.capture import sink_mass, watch_forward, watched
 from sinkstudy.capture.eager import watch_eagerly
 from sinkstudy.capture.masses import AttentionCall, blockwise, can_fuse, explicit, from_map, fused
 from sinkstudy.errors import StudyError
@@ -29,6 +29,26 @@ def captured(model, ids, maps=False):
     layers = {}
     watch_forward(model, ids, lambda layer, masses: layers.update({layer: masses}), maps=maps)
     return layers
+
+
+@pytest.mark.parametrize("model_type", ALL)
+def test_passes_after_the_first_see_the_same_and_leave_out_what_follows_the_last_attention(model_type):
+    model, passes, calls = tiny_model(model_type), [prompt_ids(9), prompt_ids(23)], []
+    handles = [module.register_forward_hook(lambda *_: calls.append(1)) for module in model.modules()]
+    try:
+        with watched(model) as forward:
+            for ids in passes:
+                layers = {}
+                forward(ids, lambda layer, masses, kept=layers: kept.update({layer: masses.keys}))
+                calls.append(0)
+    finally:
+        for handle in handles:
+            handle.remove()
+    expected = captured(model, passes[1])
+    assert layers.keys() == expected.keys()
+    assert all(torch.equal(layers[layer], expected[layer].keys) for layer in layers)
+    first = calls.index(0)
+    assert sum(calls[first:]) < sum(calls[:first])
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt_oss", "deepseek_v3"])

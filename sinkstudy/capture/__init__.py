@@ -56,7 +56,11 @@ def watch_forward(
 
 @contextmanager
 def watched(model: PreTrainedModel, *, norms: bool = False) -> Iterator[Forward]:
-    """`watch_forward` for many passes: preparing the model takes as long as a pass over a few short prompts."""
+    """`watch_forward` for many passes: preparing the model takes as long as a pass over a few short prompts.
+
+    The first pass shows which layers attend; later ones end when the last of them has.
+    """
+    known: set[int] = set()
 
     @torch.inference_mode()
     def forward(input_ids: Tensor, on_layer: OnLayer, *, maps: bool = False) -> None:
@@ -67,21 +71,31 @@ def watched(model: PreTrainedModel, *, norms: bool = False) -> Iterator[Forward]
                 raise _unsupported(model, f"layer {layer} attends twice in one pass")
             seen.add(layer)
             on_layer(layer, masses)
+            if seen == known:
+                raise _AllSeen
 
         ids = input_ids.to(model.device)
-        if exchangeable:
-            with watch_interface(note, residuals, maps=maps):
-                model.base_model(input_ids=ids, use_cache=False)
-        else:
-            with watch_eagerly(model, note, maps=maps):
-                model.base_model(input_ids=ids, use_cache=False, output_attentions=True)
+        try:
+            if exchangeable:
+                with watch_interface(note, measured, maps=maps):
+                    model.base_model(input_ids=ids, use_cache=False)
+            else:
+                with watch_eagerly(model, note, maps=maps):
+                    model.base_model(input_ids=ids, use_cache=False, output_attentions=True)
+        except _AllSeen:
+            return
         if not seen:
             raise _unsupported(model, "none of its layers shows attention weights")
+        known.update(seen)
 
     # Transformers' own test of whether a model's attention can be exchanged for another.
     exchangeable = model._can_set_attn_implementation()
-    with exchanged_attention(model, norms=norms) if exchangeable else nullcontext() as residuals:
+    with exchanged_attention(model, norms=norms) if exchangeable else nullcontext() as measured:
         yield forward
+
+
+class _AllSeen(Exception):
+    """Ends a forward pass whose remaining work nobody looks at."""
 
 
 def _unsupported(model: PreTrainedModel, why: str) -> StudyError:

@@ -15,7 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 
 from sinkstudy.capture.masses import AttentionCall, Masses, blockwise, explicit, fused, worth_fusing
-from sinkstudy.capture.norms import ResidualStreams, relative_norms
+from sinkstudy.capture.norms import OutputNorms
 from sinkstudy.errors import StudyError
 
 _NAME = "sinkstudy_capture"
@@ -25,34 +25,34 @@ _NAME = "sinkstudy_capture"
 class _Watch:
     on_layer: Callable[[int, Masses], None]
     maps: bool
-    residuals: ResidualStreams | None
+    norms: OutputNorms | None
 
 
 _watch: ContextVar[_Watch] = ContextVar("sinkstudy_capture")
 
 
 @contextmanager
-def exchanged_attention(model: PreTrainedModel, *, norms: bool) -> Iterator[ResidualStreams | None]:
+def exchanged_attention(model: PreTrainedModel, *, norms: bool) -> Iterator[OutputNorms | None]:
     """Replace the model's attention for all passes made inside the block; restore the model exactly after it."""
     AttentionInterface.register(_NAME, _watched_attention)
     AttentionMaskInterface.register(_NAME, sdpa_mask)
     before = model.config._attn_implementation
-    residuals = ResidualStreams(model) if norms else None
+    measured = OutputNorms(model) if norms else None
     try:
         model.set_attn_implementation(_NAME)
-        yield residuals
+        yield measured
     finally:
         model.set_attn_implementation(before)
-        if residuals is not None:
-            residuals.remove()
+        if measured is not None:
+            measured.remove()
 
 
 @contextmanager
 def watch_interface(
-    on_layer: Callable[[int, Masses], None], residuals: ResidualStreams | None, *, maps: bool
+    on_layer: Callable[[int, Masses], None], norms: OutputNorms | None, *, maps: bool
 ) -> Iterator[None]:
-    """Report the masses of every call of the exchanged attention inside the block, with norms if given `residuals`."""
-    token = _watch.set(_Watch(on_layer, maps, residuals))
+    """Report every call of the exchanged attention inside the block: its masses, and output norms if given `norms`."""
+    token = _watch.set(_Watch(on_layer, maps, norms))
     try:
         yield
     finally:
@@ -89,7 +89,8 @@ def _watched_attention(
     )
     method = explicit if watch.maps else fused if worth_fusing(call) else blockwise
     output, masses = method(call)
-    if watch.residuals is not None:
-        masses = replace(masses, output_norm=relative_norms(module, output, watch.residuals.before(module)))
+    output = output.transpose(1, 2).contiguous()
+    if watch.norms is not None:
+        masses = replace(masses, output_norm=watch.norms.of(module, output))
     watch.on_layer(module.layer_idx, masses)
-    return output.transpose(1, 2).contiguous(), None
+    return output, None

@@ -132,8 +132,9 @@ def _rows(call: AttentionCall, start: int, stop: int, keep_map: bool) -> tuple[T
     """Attention of the queries start..stop over all keys they may see, with the softmax in float32."""
     stop = min(stop, call.query.shape[-2])
     key, value = _per_query_head(call)
-    # (batch, head, block, key). In place throughout: these arrays are the largest there are.
-    scores = (call.query[..., start:stop, :] @ key.transpose(-1, -2)).mul_(call.scale)
+    # (batch, head, block, key). In place throughout: these arrays are the largest there are. The product would copy
+    # a transposed key element by element.
+    scores = (call.query[..., start:stop, :] @ key.contiguous().transpose(-1, -2)).mul_(call.scale)
     if call.softcap is not None:
         scores = scores.div_(call.softcap).tanh_().mul_(call.softcap)
     n = key.shape[-2]

@@ -10,19 +10,35 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 
-class ResidualStreams:
-    """Remembers, for every attention module, the hidden states its decoder layer was given, (batch, query, hidden)."""
+class OutputNorms:
+    """Norms for all passes until `remove`: hooks keep the stream each attention module's output is added to."""
 
     def __init__(self, model: PreTrainedModel):
-        self._before: dict[nn.Module, Tensor] = {}
+        self._before: dict[nn.Module, Tensor] = {}  # (batch, query, hidden)
+        self._grams: dict[nn.Module, Tensor | None] = {}
         self._handles = []
         for layer in model.modules():
             attentions = [child for child in layer.children() if hasattr(child, "layer_idx")]
             if attentions:
                 self._handles.append(layer.register_forward_pre_hook(self._hook(attentions), with_kwargs=True))
 
-    def before(self, attention: nn.Module) -> Tensor | None:
-        return self._before.pop(attention, None)
+    def of(self, attention: nn.Module, output: Tensor) -> Tensor | None:
+        """|W_O,h a_h| / |x| for every head and query, (batch, head, query) float32.
+
+        `output` (batch, query, head, width): attention output a; x is the residual stream. None where the
+        architecture has no single output projection that reads the heads side by side.
+        """
+        batch, queries, heads, width = output.shape
+        residual = self._before.pop(attention, None)
+        if attention not in self._grams:
+            self._grams[attention] = _gram(attention, heads, width)
+        gram = self._grams[attention]
+        if gram is None or residual is None:
+            return None
+        flat = output.float().reshape(batch * queries, heads, width).transpose(0, 1)
+        norm = (flat @ gram).mul_(flat).sum(-1).clamp_(min=0).sqrt_()  # (head, batch and query)
+        norm /= torch.linalg.vector_norm(residual.float(), dim=-1).flatten()
+        return norm.reshape(heads, batch, queries).transpose(0, 1)
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -36,23 +52,13 @@ class ResidualStreams:
         return note
 
 
-def relative_norms(attention: nn.Module, output: Tensor, residual: Tensor | None) -> Tensor | None:
-    """|W_O,h a_h| / |x| for every head and query, (batch, head, query) float32.
-
-    `output` (batch, head, query, width): attention output a. `residual` (batch, query, hidden): the stream x. None
-    where the architecture has no single output projection that reads the heads side by side.
-    """
-    heads, width = output.shape[1], output.shape[-1]
+def _gram(attention: nn.Module, heads: int, width: int) -> Tensor | None:
+    """W_O,h^T W_O,h of every head, (head, width, width) float32."""
     weight = _output_projection(attention, heads * width)
-    if weight is None or residual is None:
+    if weight is None:
         return None
     per_head = weight.float().T.reshape(heads, width, -1)
-    gram = per_head @ per_head.transpose(1, 2)  # (head, width, width)
-    batch, _, queries, _ = output.shape
-    flat = output.float().transpose(0, 1).reshape(heads, batch * queries, width)
-    norm = (flat @ gram).mul_(flat).sum(-1).clamp_(min=0).sqrt_()  # (head, batch and query)
-    norm /= torch.linalg.vector_norm(residual.float(), dim=-1).flatten()
-    return norm.reshape(heads, batch, queries).transpose(0, 1)
+    return per_head @ per_head.transpose(1, 2)
 
 
 def _output_projection(attention: nn.Module, inputs: int) -> Tensor | None:

@@ -81,9 +81,9 @@ def _label(dataset: h5d.DatasetID, axes: tuple[str, ...]) -> None:
 
 @lru_cache(maxsize=64)
 def _labels(axes: tuple[str, ...]) -> tuple[np.ndarray, h5t.TypeID, h5t.TypeID]:
-    """Labels, with their type as stored (UTF-8 of any length) and as Python objects."""
-    labels = np.array(axes, h5py.string_dtype())
-    return labels, h5t.py_create(labels.dtype, logical=True), h5t.py_create(labels.dtype)
+    """Labels, with their type as stored (UTF-8 of any length) and as given: of one length, which converts fastest."""
+    labels = np.array(axes, h5py.string_dtype("utf-8", max(map(len, axes))))
+    return labels, h5t.py_create(np.dtype(h5py.string_dtype()), logical=True), h5t.py_create(labels.dtype, logical=True)
 
 
 @lru_cache(maxsize=4096)
