@@ -9,10 +9,10 @@ def readable_logits(model, ids, plan):
     """Logits (1, query, vocabulary) of one prompt without padding, (1, query), under `plan`."""
     first_layer_maps = []
 
-    def attention(module, query, key, value, attention_mask, scaling=None, **_):
+    def attention(module, query, key, value, attention_mask, scaling=None, sliding_window=None, **_):
         output = torch.empty_like(query)
         share = query.shape[1] // key.shape[1]
-        maps = [own_map(query[0, h], key[0, h // share], scaling) for h in range(query.shape[1])]
+        maps = [own_map(query[0, h], key[0, h // share], scaling, sliding_window) for h in range(query.shape[1])]
         if module.layer_idx == 0:
             first_layer_maps[:] = maps
         for head, attended in enumerate(maps):
@@ -31,10 +31,10 @@ def readable_logits(model, ids, plan):
         model.set_attn_implementation(before)
 
 
-def own_map(query, key, scaling):
+def own_map(query, key, scaling, window):
     n = query.shape[0]
-    future = torch.ones(n, n, dtype=torch.bool).triu(1)
-    return torch.softmax((query @ key.T * scaling).masked_fill(future, float("-inf")), -1)
+    hidden = torch.tensor([[j > i or (window is not None and j <= i - window) for j in range(n)] for i in range(n)])
+    return torch.softmax((query @ key.T * scaling).masked_fill(hidden, float("-inf")), -1)
 
 
 def replaced_heads(plan, layer, first_layer_maps):

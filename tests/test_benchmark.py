@@ -16,6 +16,8 @@ from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.attention.timing import Alternative, interleaved, peak_bytes
 from sinkstudy.errors import StudyError
 
+pytestmark = pytest.mark.usefixtures("tiny_layers_are_divided")
+
 GRID = {"lengths": [8, 20], "batches": [1, 3], "strategies": ["reuse", "first_value"], "repeats": 3}
 TOKENS = [1, *np.random.default_rng(0).integers(3, 99, 60).tolist()]
 HEADS = {1: [0, 1], 2: [3]}

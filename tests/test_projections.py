@@ -13,6 +13,8 @@ from sinkstudy.attention.cache import ReducedLayer, cache_bytes
 from sinkstudy.attention.projections import CUTTABLE
 from sinkstudy.errors import StudyError
 
+pytestmark = pytest.mark.usefixtures("tiny_layers_are_divided")
+
 # Model types whose attention class is in the table, set so that their layers do not slide.
 FULL = {
     "gemma3_text": {"layer_types": ["full_attention"] * 3},
@@ -280,3 +282,14 @@ def test_a_model_already_hooked_into_is_not_cut():
 def test_an_unknown_depth_is_refused():
     with pytest.raises(StudyError, match="use one of projections, attention"):
         optimized(full_model("llama"), Plan(), "deep").__enter__()
+
+
+@torch.no_grad()
+def test_a_strategy_that_saves_little_leaves_small_layers_undivided(monkeypatch):
+    model = full_model("llama")
+    numbers = model.model.layers[0].self_attn.q_proj.weight.numel()
+    for least, layers in ((numbers, {"reuse": [1, 2]}), (numbers + 1, {"reuse": []})):
+        monkeypatch.setattr("sinkstudy.attention.projections._WORTH_DIVIDING", least)
+        for strategy, plan in PLANS.items():
+            with optimized(model, plan) as run:
+                assert sorted(run.cut) == layers.get(strategy, [0, 1, 2])

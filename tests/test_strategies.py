@@ -8,6 +8,8 @@ from tiny import prompt_ids, tiny_model
 from sinkstudy.attention import Plan, optimized
 from sinkstudy.attention.strategies.first_value_mean import running_sum
 
+pytestmark = pytest.mark.usefixtures("tiny_layers_are_divided")
+
 LAYERS, HEADS = 3, 8
 SHARES = {"1:1": 8, "4:1": 2, "8:1": 1}  # query heads per KV head: number of KV heads
 WEIGHTS = {layer: {head: 0.02 * (1 + head + 3 * layer) for head in range(HEADS)} for layer in range(LAYERS)}
@@ -133,6 +135,26 @@ def test_what_the_first_layer_decided_lasts_through_decoding(strategy):
     assert 0 < len(heads) < 4
     expected = readable_logits(model, ids, Plan(heads={1: heads, 2: heads}, **settings))[:, 15:]
     torch.testing.assert_close(torch.cat(steps, 1), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("depth", ["projections", "attention"])
+@pytest.mark.parametrize("heads", [{1: [0, 1], 2: [1]}, {1: [0, 1, 2, 3], 2: [1]}, {2: [3]}])
+@torch.no_grad()
+def test_reuse_from_a_first_layer_whose_window_is_behind_later_layers(heads, depth):
+    layers = ["sliding_attention", "full_attention", "full_attention"]
+    model, ids, plan = (
+        tiny_model("gemma3_text", layer_types=layers),
+        prompt_ids(20),
+        Plan(heads=heads, strategy="reuse"),
+    )
+    assert model.config.sliding_window < 12
+    expected = readable_logits(model, ids, plan)
+    with optimized(model, plan, depth):
+        torch.testing.assert_close(model(ids, use_cache=False).logits, expected, atol=1e-5, rtol=1e-5)
+        cache = model(ids[:, :12]).past_key_values
+        piece = model(ids[:, 12:15], past_key_values=cache).logits
+        steps = [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(15, 20)]
+    torch.testing.assert_close(torch.cat([piece, *steps], 1), expected[:, 12:], atol=1e-5, rtol=1e-5)
 
 
 def padded(prompts, side):

@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from sinkstudy.attention.layout import KvReads, is_small, take
+from sinkstudy.attention.layout import SMALL, KvReads, take
 
 _BLOCK = 256  # queries at a time: later keys, on which their weights are zero, are left out
 
@@ -19,27 +19,31 @@ def pattern_of(query: Tensor, key: Tensor, reads: KvReads, mask: Tensor | None, 
 
     `key` (batch, kv_head, key, width); `mask` (batch, 1, query, key) bool.
     """
-    rows, keys, queries = query.shape[:2], key.shape[2], query.shape[2]
+    batch, heads, queries, width = query.shape
+    keys = key.shape[2]
     key = take(key, reads.kv_read if reads.per_kv else reads.kv_head)
-    flat = (query * scale).reshape(rows[0] * key.shape[1], -1, query.shape[3])
-    scores = torch.bmm(flat, key.flatten(0, 1).transpose(1, 2)).view(*rows, queries, keys).float()
-    if mask is not None:
+    small = mask is None and queries > 1 and queries * keys <= SMALL
+    flat = (query if small else query * scale).reshape(-1, (reads.per_kv or 1) * queries, width)
+    scores = torch.bmm(flat, key.flatten(0, 1).transpose(1, 2)).view(batch, heads, queries, keys)
+    if small:
+        scores = torch.add(_kept_later(queries, keys, scores.device), scores, alpha=scale)  # one operation for both
+    elif mask is not None:
         # A padding query sees nothing: its softmax is undefined, and its row is never read.
-        return torch.softmax(scores.masked_fill_(~mask, float("-inf")), -1).nan_to_num()
-    if queries > 1:
+        return torch.softmax(scores.float().masked_fill_(~mask, float("-inf")), -1).nan_to_num()
+    elif queries > 1:
         # Adding a mask takes a quarter of the time of filling in by one.
-        scores += (_kept_later if is_small(query, key) else _later)(queries, keys, scores.device)
-    return torch.softmax(scores, -1)
+        scores = scores.float().add_(_later(queries, keys, scores.device))
+    return torch.softmax(scores, -1, dtype=torch.float32)
 
 
 def apply_pattern(pattern: Tensor, value: Tensor, reads: KvReads) -> Tensor:
     """Outputs (batch, head, query, width) from `value` (batch, kv_head, key, width), of attention that is causal."""
     pattern = pattern.to(value.dtype)
-    queries, keys = pattern.shape[2:]
+    batch, heads, queries, keys = pattern.shape
     if queries <= _BLOCK and reads.per_kv:
         flat = pattern.reshape(-1, reads.per_kv * queries, keys)
         outputs = torch.bmm(flat, take(value, reads.kv_read).flatten(0, 1))
-        return outputs.view(*pattern.shape[:3], value.shape[3])
+        return outputs.view(batch, heads, queries, -1)
     value = take(value, reads.kv_head)
     parts = []
     for start in range(0, queries, _BLOCK):

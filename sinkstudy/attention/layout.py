@@ -14,12 +14,18 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward, use
 
 Index = slice | Tensor
 
-_SMALL = 1 << 12  # scores of a head
+SMALL = 1 << 12  # scores of a head
+_SHORT = 1 << 16  # numbers
 
 
 def is_small(query: Tensor, key: Tensor) -> bool:
     """Whether a call is so small that its operations count, and not its arithmetic."""
-    return query.shape[2] * key.shape[2] <= _SMALL
+    return query.shape[2] * key.shape[2] <= SMALL
+
+
+def is_short(key: Tensor) -> bool:
+    """Whether keys are so few that reading all of them takes no longer than choosing some."""
+    return key.numel() <= _SHORT
 
 
 class KvReads(NamedTuple):
@@ -118,6 +124,13 @@ class Layout:
         return self._index(self.replaced)
 
     @cached_property
+    def is_replaced(self) -> Tensor:
+        """(head, 1, 1) bool."""
+        with torch.inference_mode(False):  # what is kept may be needed for a gradient later
+            places = torch.tensor([h in self.replaced for h in range(self.heads)], device=self.device)
+        return places[:, None, None]
+
+    @cached_property
     def cut_groups(self) -> list[Group]:
         """Fused calls over the kept heads where nothing else was projected, in the order of `kept`: all are slices."""
         groups, query, kv = [], 0, 0
@@ -178,7 +191,9 @@ def as_index(places: tuple[int, ...], device: torch.device) -> Index:
 
 def take(states: Tensor, heads: Index) -> Tensor:
     """`states[:, heads]`; indexing by a tensor takes three times as long."""
-    return states[:, heads] if isinstance(heads, slice) else states.index_select(1, heads)
+    if not isinstance(heads, slice):
+        return states.index_select(1, heads)
+    return states if heads == slice(0, states.shape[1]) else states[:, heads]
 
 
 def put(output: Tensor, heads: Index, part: Tensor) -> None:

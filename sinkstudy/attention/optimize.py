@@ -18,7 +18,7 @@ from transformers.masking_utils import sdpa_mask
 
 from sinkstudy.attention.cut import CutAttention
 from sinkstudy.attention.explicit import apply_pattern, pattern_of
-from sinkstudy.attention.layout import KvReads, Layout, as_index, is_small, put, take
+from sinkstudy.attention.layout import KvReads, Layout, as_index, is_short, is_small, put, take
 from sinkstudy.attention.narrowed import NarrowedAttention
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.projections import cuttable_layers
@@ -135,7 +135,7 @@ def _attend(
     """Kept heads by SDPA, replaced ones by the plan's strategy: (batch, query, head, width)."""
     query, key, value = states
     layout, strategy = run.layout(replaced, query, key), STRATEGIES[run.plan.strategy]
-    if strategy.needs_first_layer and query.shape[2] > 1 and is_small(query, key):
+    if strategy.needs_first_layer and is_small(query, key) and (query.shape[2] > 1 or is_short(key)):
         return _attend_explicitly(run, layout, states, mask, scale)
     output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
     for group in layout.groups(query, key):
@@ -159,15 +159,17 @@ def _attend_explicitly(
     """The same in a small call of a strategy that takes the first layer's pattern: one product for all heads."""
     query, key, value = states
     reads = KvReads.evenly(layout.heads, layout.kv_heads, query.device)
-    if 4 * len(layout.kept_kv) >= 3 * layout.kv_heads and not query.requires_grad:
-        pattern = pattern_of(query, key, reads, mask, scale)  # leaving out few takes longer than it saves
+    if not layout.kept:
+        return apply_pattern(run.pattern(None, key.shape[2]), value, reads).transpose(1, 2)
+    if is_short(key) or 4 * len(layout.kept_kv) >= 3 * layout.kv_heads:  # leaving out few takes longer than it saves
+        pattern = pattern_of(query, key, reads, mask, scale)
     else:
-        pattern = query.new_empty(*query.shape[:3], key.shape[2], dtype=torch.float32)
+        pattern = query.new_zeros(*query.shape[:3], key.shape[2], dtype=torch.float32)
         for group in layout.short_groups:
             some, keys = query[:, group.queries], key[:, group.kv]
             some_reads = KvReads.evenly(some.shape[1], keys.shape[1], query.device)
             pattern[:, group.queries] = pattern_of(some, keys, some_reads, mask, scale)
-    put(pattern.transpose(1, 2), layout.replaced_index, run.pattern(layout.replaced).transpose(1, 2))
+    pattern = torch.where(layout.is_replaced, run.pattern(None, key.shape[2]), pattern)
     return apply_pattern(pattern, value, reads).transpose(1, 2)
 
 
@@ -176,20 +178,21 @@ def _first_layer(
 ) -> Tensor | None:
     """Before the first layer: decide heads where the input decides, and say how later layers get its patterns. Returns
     the pattern of all heads where that is at hand and as good as a fused call."""
-    run.compute_pattern, run.first_layer_map = partial(_pattern, query, key, mask, scale), None
     decides = run.plan.first_layer_threshold is not None and prefill
-    needed = STRATEGIES[run.plan.strategy].needs_first_layer
-    asked = needed and run.active and (decides or run.mapped)
-    at_once = asked and (query.shape[2] == 1 or is_small(query, key))
+    needed = STRATEGIES[run.plan.strategy].needs_first_layer and run.active
+    at_once = needed and (decides or run.mapped) and (query.shape[2] == 1 or is_small(query, key))
     if not decides and not at_once:
+        run.compute_pattern, run.first_layer_map = partial(_pattern, query, key, mask, scale), None
         return None
-    pattern = run.compute_pattern(tuple(range(query.shape[1])))
+    pattern = pattern_of(query, key, KvReads.evenly(query.shape[1], key.shape[1], query.device), mask, scale)
     if decides:
-        run.first_layer_heads = _sinks(pattern, first_tokens(query, mask), mask, run.plan.first_layer_threshold)
+        run.first_layer_heads = _sinks(pattern, mask, run.plan.first_layer_threshold)
+    if at_once:
+        run.first_layer_map = None, pattern
+        return pattern
     if needed:
-        mapped = run.mapped
-        run.first_layer_map = mapped, take(pattern, as_index(mapped, query.device))
-    return pattern if at_once else None
+        run.first_layer_map = run.mapped, take(pattern, as_index(run.mapped, query.device))
+    return None
 
 
 def _pattern(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, heads: tuple[int, ...]) -> Tensor:
@@ -199,10 +202,13 @@ def _pattern(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, head
     return pattern_of(take(query, as_index(heads, device)), key, reads, mask, scale)
 
 
-def _sinks(pattern: Tensor, first: Tensor, mask: Tensor | None, threshold: float) -> list[int]:
+def _sinks(pattern: Tensor, mask: Tensor | None, threshold: float) -> list[int]:
     """Heads whose sink score reaches the threshold in every sequence of the batch."""
-    index = first[:, None, None, None].expand(-1, *pattern.shape[1:3], 1)
-    mass = pattern.gather(-1, index)[..., 0]  # (batch, head, query)
-    real = torch.ones_like(mass) if mask is None else mask.any(-1).expand_as(mass)
-    score = (mass * real).sum(-1) / real.sum(-1)
+    if mask is None:
+        score = pattern[..., 0].mean(-1)
+    else:
+        index = first_tokens(pattern, mask)[:, None, None, None].expand(-1, *pattern.shape[1:3], 1)
+        mass = pattern.gather(-1, index)[..., 0]  # (batch, head, query)
+        real = mask.any(-1).expand_as(mass)
+        score = (mass * real).sum(-1) / real.sum(-1)
     return torch.nonzero((score >= threshold).all(0)).flatten().tolist()

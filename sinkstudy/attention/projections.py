@@ -43,6 +43,11 @@ CUTTABLE = {
 }
 
 
+# A strategy that takes the first layer's pattern saves query and key projections and little else: in layers this small
+# (numbers in a query projection) dividing them takes longer.
+_WORTH_DIVIDING = 1 << 16
+
+
 def cuttable_layers(model: PreTrainedModel, plan: Plan) -> dict[int, nn.Module]:
     """Layer index to attention module of the layers of `plan` that can be cut: those of a class in the table, without
     a sliding window, whose projections are plain linear layers that nothing else has hooked into."""
@@ -58,6 +63,8 @@ def cuttable_layers(model: PreTrainedModel, plan: Plan) -> dict[int, nn.Module]:
             continue
         names = CUTTABLE[type(module).__name__]
         linears = [getattr(module, name) for name in vars(names).values()]
+        if strategy.needs_first_layer and linears[0].weight.numel() < _WORTH_DIVIDING:
+            continue
         if all(type(linear) is nn.Linear and "forward" not in vars(linear) for linear in linears):
             found[layer] = module
     return found

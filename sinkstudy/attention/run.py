@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sinkstudy.attention.layout import KvReads, Layout, as_index
+from sinkstudy.attention.layout import KvReads, Layout, as_index, take
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.attention.strategies.contract import ReplacedHeads
@@ -25,19 +25,22 @@ class Run:
     first_layer: int = -1
     last_layer: int = 2**31
     first_layer_heads: list[int] = field(default_factory=list)
-    first_layer_map: tuple[tuple[int, ...], Tensor] | None = None  # heads, and (batch, head, query, key) of them
+    first_layer_map: tuple[tuple[int, ...] | None, Tensor] | None = None  # heads (None: all), their attention
     compute_pattern: Callable[[tuple[int, ...]], Tensor] | None = None  # of these heads in the first layer
     memory: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # of the strategy, by layer
     layouts: dict[tuple, Layout] = field(default_factory=dict)
     rest_weights: dict[tuple, Tensor] = field(default_factory=dict)  # the plan's, by layer and heads
+    named: dict[int, tuple[int, ...]] = field(default_factory=dict)  # the plan's heads but for this layer's
 
     @property
     def mapped(self) -> tuple[int, ...]:
         """Heads whose first-layer pattern later layers need."""
         if self.plan.first_layer_threshold is not None:
             return tuple(self.first_layer_heads)
-        named = {h for layer, heads in self.plan.heads.items() if layer != self.first_layer for h in heads}
-        return tuple(sorted(named))
+        if self.first_layer not in self.named:
+            later = [heads for layer, heads in self.plan.heads.items() if layer != self.first_layer]
+            self.named[self.first_layer] = tuple(sorted({h for heads in later for h in heads}))
+        return self.named[self.first_layer]
 
     def replaced(self, layer: int) -> list[int]:
         """Heads of `layer` replaced for the input that runs, or ran last."""
@@ -59,8 +62,9 @@ class Run:
                 self.active = self.plan.max_tokens is None or tokens <= self.plan.max_tokens
         return starts
 
-    def pattern(self, heads: tuple[int, ...]) -> Tensor:
-        """The first layer's attention of these heads in this forward pass, (batch, head, query, key).
+    def pattern(self, heads: tuple[int, ...] | None, keys: int) -> Tensor:
+        """The first layer's attention of these heads (None: all) in this forward pass, (batch, head, query, key), over
+        as many keys as this layer has.
 
         Computed when the first later layer asks, and then for all of them.
         """
@@ -68,9 +72,11 @@ class Run:
             mapped = self.mapped
             self.first_layer_map = mapped, self.compute_pattern(mapped)
         mapped, attention = self.first_layer_map
+        if attention.shape[3] < keys:  # its window has left the others behind
+            attention = nn.functional.pad(attention, (keys - attention.shape[3], 0))
         if mapped == heads:
             return attention
-        return attention[:, as_index(tuple(mapped.index(h) for h in heads), attention.device)]
+        return take(attention, as_index(heads if mapped is None else _places(heads, mapped), attention.device))
 
     def given(
         self,
@@ -95,7 +101,7 @@ class Run:
             window=self.plan.window,
             rest_weight=rest_weight,
             memory=memory,
-            first_layer_map=partial(self.pattern, heads),
+            first_layer_map=partial(self.pattern, heads, states[2].shape[2]),
             start=start,
         )
 
@@ -114,6 +120,11 @@ class Run:
         if wanted not in self.layouts:
             self.layouts[wanted] = Layout(*wanted)
         return self.layouts[wanted]
+
+
+@lru_cache(maxsize=1024)
+def _places(heads: tuple[int, ...], among: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(among.index(h) for h in heads)
 
 
 def first_tokens(query: Tensor, mask: Tensor | None) -> Tensor:
