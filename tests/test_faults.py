@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -105,22 +106,27 @@ def recover(folder: Path) -> None:
     assert result.returncode == 0, result.stderr[-3000:]
 
 
-def test_twenty_kills_at_random_moments_are_each_recovered_with_identical_tables(undisturbed, tmp_path):
+def kill_and_recover(target: str, folder: Path, undisturbed: Path) -> None:
+    """Half of the kills, all of the workflow or all of jobs, each of a study of its own."""
     expected, seconds = contents(undisturbed, TABLE_FILES), float((undisturbed / "seconds").read_text())
-    draw, kills, studies = random.Random(0), {"workflow": 0, "job": 0}, 0
-    while sum(kills.values()) < KILLS:
+    draw, kills, studies = random.Random(target), 0, 0
+    while kills < KILLS // 2:
         studies += 1
-        folder = write_study(tmp_path / str(studies), STUDY)
-        process = start_snakemake(folder, *RUN, *TABLE_FILES)
-        target = min(kills, key=kills.get)
+        study = write_study(folder / f"{target}{studies}", STUDY)
+        process = start_snakemake(study, *RUN, *TABLE_FILES)
         killed = kill(process, target, draw.uniform(0, 0.6 * seconds))
         broken = process.wait() != 0  # else it came too late
-        assert killed or not broken, (folder / "run.txt").read_text()[-3000:]
-        kills[target] += broken
-        recover(folder)
-        assert contents(folder, TABLE_FILES) == expected
-        assert temporaries(folder) == []
-    assert kills == {"workflow": KILLS // 2, "job": KILLS // 2}
+        assert killed or not broken, (study / "run.txt").read_text()[-3000:]
+        kills += broken
+        recover(study)
+        assert contents(study, TABLE_FILES) == expected
+        assert temporaries(study) == []
+
+
+def test_twenty_kills_at_random_moments_are_each_recovered_with_identical_tables(undisturbed, tmp_path):
+    with ThreadPoolExecutor() as lanes:
+        for lane in [lanes.submit(kill_and_recover, target, tmp_path, undisturbed) for target in ("workflow", "job")]:
+            lane.result()
 
 
 @pytest.mark.parametrize("output", [SHARDS[0], TABLE_FILES[0]])
