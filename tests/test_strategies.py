@@ -6,6 +6,8 @@ from readable import readable_logits
 from tiny import prompt_ids, tiny_model
 
 from sinkstudy.attention import Plan, optimized
+from sinkstudy.attention.explicit import pattern_of
+from sinkstudy.attention.layout import KvReads
 from sinkstudy.attention.strategies.first_value_mean import running_sum
 
 pytestmark = pytest.mark.usefixtures("tiny_layers_are_divided")
@@ -98,6 +100,14 @@ def test_a_prefill_in_pieces_and_decoding_equal_a_prefill_of_the_whole(strategy,
 
 
 @pytest.mark.parametrize("depth", ["projections", "attention"])
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("heads", HEADS_OF)
+def test_reuse_where_keys_are_too_many_to_read_all(heads, share, depth, monkeypatch):
+    monkeypatch.setattr("sinkstudy.attention.layout._SHORT", 0)
+    test_a_prefill_in_pieces_and_decoding_equal_a_prefill_of_the_whole("reuse", heads, share, depth)
+
+
+@pytest.mark.parametrize("depth", ["projections", "attention"])
 @pytest.mark.parametrize(("sink_tokens", "window"), [(1, 1), (1, 6), (6, 1), (3, 40), (40, 3)])
 @torch.no_grad()
 def test_sinks_and_window_filled_token_by_token(sink_tokens, window, depth):
@@ -155,6 +165,16 @@ def test_reuse_from_a_first_layer_whose_window_is_behind_later_layers(heads, dep
         piece = model(ids[:, 12:15], past_key_values=cache).logits
         steps = [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(15, 20)]
     torch.testing.assert_close(torch.cat([piece, *steps], 1), expected[:, 12:], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_patterns_of_large_scores_stay_finite_in_every_dtype(dtype):
+    query = torch.full((1, 4, 5, 64), 40.0, dtype=dtype)
+    key = query[:, :2] * torch.linspace(1, 0.5, 5, dtype=dtype)[:, None]
+    assert query[0, 0, 0].float() @ key[0, 0, 0].float() > torch.finfo(torch.float16).max
+    pattern = pattern_of(query, key, KvReads.evenly(4, 2, query.device), None, 1 / 64)
+    assert pattern.dtype == torch.float32
+    torch.testing.assert_close(pattern[..., 0], torch.ones(1, 4, 5))
 
 
 def padded(prompts, side):

@@ -23,6 +23,7 @@ def pattern_of(query: Tensor, key: Tensor, reads: KvReads, mask: Tensor | None, 
     keys = key.shape[2]
     key = take(key, reads.kv_read if reads.per_kv else reads.kv_head)
     small = mask is None and queries > 1 and queries * keys <= SMALL
+    small &= query.dtype != torch.float16  # whose range scores may leave before they are scaled
     flat = (query if small else query * scale).reshape(-1, (reads.per_kv or 1) * queries, width)
     scores = torch.bmm(flat, key.flatten(0, 1).transpose(1, 2)).view(batch, heads, queries, keys)
     if small:
