@@ -82,12 +82,9 @@ STEPS = 9  # of decoding: more than the window
 LASTING = [name for name in STRATEGIES if name != "first_value_mean, measured"]  # measured on the prompt alone
 
 
-@pytest.mark.parametrize("depth", ["projections", "attention"])
-@pytest.mark.parametrize("share", SHARES)
-@pytest.mark.parametrize("heads", HEADS_OF)
-@pytest.mark.parametrize("strategy", LASTING)
 @torch.no_grad()
-def test_a_prefill_in_pieces_and_decoding_equal_a_prefill_of_the_whole(strategy, heads, share, depth):
+def check_in_pieces(strategy, heads, share, depth):
+    """A prefill in two pieces and decoding, against the readable reference of the whole."""
     model, ids = model_of(share), prompt_ids(20)
     plan = Plan(heads=HEADS_OF[heads], **STRATEGIES[strategy])
     with optimized(model, plan, depth):
@@ -102,9 +99,17 @@ def test_a_prefill_in_pieces_and_decoding_equal_a_prefill_of_the_whole(strategy,
 @pytest.mark.parametrize("depth", ["projections", "attention"])
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("heads", HEADS_OF)
+@pytest.mark.parametrize("strategy", LASTING)
+def test_a_prefill_in_pieces_and_decoding_equal_a_prefill_of_the_whole(strategy, heads, share, depth):
+    check_in_pieces(strategy, heads, share, depth)
+
+
+@pytest.mark.parametrize("depth", ["projections", "attention"])
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("heads", HEADS_OF)
 def test_reuse_where_keys_are_too_many_to_read_all(heads, share, depth, monkeypatch):
-    monkeypatch.setattr("sinkstudy.attention.layout._SHORT", 0)
-    test_a_prefill_in_pieces_and_decoding_equal_a_prefill_of_the_whole("reuse", heads, share, depth)
+    monkeypatch.setattr("sinkstudy.attention.layout._FEW", 0)
+    check_in_pieces("reuse", heads, share, depth)
 
 
 @pytest.mark.parametrize("depth", ["projections", "attention"])

@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from sinkstudy.attention.layout import SMALL, KvReads, take
+from sinkstudy.attention.layout import KvReads, is_small, take
 
 _BLOCK = 256  # queries at a time: later keys, on which their weights are zero, are left out
 
@@ -22,12 +22,12 @@ def pattern_of(query: Tensor, key: Tensor, reads: KvReads, mask: Tensor | None, 
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
     key = take(key, reads.kv_read if reads.per_kv else reads.kv_head)
-    small = mask is None and queries > 1 and queries * keys <= SMALL
-    small &= query.dtype != torch.float16  # whose range scores may leave before they are scaled
-    flat = (query if small else query * scale).reshape(-1, (reads.per_kv or 1) * queries, width)
+    # Scale and mask in one operation; not in float16, whose range scores may leave before they are scaled.
+    together = mask is None and queries > 1 and is_small(query, key) and query.dtype != torch.float16
+    flat = (query if together else query * scale).reshape(-1, (reads.per_kv or 1) * queries, width)
     scores = torch.bmm(flat, key.flatten(0, 1).transpose(1, 2)).view(batch, heads, queries, keys)
-    if small:
-        scores = torch.add(_kept_later(queries, keys, scores.device), scores, alpha=scale)  # one operation for both
+    if together:
+        scores = torch.add(_kept_later(queries, keys, scores.device), scores, alpha=scale)
     elif mask is not None:
         # A padding query sees nothing: its softmax is undefined, and its row is never read.
         return torch.softmax(scores.float().masked_fill_(~mask, float("-inf")), -1).nan_to_num()

@@ -14,18 +14,18 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward, use
 
 Index = slice | Tensor
 
-SMALL = 1 << 12  # scores of a head
-_SHORT = 1 << 16  # numbers
+_SMALL = 1 << 12  # scores of a head
+_FEW = 1 << 16  # numbers in the keys of all heads
 
 
 def is_small(query: Tensor, key: Tensor) -> bool:
     """Whether a call is so small that its operations count, and not its arithmetic."""
-    return query.shape[2] * key.shape[2] <= SMALL
+    return query.shape[2] * key.shape[2] <= _SMALL
 
 
-def is_short(key: Tensor) -> bool:
+def are_few(key: Tensor) -> bool:
     """Whether keys are so few that reading all of them takes no longer than choosing some."""
-    return key.numel() <= _SHORT
+    return key.numel() <= _FEW
 
 
 class KvReads(NamedTuple):

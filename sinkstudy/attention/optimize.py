@@ -18,7 +18,7 @@ from transformers.masking_utils import sdpa_mask
 
 from sinkstudy.attention.cut import CutAttention
 from sinkstudy.attention.explicit import apply_pattern, pattern_of
-from sinkstudy.attention.layout import KvReads, Layout, as_index, is_short, is_small, put, take
+from sinkstudy.attention.layout import KvReads, Layout, are_few, as_index, is_small, put, take
 from sinkstudy.attention.narrowed import NarrowedAttention
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.projections import cuttable_layers
@@ -135,7 +135,7 @@ def _attend(
     """Kept heads by SDPA, replaced ones by the plan's strategy: (batch, query, head, width)."""
     query, key, value = states
     layout, strategy = run.layout(replaced, query, key), STRATEGIES[run.plan.strategy]
-    if strategy.needs_first_layer and is_small(query, key) and (query.shape[2] > 1 or is_short(key)):
+    if strategy.needs_first_layer and is_small(query, key) and (query.shape[2] > 1 or are_few(key)):
         return _attend_explicitly(run, layout, states, mask, scale)
     output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
     for group in layout.groups(query, key):
@@ -161,10 +161,10 @@ def _attend_explicitly(
     reads = KvReads.evenly(layout.heads, layout.kv_heads, query.device)
     if not layout.kept:
         return apply_pattern(run.pattern(None, key.shape[2]), value, reads).transpose(1, 2)
-    if is_short(key) or 4 * len(layout.kept_kv) >= 3 * layout.kv_heads:  # leaving out few takes longer than it saves
+    if are_few(key) or 4 * len(layout.kept_kv) >= 3 * layout.kv_heads:  # leaving out few takes longer than it saves
         pattern = pattern_of(query, key, reads, mask, scale)
     else:
-        pattern = query.new_zeros(*query.shape[:3], key.shape[2], dtype=torch.float32)
+        pattern = query.new_empty(*query.shape[:3], key.shape[2], dtype=torch.float32)
         for group in layout.short_groups:
             some, keys = query[:, group.queries], key[:, group.kv]
             some_reads = KvReads.evenly(some.shape[1], keys.shape[1], query.device)

@@ -30,17 +30,17 @@ class Run:
     memory: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # of the strategy, by layer
     layouts: dict[tuple, Layout] = field(default_factory=dict)
     rest_weights: dict[tuple, Tensor] = field(default_factory=dict)  # the plan's, by layer and heads
-    named: dict[int, tuple[int, ...]] = field(default_factory=dict)  # the plan's heads but for this layer's
+    named_elsewhere: dict[int, tuple[int, ...]] = field(default_factory=dict)  # the plan's heads in all layers but one
 
     @property
     def mapped(self) -> tuple[int, ...]:
         """Heads whose first-layer pattern later layers need."""
         if self.plan.first_layer_threshold is not None:
             return tuple(self.first_layer_heads)
-        if self.first_layer not in self.named:
+        if self.first_layer not in self.named_elsewhere:
             later = [heads for layer, heads in self.plan.heads.items() if layer != self.first_layer]
-            self.named[self.first_layer] = tuple(sorted({h for heads in later for h in heads}))
-        return self.named[self.first_layer]
+            self.named_elsewhere[self.first_layer] = tuple(sorted({h for heads in later for h in heads}))
+        return self.named_elsewhere[self.first_layer]
 
     def replaced(self, layer: int) -> list[int]:
         """Heads of `layer` replaced for the input that runs, or ran last."""
@@ -72,6 +72,8 @@ class Run:
             mapped = self.mapped
             self.first_layer_map = mapped, self.compute_pattern(mapped)
         mapped, attention = self.first_layer_map
+        if heads is None and mapped is not None:
+            raise RuntimeError("the first layer's attention is at hand for some heads, and asked for of all")
         if attention.shape[3] < keys:  # its window has left the others behind
             attention = nn.functional.pad(attention, (keys - attention.shape[3], 0))
         if mapped == heads:

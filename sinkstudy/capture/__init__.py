@@ -77,7 +77,7 @@ def watched(model: PreTrainedModel, *, norms: bool = False) -> Iterator[Forward]
         ids = input_ids.to(model.device)
         try:
             if exchangeable:
-                with watch_interface(note, measured, maps=maps):
+                with watch_interface(note, output_norms, maps=maps):
                     model.base_model(input_ids=ids, use_cache=False)
             else:
                 with watch_eagerly(model, note, maps=maps):
@@ -90,7 +90,7 @@ def watched(model: PreTrainedModel, *, norms: bool = False) -> Iterator[Forward]
 
     # Transformers' own test of whether a model's attention can be exchanged for another.
     exchangeable = model._can_set_attn_implementation()
-    with exchanged_attention(model, norms=norms) if exchangeable else nullcontext() as measured:
+    with exchanged_attention(model, norms=norms) if exchangeable else nullcontext() as output_norms:
         yield forward
 
 

@@ -37,14 +37,14 @@ def exchanged_attention(model: PreTrainedModel, *, norms: bool) -> Iterator[Outp
     AttentionInterface.register(_NAME, _watched_attention)
     AttentionMaskInterface.register(_NAME, sdpa_mask)
     before = model.config._attn_implementation
-    measured = OutputNorms(model) if norms else None
+    output_norms = OutputNorms(model) if norms else None
     try:
         model.set_attn_implementation(_NAME)
-        yield measured
+        yield output_norms
     finally:
         model.set_attn_implementation(before)
-        if measured is not None:
-            measured.remove()
+        if output_norms is not None:
+            output_norms.remove()
 
 
 @contextmanager
