@@ -35,6 +35,23 @@ def test_a_table_is_the_text_that_the_csv_module_writes(tmp_path_factory, rows):
     assert path.read_bytes().decode() == by_csv(rows)
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: rng.random(50_000),
+        lambda rng: 10 ** rng.uniform(-6, 12, 50_000) * rng.choice([-1, 1], 50_000),
+        lambda rng: np.round(rng.random(50_000), 9) + 5e-10,  # next to the middle between two numbers of nine digits
+        lambda rng: rng.integers(0, 10**10, 50_000) / 1e10,
+        lambda rng: np.array([0, 1e-4, 9.9999999999e-5, 0.1, 99999999.95, 999999999.95, 1e9, 5e-324, 1e308, np.inf]),
+    ],
+    ids=["shares", "any size", "ties", "ten digits", "edges"],
+)
+def test_many_numbers_at_once_are_each_written_with_nine_significant_digits(tmp_path, draw):
+    numbers = draw(np.random.default_rng(0))
+    write_table(pd.DataFrame({"number": numbers}), tmp_path / "table.csv")
+    assert (tmp_path / "table.csv").read_text().splitlines()[1:] == [f"{number:.9g}" for number in numbers]
+
+
 @pytest.fixture
 def files(tmp_path):
     """Two tables of prompts with one to six rows each."""

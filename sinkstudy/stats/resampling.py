@@ -40,7 +40,8 @@ def ratio_interval(part: np.ndarray, whole: np.ndarray, resampling: Resampling) 
 
     Draws in which the whole is 0 do not count (Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13).
     """
-    kinds, counts = np.unique(np.stack([part, whole], axis=1), axis=0, return_counts=True)
+    pairs, counts = np.unique(part + 1j * whole, return_counts=True)  # far faster than rows of two
+    kinds = np.stack([pairs.real, pairs.imag], axis=1)
     drawn = np.concatenate([draw @ kinds for draw in resamples(counts, resampling)])  # (draw, 2)
     drawn = drawn[drawn[:, 1] > 0]
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], _TAILS)

@@ -10,11 +10,13 @@ Layout::
 
 Attributes, all of the file: `schema` and `complete`, provenance, `prompts` (how many), `key_classes` (the last axis of
 key_mass) and `layers`, the true layer indices along the layer axis: in some models only some layers attend.
-One per prompt, in the order of the groups: `sets`, `row_sum_errors` and `output_norm` (prompt, layer, head) float32,
-mean over queries, NaN where it could not be measured. One per token that occurs: `vocabulary_ids` and `vocabulary`,
-each decoded by itself. `text_heaps` and `checksums` are for checking only.
+One per prompt, in the order of the groups: `sets`, `n_tokens`, `row_sum_errors` and `output_norm` (prompt, layer, head)
+float32, mean over queries, NaN where it could not be measured. One per token that occurs: `vocabulary_ids` and
+`vocabulary`, each decoded by itself. These are no datasets of each prompt, as one more dataset takes a fifth of a short
+prompt's forward pass.
 
-These are no datasets of each prompt, as one more dataset takes a fifth of a short prompt's forward pass.
+`offsets` (prompt, array) int64 says where in the file the bytes of each of `arrays` begin, 0 where they are packed.
+Behind all that a `seal`: captures are not to be changed.
 """
 
 from sinkstudy.store.reading import (

@@ -31,6 +31,11 @@ class Disk:
                 self._let_go()
         return len(data)
 
+    def put(self, offset: int, values: memoryview) -> None:
+        """Write an array at a place HDF5 has set aside."""
+        self._stream.seek(offset)
+        self.write(memoryview(values).cast("B"))
+
     def truncate(self, size: int) -> int:
         if self._stream is not self._file:
             self._let_go()  # HDF5 does this last; memory would not grow by it as a file does

@@ -11,11 +11,11 @@ import h5py
 import numpy as np
 
 from sinkstudy.errors import DamagedFileError, StudyError
-from sinkstudy.store.arrays import read_array
-from sinkstudy.store.heaps import check_heaps
-from sinkstudy.store.lists import LISTS, read_list
+from sinkstudy.store.arrays import read_packed, read_plain
+from sinkstudy.store.seal import check_seal
 
-SCHEMA = 4
+SCHEMA = 5
+LISTS = ("sets", "n_tokens", "row_sum_errors", "output_norm", "vocabulary_ids", "vocabulary", "offsets")
 PARTS = ("token_ids", "sink_mass", "key_mass", "output_norm")
 _TYPES = {"token_ids": np.int32, "sink_mass": np.float32, "key_mass": np.float32, "row_sum": np.float32}
 
@@ -56,24 +56,29 @@ def read_captures(paths: list[Path], *, parts: Collection[str] = PARTS) -> Itera
     """
     for path in paths:
         with open_capture(path) as file:
-            layers, names = file.attrs["layers"], list(file)
-            sets = read_list(path, file, "sets").tolist()
-            norms = read_list(path, file, "output_norm") if "output_norm" in parts else [None] * len(names)
-            if not len(sets) == len(norms) == len(names):
-                raise DamagedFileError(path, "its lists are not of one entry per prompt")
-            datasets = [part for part in parts if part in _TYPES]
-            if names and "row_sum" in file[names[0]]:  # all of a model's prompts have them, or none
-                datasets.append("row_sum")
-            for name, of_set, norm in zip(names, sets, norms, strict=True):
-                arrays = _read(path, file, name, layers, datasets)
-                yield Capture(prompt=name, set=of_set, layers=layers, output_norm=norm, **arrays)
+            handle, layers, norms = file.id.get_vfd_handle(), file.attrs["layers"], file.attrs["output_norm"]
+            classes, names = len(file.attrs["key_classes"]), list(file.attrs["arrays"])
+            wanted = {name: names.index(name) for name in (*parts, "row_sum") if name in names}
+            lists = [file.attrs[name].tolist() for name in ("sets", "n_tokens", "offsets")]
+            for prompt, of_set, n, offsets, norm in zip(list(file), *lists, norms, strict=True):
+                masses = (*norm.shape, n)
+                shapes = {"token_ids": (n,), "key_mass": (*masses, classes)}
+                arrays = dict.fromkeys(_TYPES)
+                for name, column in wanted.items():
+                    if offset := offsets[column]:
+                        arrays[name] = read_plain(handle, offset, shapes.get(name, masses), _TYPES[name])
+                    else:
+                        arrays[name] = read_packed(file.id, f"{prompt}/{name}", _TYPES[name])
+                if arrays["sink_mass"] is None:
+                    arrays["sink_mass"] = arrays["key_mass"][..., 0]
+                norm = norm if "output_norm" in parts else None
+                yield Capture(prompt=prompt, set=of_set, layers=layers, output_norm=norm, **arrays)
 
 
 def read_tokens(path: Path, prompt: str) -> list[str]:
     """The decoded tokens of one prompt."""
     with open_capture(path) as file:
-        words = read_list(path, file, "vocabulary").tolist()
-        decoded = dict(zip(read_list(path, file, "vocabulary_ids").tolist(), words, strict=True))
+        decoded = dict(zip(file.attrs["vocabulary_ids"].tolist(), file.attrs["vocabulary"].tolist(), strict=True))
         return [decoded[token].decode() for token in _group(path, file, prompt)["token_ids"][()].tolist()]
 
 
@@ -95,11 +100,9 @@ def open_capture(path: Path) -> Iterator[h5py.File]:
     """A capture open for reading. Raises DamagedFileError, here or at a later read, when it is none or is damaged."""
     try:
         with h5py.File(path, "r") as file:
+            check_seal(path, file.id.get_vfd_handle())
             if not file.attrs.get("complete", False) or file.attrs.get("schema") != SCHEMA:
                 raise DamagedFileError(path, f"is not a complete capture of schema {SCHEMA}")
-            check_heaps(path, file)
-            if len(file) != file.attrs["prompts"]:
-                raise DamagedFileError(path, f"holds {len(file)} of {file.attrs['prompts']} prompts")
             yield file
     except (OSError, KeyError, RuntimeError) as error:
         # With an error number it is the system that failed (no such file, a lock, a lost mount), else the content.
@@ -115,22 +118,3 @@ def _group(path: Path, file: h5py.File, prompt: str) -> h5py.Group:
     if prompt not in file:
         raise StudyError(f"{path}: holds no prompt {prompt!r}; its prompts are {', '.join(file)}.")
     return file[prompt]
-
-
-def _read(
-    path: Path, file: h5py.File, name: str, layers: np.ndarray, datasets: list[str]
-) -> dict[str, np.ndarray | None]:
-    """The arrays of one prompt's `Capture`."""
-    arrays = dict.fromkeys(_TYPES)
-    try:
-        arrays |= {part: read_array(file.id, f"{name}/{part}", _TYPES[part]) for part in datasets}
-    except ValueError as error:  # what h5py's low-level calls make of a damaged header
-        raise DamagedFileError(path, f"prompt {name!r} cannot be read ({error})") from None
-    if arrays["sink_mass"] is None:
-        arrays["sink_mass"] = arrays["key_mass"][..., 0]
-    token_ids, sink_mass = arrays["token_ids"], arrays["sink_mass"]
-    if len(sink_mass) != len(layers) or (token_ids is not None and len(token_ids) != sink_mass.shape[-1]):
-        raise DamagedFileError(path, f"prompt {name!r} has axes that do not fit each other")
-    if not np.isfinite(sink_mass).all():
-        raise DamagedFileError(path, f"prompt {name!r} holds values that are not finite")
-    return arrays

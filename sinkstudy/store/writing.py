@@ -1,6 +1,5 @@
 """Writing a capture file: under a temporary name, checked, then renamed."""
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,11 +10,10 @@ import numpy as np
 from h5py import h5g, h5p
 
 from sinkstudy.prompts import Prompt
-from sinkstudy.store.arrays import AXES, Maps, create_array
+from sinkstudy.store.arrays import AXES, ArrayWriter, Maps
 from sinkstudy.store.disk import Disk
-from sinkstudy.store.heaps import seal_heaps
-from sinkstudy.store.lists import write_lists
 from sinkstudy.store.reading import SCHEMA, open_capture
+from sinkstudy.store.seal import seal
 from sinkstudy.temporary import temporary_for
 
 
@@ -41,6 +39,16 @@ class _Begun:
     maps: Maps | None = None
 
 
+@dataclass(frozen=True)
+class _Finished:
+    """What the lists of the file say of a prompt."""
+
+    n_tokens: int
+    row_error: float
+    output_norm: np.ndarray
+    offsets: dict[str, int]
+
+
 class CaptureWriter:
     """Context manager that writes a capture under a temporary name and renames it when it is complete and checked.
 
@@ -53,14 +61,14 @@ class CaptureWriter:
         self._layers: list[int] | None = None
         self._begun: dict[str, _Begun] = {}
         self._sets: dict[str, str] = {}
-        self._row_errors: dict[str, float] = {}
-        self._output_norms: dict[str, np.ndarray] = {}
+        self._finished: dict[str, _Finished] = {}
         self._vocabulary: dict[int, str] = {}
 
     def __enter__(self) -> "CaptureWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = temporary_for(self.path)
         self._disk = Disk(self._temporary)
+        self._arrays = ArrayWriter(self._disk)
         self._file = h5py.File(self._disk, "w", libver=("v110", "v110"), track_order=True)
         self._names = h5p.create(h5p.LINK_CREATE)
         self._names.set_char_encoding(h5py.h5t.CSET_UTF8)
@@ -101,14 +109,17 @@ class CaptureWriter:
             raise RuntimeError(f"prompt {prompt!r} has {len(tokens)} tokens, but masses of {key_mass.shape[2]} queries")
         if not np.isfinite(key_mass).all():
             raise RuntimeError(f"prompt {prompt!r} has masses that are not finite")
-        self._row_errors[prompt], self._output_norms[prompt] = record.row_error, record.output_norm
-        create_array(group, "token_ids", np.array(tokens, np.int32), AXES[2:3])
-        create_array(group, "sink_mass", key_mass[..., 0], AXES[:3])
-        create_array(group, "key_mass", key_mass, (*AXES[:3], "key_class"))
+        arrays = {
+            "token_ids": (np.array(tokens, np.int32), AXES[2:3]),
+            "sink_mass": (key_mass[..., 0], AXES[:3]),
+            "key_mass": (key_mass, (*AXES[:3], "key_class")),
+        }
         if record.row_sum is not None:
-            create_array(group, "row_sum", np.asarray(record.row_sum, np.float32), AXES[:3])
+            arrays["row_sum"] = (np.asarray(record.row_sum, np.float32), AXES[:3])
+        offsets = {name: self._arrays.write(group, name, *array) for name, array in arrays.items()}
         if begun.maps is not None:
-            begun.maps.write(group)
+            self._arrays.write_maps(group, begun.maps)
+        self._finished[prompt] = _Finished(len(tokens), record.row_error, record.output_norm, offsets)
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         try:
@@ -128,24 +139,28 @@ class CaptureWriter:
         if self._begun:
             raise RuntimeError(f"prompts begun but not finished: {', '.join(self._begun)}")
         words = [token.encode() for token in self._vocabulary.values()]
-        lists = {
-            "sets": np.array(list(self._sets.values()), h5py.string_dtype()),
-            "row_sum_errors": np.array([self._row_errors[prompt] for prompt in self._sets], float),
-            "output_norm": np.array([self._output_norms[prompt] for prompt in self._sets], np.float32),
-            "vocabulary_ids": np.array(list(self._vocabulary), np.int32),
-            "vocabulary": np.array(words, h5py.string_dtype("utf-8", max(map(len, words), default=0) or 1)),
-        }
-        write_lists(self._file, lists)
-        self._file.attrs["prompts"] = len(self._file)
-        self._file.attrs["layers"] = np.array(self._layers or [], np.int32)
-        self._file.attrs["complete"] = True
+        rows = [self._finished[prompt] for prompt in self._sets]
+        arrays = list(rows[0].offsets) if rows else []
+        self._file.attrs.update(
+            {
+                "sets": np.array(list(self._sets.values()), h5py.string_dtype()),
+                "n_tokens": np.array([row.n_tokens for row in rows], np.int32),
+                "row_sum_errors": np.array([row.row_error for row in rows], float),
+                "output_norm": np.array([row.output_norm for row in rows], np.float32),
+                "vocabulary_ids": np.array(list(self._vocabulary), np.int32),
+                "vocabulary": np.array(words, h5py.string_dtype("utf-8", max(map(len, words), default=0) or 1)),
+                "offsets": np.array([list(row.offsets.values()) for row in rows], np.int64),
+                "arrays": arrays,
+                "layers": np.array(self._layers or [], np.int32),
+                "prompts": len(rows),
+                "complete": True,
+            }
+        )
         self._file.close()
         if self._disk.error:
             raise self._disk.error
         self._disk.close()
-        seal_heaps(self._temporary)
-        with self._temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        seal(self._temporary, self._arrays.packed)
         with open_capture(self._temporary):  # every stage that reads checks the content anew
             pass
         self._temporary.replace(self.path)
