@@ -105,7 +105,7 @@ def encode(loaded: LoadedModel, texts: Mapping[str, str]) -> dict[str, list[int]
         return_attention_mask=False,
         verbose=False,
     )
-    token_ids = {p: _checked(loaded, ids, p) for p, ids in zip(texts, drawn["input_ids"], strict=True)}
+    token_ids = _checked(loaded, dict(zip(texts, drawn["input_ids"], strict=True)))
     context = context_length(loaded.model)
     for prompt, ids in token_ids.items():
         if context is not None and len(ids) > context:
@@ -122,30 +122,30 @@ def tokenize(loaded: LoadedModel, text: str, prompt: str) -> list[int]:
     Raises StudyError for a doubled beginning-of-sequence token, or a token the model has no embedding for.
     """
     drawn = loaded.tokenizer(text, add_special_tokens=loaded.spec.bos == "auto", verbose=False)
-    return _checked(loaded, drawn["input_ids"], prompt)
+    return _checked(loaded, {prompt: drawn["input_ids"]})[prompt]
 
 
-def _checked(loaded: LoadedModel, ids: list[int], prompt: str) -> list[int]:
-    """The ids with the BOS token the settings ask for, if they can be the model's input."""
-    bos, bos_text = loaded.tokenizer.bos_token_id, loaded.tokenizer.bos_token
-    if loaded.spec.bos == "always":
-        if bos is None:
-            raise StudyError(f"model {loaded.spec.source!r}: bos is 'always', but its tokenizer has no BOS token.")
-        ids = [bos, *ids]
-    if bos is not None and ids[:2] == [bos, bos]:
-        raise StudyError(
-            f"prompt {prompt!r}: its tokens begin with BOS twice; the text already holds {bos_text!r}, so remove "
-            "it there or set bos to 'never'."
-        )
-    if not ids:
-        raise StudyError(f"prompt {prompt!r} has no tokens under the tokenizer of {loaded.spec.source!r}.")
-    rows = loaded.model.get_input_embeddings().num_embeddings
-    if max(ids) >= rows:
-        raise StudyError(
-            f"prompt {prompt!r}: token id {max(ids)} is outside the {rows} embeddings of {loaded.spec.source!r}; the "
-            "tokenizer does not belong to these weights."
-        )
-    return ids
+def _checked(loaded: LoadedModel, drawn: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    """The ids of each prompt with the BOS token the settings ask for, if they can be the model's input."""
+    source, bos, bos_text = loaded.spec.source, loaded.tokenizer.bos_token_id, loaded.tokenizer.bos_token
+    always, rows = loaded.spec.bos == "always", loaded.model.get_input_embeddings().num_embeddings
+    if always and bos is None:
+        raise StudyError(f"model {source!r}: bos is 'always', but its tokenizer has no BOS token.")
+    checked = {prompt: [bos, *ids] if always else ids for prompt, ids in drawn.items()}
+    for prompt, ids in checked.items():
+        if bos is not None and ids[:2] == [bos, bos]:
+            raise StudyError(
+                f"prompt {prompt!r}: its tokens begin with BOS twice; the text already holds {bos_text!r}, so remove "
+                "it there or set bos to 'never'."
+            )
+        if not ids:
+            raise StudyError(f"prompt {prompt!r} has no tokens under the tokenizer of {source!r}.")
+        if max(ids) >= rows:
+            raise StudyError(
+                f"prompt {prompt!r}: token id {max(ids)} is outside the {rows} embeddings of {source!r}; the "
+                "tokenizer does not belong to these weights."
+            )
+    return checked
 
 
 def _load_tokenizer(spec: ModelSpec, folder: Path) -> PreTrainedTokenizerBase:

@@ -15,7 +15,7 @@ class OutputNorms:
 
     def __init__(self, model: PreTrainedModel):
         self._before: dict[nn.Module, Tensor] = {}  # (batch, query, hidden)
-        self._grams: dict[nn.Module, Tensor | None] = {}
+        self._factors: dict[nn.Module, Tensor | None] = {}
         self._handles = []
         for layer in model.modules():
             attentions = [child for child in layer.children() if hasattr(child, "layer_idx")]
@@ -30,13 +30,13 @@ class OutputNorms:
         """
         batch, queries, heads, width = output.shape
         residual = self._before.pop(attention, None)
-        if attention not in self._grams:
-            self._grams[attention] = _gram(attention, heads, width)
-        gram = self._grams[attention]
-        if gram is None or residual is None:
+        if attention not in self._factors:
+            self._factors[attention] = _factor(attention, heads, width)
+        factor = self._factors[attention]
+        if factor is None or residual is None:
             return None
         flat = output.float().reshape(batch * queries, heads, width).transpose(0, 1)
-        norm = (flat @ gram).mul_(flat).sum(-1).clamp_(min=0).sqrt_()  # (head, batch and query)
+        norm = torch.linalg.vector_norm(flat @ factor, dim=-1)  # (head, batch and query)
         norm /= torch.linalg.vector_norm(residual.float(), dim=-1).flatten()
         return norm.reshape(heads, batch, queries).transpose(0, 1)
 
@@ -52,13 +52,13 @@ class OutputNorms:
         return note
 
 
-def _gram(attention: nn.Module, heads: int, width: int) -> Tensor | None:
-    """W_O,h^T W_O,h of every head, (head, width, width) float32."""
+def _factor(attention: nn.Module, heads: int, width: int) -> Tensor | None:
+    """R^T of W_O,h = QR for every head, (head, width, width or less) float32: |W_O,h a| = |R a|, as Q turns only."""
     weight = _output_projection(attention, heads * width)
     if weight is None:
         return None
-    per_head = weight.float().T.reshape(heads, width, -1)
-    return per_head @ per_head.transpose(1, 2)
+    per_head = weight.float().reshape(-1, heads, width).transpose(0, 1)  # (head, hidden, width)
+    return torch.linalg.qr(per_head, mode="r").R.mT.contiguous()
 
 
 def _output_projection(attention: nn.Module, inputs: int) -> Tensor | None:

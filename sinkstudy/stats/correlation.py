@@ -38,7 +38,8 @@ class Correlation:
         self._thresholds = thresholds
         self._sets: dict[str, _Pool] = {}
         self._every, self._cut = _Pool(), {n: _Pool() for n in lengths}
-        self._rows: list[dict[str, np.ndarray]] = []
+        self._prompts: list[tuple[int, str, str, int]] = []  # place, set, id, tokens
+        self._counts: list[tuple[np.ndarray, ...]] = []  # see `_prompt_rows`
         self._first_of_set: dict[str, int] = {}
 
     def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
@@ -47,6 +48,9 @@ class Correlation:
         for n, pool in self._cut.items():
             if n <= scores.shape[-1]:
                 pool.add(_decisions(scores[..., n - 1], self._thresholds))
+        prompts = zip(order.tolist(), members, strict=True)
+        self._prompts += [(place, capture.set, capture.prompt, capture.n_tokens) for place, capture in prompts]
+        self._counts.append((*_overlaps(whole), whole[:, :, 1:].sum(-1).astype(np.uint16)))
         names = np.array([capture.set for capture in members])
         for name in dict.fromkeys(names.tolist()):
             of_set = names == name
@@ -54,11 +58,10 @@ class Correlation:
             first = int(order[of_set][0])
             self._first_of_set[name] = min(first, self._first_of_set.get(name, first))
         self._every.add(whole)
-        self._rows.append(_prompt_rows(order, members, whole, self._thresholds))
+        self._heads = whole.shape[-1]
 
     def table(self, model: str, resampling: Resampling) -> pd.DataFrame:
-        columns = {name: np.concatenate([part[name] for part in self._rows]) for name in self._rows[0]}
-        prompts = pd.DataFrame(columns).sort_values("order", kind="stable").drop(columns="order")
+        prompts = self._prompt_rows()
         pools = [(name, None, self._sets[name]) for name in sorted(self._sets, key=self._first_of_set.get)]
         pools += [("all", None, self._every)]
         pools += [("all", n, pool) for n, pool in self._cut.items() if pool.counts]
@@ -70,6 +73,29 @@ class Correlation:
         table = pd.concat([prompts, pd.DataFrame(rows)], ignore_index=True)
         table.insert(0, "model", model)
         return table.astype({"n_tokens": "Int64"})
+
+    def _prompt_rows(self) -> pd.DataFrame:
+        """A row per prompt and threshold, in the order of the study."""
+        by_place = np.argsort([place for place, *_ in self._prompts])
+        _, sets, ids, n_tokens = zip(*(self._prompts[i] for i in by_place), strict=True)
+        # (prompt, threshold) each, and the later sinks of every layer (prompt, threshold, layer - 1)
+        first, both, later = (np.concatenate(part)[by_place] for part in zip(*self._counts, strict=True))
+        layers, times = later.shape[2], len(self._thresholds)
+        shares = contingency(layers * first, both, later.sum(-1), np.full(first.shape, layers * self._heads))
+        return pd.DataFrame(
+            {
+                "set": np.repeat(np.array(sets, object), times),
+                "prompt": np.repeat(np.array(ids, object), times),
+                "n_tokens": np.repeat(n_tokens, times),
+                "threshold": np.tile(self._thresholds, len(ids)),
+                "first_layer_sinks": first.ravel(),
+                **{name: values.ravel() for name, values in shares.items()},
+                "ci_low": np.nan,
+                "ci_high": np.nan,
+                "p_value": _p_values(first.ravel(), both.ravel(), later.reshape(-1, layers), self._heads),
+                "prompts": 1,
+            }
+        )
 
 
 def contingency(first: np.ndarray, both: np.ndarray, later: np.ndarray, cells: np.ndarray) -> dict[str, np.ndarray]:
@@ -143,33 +169,17 @@ def _overlaps(is_sink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first.sum((-2, -1)), (first & later).sum((-2, -1))
 
 
-def _prompt_rows(
-    order: np.ndarray, members: list[Capture], is_sink: np.ndarray, thresholds: list[float]
-) -> dict[str, np.ndarray]:
-    """The columns of a row per prompt and threshold; `is_sink` (prompt, threshold, layer, head)."""
-    layers, heads = is_sink.shape[2] - 1, is_sink.shape[3]
-    first, both = _overlaps(is_sink)  # (prompt, threshold)
-    later = is_sink[:, :, 1:].sum(-1)  # (prompt, threshold, layer)
-    p_value = np.full(first.shape, np.nan)
-    if layers:
-        for at in zip(*np.nonzero(first), strict=True):
-            p_value[at] = exact_p_value(int(first[at]), later[at], heads, int(both[at]))
-    times = len(thresholds)
-    shares = contingency(layers * first, both, later.sum(-1), np.full(first.shape, layers * heads))
-    undefined = np.full(first.size, np.nan)
-    return {
-        "order": np.repeat(order, times),
-        "set": np.repeat(np.array([capture.set for capture in members], object), times),
-        "prompt": np.repeat(np.array([capture.prompt for capture in members], object), times),
-        "n_tokens": np.repeat([capture.n_tokens for capture in members], times),
-        "threshold": np.tile(thresholds, len(members)),
-        "first_layer_sinks": first.ravel(),
-        **{name: values.ravel() for name, values in shares.items()},
-        "ci_low": undefined,
-        "ci_high": undefined,
-        "p_value": p_value.ravel(),
-        "prompts": np.ones(first.size, int),
+def _p_values(first: np.ndarray, both: np.ndarray, later: np.ndarray, heads: int) -> np.ndarray:
+    """`exact_p_value` of every row, NaN without first-layer sinks; `later` (row, layer - 1).
+
+    Many prompts of a small model share a few counts, in whatever order of the layers.
+    """
+    rows = list(map(tuple, np.column_stack([first, both, np.sort(later, axis=1)]).tolist()))
+    known = {
+        row: exact_p_value(row[0], np.array(row[2:]), heads, row[1]) if row[0] and row[2:] else np.nan
+        for row in set(rows)
     }
+    return np.array([known[row] for row in rows])
 
 
 def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

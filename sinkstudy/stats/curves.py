@@ -63,7 +63,7 @@ class Curves:
         sinks = np.concatenate([self._counts[p][..., 0].ravel() for p in members])
         return pd.DataFrame(
             {
-                "model": pd.Categorical([model]).repeat(len(n_tokens)),  # text by itself is ten times as slow
+                "model": pd.Categorical.from_codes(np.zeros_like(n_tokens), [model]),  # text is ten times as slow
                 "set": pd.Categorical([self._sets[p] for p in members]).repeat(times * ends),
                 "prompt": pd.Categorical([self._prompts[p] for p in members]).repeat(times * ends),
                 "n_tokens": n_tokens,
