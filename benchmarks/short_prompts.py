@@ -55,9 +55,10 @@ def main() -> None:
         }
         for turn in range(-1, arguments.rounds):
             for name, way in ways.items():
-                start = time.perf_counter()
-                way(prompts)
-                seconds = time.perf_counter() - start
+                with tempfile.TemporaryDirectory() as folder:
+                    start = time.perf_counter()
+                    way(prompts, Path(folder))
+                    seconds = time.perf_counter() - start
                 rate = len(prompts) / seconds
                 rows.append({"round": turn, "method": name, "seconds": seconds, "prompts_per_s": rate})
                 print(rows[-1], flush=True)
@@ -83,12 +84,11 @@ def short_prompts(count: int) -> list[Prompt]:
     return [Prompt(f"p{i}", "short", text[s : s + n]) for i, (s, n) in enumerate(zip(starts, lengths, strict=True))]
 
 
-def ours(pool: ProcessPoolExecutor, maps_max_tokens: int, prompts: list[Prompt]) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder, size = Path(name), -(-len(prompts) // pool._max_workers)
-        shards = {folder / f"{start}.h5": prompts[start : start + size] for start in range(0, len(prompts), size)}
-        wait(pool.submit(capture, path, shard, maps_max_tokens) for path, shard in shards.items())
-        wait(pool.submit(table, list(shards), folder) for table in (scores, lengths_and_correlations))
+def ours(pool: ProcessPoolExecutor, maps_max_tokens: int, prompts: list[Prompt], folder: Path) -> None:
+    size = -(-len(prompts) // pool._max_workers)
+    shards = {folder / f"{start}.h5": prompts[start : start + size] for start in range(0, len(prompts), size)}
+    wait(pool.submit(capture, path, shard, maps_max_tokens) for path, shard in shards.items())
+    wait(pool.submit(table, list(shards), folder) for table in (scores, lengths_and_correlations))
 
 
 def wait(jobs: Iterable[Future]) -> None:
@@ -120,7 +120,7 @@ def eager_maps(prompt: Prompt) -> np.ndarray:
     return np.stack([layer[0].numpy() for layer in model().model(ids, output_attentions=True).attentions])
 
 
-def plain_loop(prompts: list[Prompt]) -> None:
+def plain_loop(prompts: list[Prompt], _: Path) -> None:
     model().model.set_attn_implementation("eager")
     rows = []
     for prompt in prompts:
@@ -131,7 +131,7 @@ def plain_loop(prompts: list[Prompt]) -> None:
     pd.DataFrame(rows)
 
 
-def plain_tables(prompts: list[Prompt]) -> None:
+def plain_tables(prompts: list[Prompt], folder: Path) -> None:
     model().model.set_attn_implementation("eager")
     rng = np.random.default_rng(0)
     rows, lengths, correlations = [], [], []
@@ -153,9 +153,8 @@ def plain_tables(prompts: list[Prompt]) -> None:
             for layer in later:
                 drawn += (first & rng.permuted(np.tile(layer, (1000, 1)), axis=1)).sum(1)
             correlations.append({"prompt": prompt.id, "share": observed, "p": (drawn >= observed).mean()})
-    with tempfile.TemporaryDirectory() as folder:
-        for name, part in {"scores": rows, "lengths": lengths, "correlation": correlations}.items():
-            pd.DataFrame(part).to_csv(Path(folder) / f"{name}.csv", index=False)
+    for name, part in {"scores": rows, "lengths": lengths, "correlation": correlations}.items():
+        pd.DataFrame(part).to_csv(folder / f"{name}.csv", index=False)
 
 
 if __name__ == "__main__":

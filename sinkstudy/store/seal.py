@@ -26,10 +26,11 @@ _BYTES_AT_ONCE = 1 << 20
 def seal(path: Path, packed: list[tuple[int, int]]) -> None:
     """Close a finished file with its seal and put it on disk; `packed`: offset and size of every packed chunk."""
     ranges = np.array(sorted(packed), "<i8").reshape(-1, 2)
-    with path.open("rb+", buffering=0) as file:
+    with path.open("rb+") as file:
         size = file.seek(0, os.SEEK_END)
         checksum = _checksum(file.fileno(), size, ranges)
         file.write(ranges.tobytes() + _END.pack(len(ranges), checksum, _SIGNATURE))
+        file.flush()
         os.fsync(file.fileno())
 
 
