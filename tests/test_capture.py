@@ -109,6 +109,21 @@ def test_the_three_methods_agree(heads, n):
         assert masses.row_error.amax() < 1e-5
 
 
+@pytest.mark.parametrize("n", [1, 2, 5, 15, 16])
+def test_many_short_prompts_at_once_agree_with_each_by_itself(n):
+    """Where there are many rows of few keys, the softmax is taken key by key."""
+    torch.manual_seed(0)
+    query, key, value = 3 * torch.randn(3, 3000, 2, n, 8)
+    together, masses = explicit(AttentionCall(query, key, value, 0.5))
+    future = torch.ones(n, n, dtype=torch.bool).triu(1)
+    scores = (query.double() @ key.double().transpose(-1, -2) * 0.5).masked_fill(future, -torch.inf)
+    torch.testing.assert_close(masses.map, scores.softmax(-1).float(), rtol=0, atol=5e-6)
+    for row in (0, 1500, 2999):
+        output, alone = explicit(AttentionCall(query[row, None], key[row, None], value[row, None], 0.5))
+        torch.testing.assert_close(masses.map[row, None], alone.map, rtol=0, atol=1e-7)
+        torch.testing.assert_close(together[row, None], output, rtol=1e-5, atol=1e-6)
+
+
 def test_the_row_check_sees_a_log_sum_exp_that_is_wrong():
     query, key = torch.randn(2, 2, 3, 50, 8), torch.randn(2, 2, 1, 50, 8)
     future = torch.ones(50, 50, dtype=torch.bool).triu(1)

@@ -15,9 +15,11 @@ from torch import Tensor
 KEY_CLASSES = ("position_0", "position_1", "position_2", "position_3", "self", "previous")
 _FIRST_KEYS = 4
 _BLOCK = 256
-# Shorter prompts are computed as eager attention computes them, and agree with it to the last bit. Where a trained
-# model's scores are large, rounding alone makes any other order of operations differ by 1e-6, neither being nearer
-# the truth.
+_VECTOR = 16  # float32 numbers, on processors with the longest
+_MANY = 1 << 14
+# Shorter prompts are computed as eager attention computes them, and by themselves agree with it to the last bit. Where
+# a trained model's scores are large, rounding alone makes any other order of operations differ by up to 1e-6, neither
+# being nearer the truth.
 _FUSE_FROM = 768
 
 
@@ -149,7 +151,7 @@ def _rows(call: AttentionCall, start: int, stop: int, keep_map: bool) -> tuple[T
     if call.learned_sinks is not None:
         extra = call.learned_sinks.float().reshape(1, -1, 1, 1).expand(*logits.shape[:-1], 1)
         logits = torch.cat([logits, extra], dim=-1)
-    whole = torch.softmax(logits, dim=-1)
+    whole = _softmax(logits)
     probabilities = whole[..., :n]
     output = probabilities.to(value.dtype) @ value
     row_sum = probabilities.sum(-1)
@@ -163,6 +165,19 @@ def _rows(call: AttentionCall, start: int, stop: int, keep_map: bool) -> tuple[T
         learned_sinks=call.learned_sinks is not None,
         map=probabilities if keep_map else None,
     )
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Over the last axis; where there are many rows, and shorter ones than a CPU's vectors, in a fifth of the time.
+
+    Many rows side by side are divided by their sums, where rows by themselves are multiplied by the inverse: like the
+    padding of a batch, this may change the last bit.
+    """
+    short = logits.shape[-1] < _VECTOR and logits.device.type == "cpu"
+    if not short or logits.numel() < _MANY:
+        return torch.softmax(logits, dim=-1)
+    by_key = logits.flatten(0, -2).T.contiguous()
+    return torch.softmax(by_key, dim=0).T.contiguous().view(logits.shape)
 
 
 def _worst(missing: Tensor, ahead: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5f, h5g, h5p, h5s, h5t
+from h5py import h5a, h5d, h5ds, h5f, h5g, h5p, h5s, h5t
 from zlib_ng import zlib_ng
 
 from sinkstudy.store.disk import Disk
@@ -117,8 +117,11 @@ def _pack(chunk: np.ndarray) -> bytes:
 def _create(
     group: h5g.GroupID, name: str, kind: h5t.TypeID, shape: tuple[int, ...], layout: h5p.PropDCID, axes: tuple[str, ...]
 ) -> h5d.DatasetID:
-    """A dataset with what H5DSset_label does for one axis after the other."""
+    """A dataset with its axes labelled. Of several axes H5DSset_label would write all labels anew for each."""
     dataset = h5d.create(group, name.encode(), kind, _space(shape), layout)
+    if len(axes) == 1:
+        h5ds.set_label(dataset, 0, axes[0].encode())
+        return dataset
     labels, stored, given = _labels(axes)
     h5a.create(dataset, b"DIMENSION_LABELS", stored, _space(labels.shape)).write(labels, given)
     return dataset

@@ -49,8 +49,8 @@ class Capture:
 def read_captures(paths: list[Path], *, parts: Collection[str] = PARTS) -> Iterator[Capture]:
     """The captures of several files, one at a time, in the order in which they were written.
 
-    Of short prompts each dataset takes as long to open as all else: `parts` names those that are needed, `sink_mass`
-    or `key_mass` among them (the first key class is the mass on the first token).
+    `parts` names those that are needed, `sink_mass` or `key_mass` among them (the first key class is the mass on the
+    first token).
 
     Raises DamagedFileError naming the file when it is not a complete capture of this schema or is damaged.
     """
