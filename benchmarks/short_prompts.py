@@ -42,7 +42,7 @@ THRESHOLDS = [0.3, 0.8, 0.9]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     prompts = short_prompts(arguments.prompts)
     rows = []
