@@ -17,6 +17,7 @@ from sinkstudy.store import (
     read_provenance,
     read_tokens,
 )
+from sinkstudy.store.seal import seal
 
 CLASSES = ("first", "second", "self")
 ATTRIBUTES = {"model": "tiny", "source": "models/tiny", "dtype": "float32"}
@@ -411,6 +412,30 @@ def test_a_capture_changed_by_another_program_is_refused_by_name(path, refuses, 
     for read in (lambda: list(read_captures([path])), lambda: read_tokens(path, "q"), lambda: read_provenance(path)):
         with refuses(str(path), "changed"):
             read()
+
+
+def not_finite(file: h5py.File) -> None:
+    file["p/sink_mass"][0, 0, 0] = np.nan
+
+
+def one_set(file: h5py.File) -> None:
+    file.attrs["sets"] = ["short"]
+
+
+def one_token_more(file: h5py.File) -> None:
+    file.attrs["n_tokens"] = np.array([4, 70000])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [(not_finite, "not finite"), (one_set, "one entry per prompt"), (one_token_more, "ends within")]
+)
+def test_a_sealed_file_that_contradicts_itself_is_refused_by_name(path, refuses, change, said):
+    write(path, {"p": 3, "q": 2}, maps=False)
+    with h5py.File(path, "a") as file:
+        change(file)
+    seal(path, [])
+    with refuses(str(path), said):
+        list(read_captures([path]))
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9, 1.0])

@@ -16,7 +16,7 @@ KEY_CLASSES = ("position_0", "position_1", "position_2", "position_3", "self", "
 _FIRST_KEYS = 4
 _BLOCK = 256
 _VECTOR = 16  # float32 numbers, on processors with the longest
-_MANY = 1 << 14
+_MANY = 1 << 14  # numbers in all rows; fewer take no longer row by row
 # Shorter prompts are computed as eager attention computes them, and by themselves agree with it to the last bit. Where
 # a trained model's scores are large, rounding alone makes any other order of operations differ by up to 1e-6, neither
 # being nearer the truth.

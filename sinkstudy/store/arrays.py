@@ -29,25 +29,25 @@ class Maps:
     """
 
     def __init__(self, heads: int, n_tokens: int):
-        self._map = (heads, n_tokens, n_tokens)
+        self._map_shape = (heads, n_tokens, n_tokens)
         self._heads_together = max(1, min(heads, _CHUNK_BYTES // (2 * n_tokens * n_tokens)))
         self._layers: list[list[bytes]] = []
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self._layers), *self._map)
+        return (len(self._layers), *self._map_shape)
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
-        return (1, self._heads_together, *self._map[1:])
+        return (1, self._heads_together, *self._map_shape[1:])
 
     def add_layer(self, attention: np.ndarray) -> None:
         """`attention` (head, query, key), stored as float16."""
         attention = attention.astype(np.float16, copy=False)
-        heads, step = self._map[0], self._heads_together
+        heads, step = self._map_shape[0], self._heads_together
         padded = -(-heads // step) * step  # a chunk on the edge is stored whole
         if padded > heads:
-            attention = np.concatenate([attention, np.zeros((padded - heads, *self._map[1:]), np.float16)])
+            attention = np.concatenate([attention, np.zeros((padded - heads, *self._map_shape[1:]), np.float16)])
         self._layers.append([_pack(attention[start : start + step]) for start in range(0, padded, step)])
 
     def chunks(self) -> Iterator[tuple[tuple[int, ...], bytes]]:

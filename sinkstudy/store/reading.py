@@ -60,6 +60,8 @@ def read_captures(paths: list[Path], *, parts: Collection[str] = PARTS) -> Itera
             classes, names = len(file.attrs["key_classes"]), list(file.attrs["arrays"])
             wanted = {name: names.index(name) for name in (*parts, "row_sum") if name in names}
             lists = [file.attrs[name].tolist() for name in ("sets", "n_tokens", "offsets")]
+            if not all(len(entries) == len(file) == file.attrs["prompts"] for entries in (*lists, norms)):
+                raise DamagedFileError(path, "its lists are not of one entry per prompt")
             for prompt, of_set, n, offsets, norm in zip(list(file), *lists, norms, strict=True):
                 masses = (*norm.shape, n)
                 shapes = {"token_ids": (n,), "key_mass": (*masses, classes)}
@@ -71,6 +73,7 @@ def read_captures(paths: list[Path], *, parts: Collection[str] = PARTS) -> Itera
                         arrays[name] = read_packed(file.id, f"{prompt}/{name}", _TYPES[name])
                 if arrays["sink_mass"] is None:
                     arrays["sink_mass"] = arrays["key_mass"][..., 0]
+                _check(path, prompt, arrays, masses)
                 norm = norm if "output_norm" in parts else None
                 yield Capture(prompt=prompt, set=of_set, layers=layers, output_norm=norm, **arrays)
 
@@ -112,6 +115,14 @@ def open_capture(path: Path) -> Iterator[h5py.File]:
             ) from None
         reason = " ".join(str(error).strip("'\"").split())
         raise DamagedFileError(path, f"cannot be read as a capture ({reason})") from None
+
+
+def _check(path: Path, prompt: str, arrays: dict[str, np.ndarray | None], masses: tuple[int, ...]) -> None:
+    token_ids, sink_mass = arrays["token_ids"], arrays["sink_mass"]
+    if sink_mass.shape != masses or (token_ids is not None and len(token_ids) != masses[-1]):
+        raise DamagedFileError(path, f"prompt {prompt!r} has axes that do not fit each other")
+    if not np.isfinite(sink_mass).all():
+        raise DamagedFileError(path, f"prompt {prompt!r} holds values that are not finite")
 
 
 def _group(path: Path, file: h5py.File, prompt: str) -> h5py.Group:
