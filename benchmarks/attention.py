@@ -19,14 +19,14 @@ from matplotlib.figure import Figure
 from transformers import AttentionInterface, LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
-from sinkstudy.attention.benchmark import measure
 from sinkstudy.attention.cut import CutAttention
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.run import Run
 from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.attention.strategies.contract import HiddenStates
-from sinkstudy.attention.timing import Alternative, interleaved
-from sinkstudy.attention.variants import EAGER, SDPA, Variant, running
+from sinkstudy.evaluation.benchmark import measure
+from sinkstudy.evaluation.timing import Alternative, interleaved
+from sinkstudy.evaluation.variants import EAGER, SDPA, Variant, running
 from sinkstudy.figures.style import COLOURS, MARKERS, new_figure, styled
 
 HERE = Path(__file__).parent

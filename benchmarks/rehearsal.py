@@ -22,7 +22,7 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from sinkstudy.planted import plant_sinks
+from sinkstudy.reference.planted import plant_sinks
 
 ROOT = Path(__file__).resolve().parent.parent
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"

@@ -25,15 +25,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sinkstudy.models import LoadedModel, ModelSpec, load_model
+from sinkstudy.capture.recording import record
+from sinkstudy.models.loading import LoadedModel, ModelSpec, load_model
 from sinkstudy.prompts import Prompt
-from sinkstudy.recording import record
-from sinkstudy.scores import add_all, score_tables
 from sinkstudy.stats.correlation import Correlation
 from sinkstudy.stats.curves import Curves
 from sinkstudy.stats.resampling import Resampling
+from sinkstudy.stats.scores import add_all, score_tables
 from sinkstudy.store import read_captures
-from sinkstudy.tables import write_table
+from sinkstudy.store.tables import write_table
 
 ROOT = Path(__file__).parent.parent
 THRESHOLDS = [0.3, 0.8, 0.9]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sinkstudy.scores import Statistic, add_all
+from sinkstudy.stats.scores import Statistic, add_all
 from sinkstudy.store import Capture
 
 

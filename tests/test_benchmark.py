@@ -9,12 +9,12 @@ import torch
 from tiny import tiny_model
 
 from sinkstudy.attention import Plan, optimized
-from sinkstudy.attention.benchmark import benchmark_table, usable_lengths, windows
-from sinkstudy.attention.ceiling import Shape, decode_ceiling, prefill_ceiling
-from sinkstudy.attention.quality import compare
 from sinkstudy.attention.strategies import STRATEGIES
-from sinkstudy.attention.timing import Alternative, interleaved, peak_bytes
 from sinkstudy.errors import StudyError
+from sinkstudy.evaluation.benchmark import benchmark_table, usable_lengths, windows
+from sinkstudy.evaluation.ceiling import Shape, decode_ceiling, prefill_ceiling
+from sinkstudy.evaluation.quality import compare
+from sinkstudy.evaluation.timing import Alternative, interleaved, peak_bytes
 
 pytestmark = pytest.mark.usefixtures("tiny_layers_are_divided")
 

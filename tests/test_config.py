@@ -8,9 +8,9 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from sinkstudy.config import check_config
 from sinkstudy.errors import StudyError
-from sinkstudy.sources import is_local
+from sinkstudy.models.sources import is_local
+from sinkstudy.workflow.config import check_config
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"

@@ -1,9 +1,9 @@
 import pandas as pd
 import pytest
 
-from sinkstudy.config import control_pairs
 from sinkstudy.stats.control import control_table
 from sinkstudy.stats.resampling import Resampling
+from sinkstudy.workflow.config import control_pairs
 
 FEW = Resampling(bootstrap=300, permutations=20, seed=0)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from planted_captures import shown
 
-from sinkstudy import scores
 from sinkstudy.findings.text import percent
+from sinkstudy.stats import scores
 from sinkstudy.stats.correlation import Correlation, correlate
 from sinkstudy.stats.resampling import Resampling, drawn_p_value, exact_p_value
 from sinkstudy.store import Capture

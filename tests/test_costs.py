@@ -5,7 +5,7 @@ import math
 import pytest
 from study import snakemake
 
-from sinkstudy.costs import COLUMNS, cost_table
+from sinkstudy.workflow.costs import COLUMNS, cost_table
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from planted_captures import capture_of, shown
 
-from sinkstudy.scores import null_score
 from sinkstudy.stats.curves import Curves, weakening
 from sinkstudy.stats.resampling import Resampling
+from sinkstudy.stats.scores import null_score
 
 FEW = Resampling(bootstrap=200, permutations=20, seed=0)
 LENGTHS_OF = {"a": ("short", 3), "b": ("long", 7), "c": ("short", 5), "d": ("long", 7)}

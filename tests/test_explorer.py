@@ -24,7 +24,7 @@ from sinkstudy.explorer.packing import (
 )
 from sinkstudy.explorer.study import Shape, thinning
 from sinkstudy.prompts import Prompt
-from sinkstudy.scores import null_score
+from sinkstudy.stats.scores import null_score
 from sinkstudy.store import CaptureWriter, PromptRecord
 
 ATTRIBUTES = {"source": "models/made-up", "revision": "none", "dtype": "float32", "bos": "auto"}

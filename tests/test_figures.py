@@ -18,7 +18,7 @@ from sinkstudy.figures.maps import ExampleMap, maps_figure
 from sinkstudy.figures.simulated import simulated_figure
 from sinkstudy.figures.style import COLOURS, new_figure, save
 from sinkstudy.figures.timing import timing_figure, tradeoff_figure
-from sinkstudy.scores import null_score
+from sinkstudy.stats.scores import null_score
 
 pytestmark = pytest.mark.filterwarnings("error")
 NAN = float("nan")

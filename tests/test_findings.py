@@ -8,7 +8,10 @@ from browser import opened
 from made_up import frame, statistics_tables
 from PIL import Image
 
-from sinkstudy.conclusions import (
+from sinkstudy.findings import Tables, markdown
+from sinkstudy.findings.html import html
+from sinkstudy.findings.text import evidence, figure, number_footnotes, percent, table
+from sinkstudy.findings.verdicts import (
     MIN_TOKENS,
     attention_share,
     first_layer_hypothesis,
@@ -19,11 +22,8 @@ from sinkstudy.conclusions import (
     worth_having,
     worth_optimizing,
 )
-from sinkstudy.findings import Tables, markdown
-from sinkstudy.findings.html import html
-from sinkstudy.findings.text import evidence, figure, number_footnotes, percent, table
-from sinkstudy.scores import null_score
 from sinkstudy.stats.profile import long_prompt_table, position_table
+from sinkstudy.stats.scores import null_score
 
 NAN = float("nan")
 

@@ -8,8 +8,8 @@ import pytest
 from made_up import NAN, frame
 from test_findings import assert_no_nan, cells, made_up_tables, report, section
 
-from sinkstudy.conclusions import exceeds_control, follows_null, rejected, weakens
-from sinkstudy.scores import null_score
+from sinkstudy.findings.verdicts import exceeds_control, follows_null, rejected, weakens
+from sinkstudy.stats.scores import null_score
 
 
 def curve(*rows: tuple[int, float]) -> pd.DataFrame:

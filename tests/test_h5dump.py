@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from sinkstudy.models import ModelSpec, load_model
+from sinkstudy.capture.recording import record
+from sinkstudy.models.loading import ModelSpec, load_model
 from sinkstudy.prompts import Prompt
-from sinkstudy.recording import record
 
 pytestmark = pytest.mark.skipif(shutil.which("h5dump") is None, reason="no h5dump (Debian: apt-get install hdf5-tools)")
 

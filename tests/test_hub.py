@@ -12,7 +12,7 @@ import yaml
 from hub import LocalHub, served
 from study import ROOT, SMALL, planned, snakemake, write_study
 
-from sinkstudy.sources import file_patterns, pinned
+from sinkstudy.models.sources import file_patterns, pinned
 
 NAME, OLD, NEW = "lab/small-sinks", "0" * 39 + "1", "0" * 39 + "2"
 TOKEN = "hf_" + "q7zKv" * 6
@@ -35,7 +35,10 @@ def python(code: str, home: Path, **environment: str) -> subprocess.CompletedPro
     return subprocess.run([sys.executable, "-c", code], env=everything, capture_output=True, text=True, check=False)
 
 
-FETCH = "import json; from sinkstudy.sources import fetch; print(json.dumps(fetch({name!r}, {revision!r}, {patterns})))"
+FETCH = """import json
+from sinkstudy.models.sources import fetch
+print(json.dumps(fetch({name!r}, {revision!r}, {patterns})))
+"""
 WEIGHTS, NO_WEIGHTS = file_patterns(None, False, False), file_patterns(0, False, False)
 
 
@@ -47,7 +50,8 @@ def fetch(home: Path, address: str, revision: str | None = None, patterns: list[
 
 
 def resolve(home: Path, revision: str, patterns: list[str] = WEIGHTS) -> subprocess.CompletedProcess:
-    code = f"from sinkstudy.sources import resolve_source; print(resolve_source({NAME!r}, {revision!r}, {patterns}))"
+    call = f"resolve_source({NAME!r}, {revision!r}, {patterns})"
+    code = f"from sinkstudy.models.sources import resolve_source; print({call})"
     return python(code, home, HF_ENDPOINT=NOWHERE)
 
 

@@ -8,7 +8,7 @@ import pytest
 from tqdm import tqdm
 
 from sinkstudy.errors import DamagedFileError, StudyError
-from sinkstudy.joblog import job_log
+from sinkstudy.workflow.joblog import job_log
 
 ROOT = Path(__file__).parents[1]
 SENTENCE = "the prompt 'é' is empty; every prompt needs text."
@@ -62,7 +62,8 @@ def test_a_mistake_of_the_user_is_one_sentence_on_the_terminal_and_a_traceback_i
 
 def test_a_process_that_meets_a_mistake_of_the_user_ends_with_status_1_and_one_line(log):
     program = (
-        "import sys; from sinkstudy.joblog import job_log; from sinkstudy.errors import DamagedFileError, StudyError\n"
+        "import sys\nfrom sinkstudy.workflow.joblog import job_log\n"
+        "from sinkstudy.errors import DamagedFileError, StudyError\n"
         "with job_log(sys.argv[1]):\n"
         "    raise StudyError('the file is empty.')\n"
     )
@@ -72,7 +73,8 @@ def test_a_process_that_meets_a_mistake_of_the_user_ends_with_status_1_and_one_l
 
 def test_a_process_that_crashes_ends_with_its_traceback_on_the_terminal_too(log):
     program = (
-        "import sys; from sinkstudy.joblog import job_log\nwith job_log(sys.argv[1]):\n    raise KeyError('lost')\n"
+        "import sys\nfrom sinkstudy.workflow.joblog import job_log\n"
+        "with job_log(sys.argv[1]):\n    raise KeyError('lost')\n"
     )
     ended = subprocess.run([sys.executable, "-c", program, str(log)], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 1

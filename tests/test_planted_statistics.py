@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from planted_captures import planted_captures
 
-from sinkstudy.scores import score_tables
 from sinkstudy.stats.analysis import analyse
 from sinkstudy.stats.correlation import correlate
 from sinkstudy.stats.resampling import Resampling
+from sinkstudy.stats.scores import score_tables
 
 LAYERS, HEADS, TOKENS = 6, 16, 24
 FOLLOWS, APPEARS = 0.7, 0.2  # planted: P(later sink | first-layer sink), P(later sink | none)

@@ -9,14 +9,14 @@ import torch
 from tiny import planted_config
 
 from sinkstudy.attention import Plan, optimized
-from sinkstudy.attention.benchmark import windows
-from sinkstudy.attention.policies import consistent, rest_weight
-from sinkstudy.attention.quality import compare
 from sinkstudy.capture import sink_mass
-from sinkstudy.models import ModelSpec, encode, load_model, tokenize
-from sinkstudy.planted import plant_sinks, planted_ids
+from sinkstudy.evaluation.benchmark import windows
+from sinkstudy.evaluation.policies import consistent, rest_weight
+from sinkstudy.evaluation.quality import compare
+from sinkstudy.models.loading import ModelSpec, encode, load_model, tokenize
 from sinkstudy.prompts import read_prompts
-from sinkstudy.scores import prefix_scores
+from sinkstudy.reference.planted import plant_sinks, planted_ids
+from sinkstudy.stats.scores import prefix_scores
 
 HELD_OUT = Path("benchmarks/heldout.txt").read_text(encoding="utf-8")
 

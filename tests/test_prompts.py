@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sinkstudy.prompts import Prompt, digest, read_prompts, shards
-from sinkstudy.tables import read_tables, write_table
+from sinkstudy.store.tables import read_tables, write_table
 
 HEADER = "prompt\tset\ttext\n"
 

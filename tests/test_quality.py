@@ -7,10 +7,10 @@ import torch
 from tiny import prompt_ids, tiny_model
 
 from sinkstudy.attention import Plan, optimized
-from sinkstudy.attention.answers import answers_table
-from sinkstudy.attention.policies import consistent, first_layer, layerwise, rest_weight
-from sinkstudy.attention.quality import compare, quality_table
-from sinkstudy.attention.variants import variants_of
+from sinkstudy.evaluation.answers import answers_table
+from sinkstudy.evaluation.policies import consistent, first_layer, layerwise, rest_weight
+from sinkstudy.evaluation.quality import compare, quality_table
+from sinkstudy.evaluation.variants import variants_of
 
 PLAN = Plan(heads={1: [0, 1], 2: [3]}, policy="by hand", max_tokens=12)
 TEXTS = [("a", prompt_ids(9)), ("a", prompt_ids(14, seed=1)), ("b", prompt_ids(5, seed=2))]

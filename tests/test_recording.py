@@ -9,11 +9,11 @@ import pytest
 import torch
 from tiny import eager_maps
 
-from sinkstudy import recording
+from sinkstudy.capture import recording
+from sinkstudy.capture.recording import record
 from sinkstudy.errors import StudyError
-from sinkstudy.models import ModelSpec, load_model
+from sinkstudy.models.loading import ModelSpec, load_model
 from sinkstudy.prompts import Prompt
-from sinkstudy.recording import record
 from sinkstudy.store import read_captures
 
 PROMPTS = [

@@ -8,11 +8,11 @@ import pytest
 import torch
 from tiny import eager_maps
 
-from sinkstudy.models import ModelSpec, load_model
+from sinkstudy.models.loading import ModelSpec, load_model
 from sinkstudy.reference.card import model_card
 from sinkstudy.reference.task import BOS, COPY, RECALL, CommandTask, token_ids
 from sinkstudy.reference.train import Recipe, evaluate, save, train
-from sinkstudy.scores import excess_score, null_score
+from sinkstudy.stats.scores import excess_score, null_score
 
 FOLDER = Path("models/reference")
 HELD_OUT = Path("benchmarks/heldout.txt").read_text(encoding="utf-8")

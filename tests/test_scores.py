@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planted_captures import shown
 
-from sinkstudy import scores
-from sinkstudy.scores import (
+from sinkstudy.stats import curves, scores
+from sinkstudy.stats.curves import Curves
+from sinkstudy.stats.scores import (
     excess_score,
     head_table,
     null_score,
@@ -17,8 +18,6 @@ from sinkstudy.scores import (
     strongest_position,
     tail_score,
 )
-from sinkstudy.stats import curves
-from sinkstudy.stats.curves import Curves
 from sinkstudy.store import Capture
 
 SCORE_COLUMNS = [

@@ -10,8 +10,8 @@ import torch
 from foreign import save_foreign_model
 from safetensors.torch import load_file
 
-from sinkstudy.checkpoint import check_checkpoint
-from sinkstudy.models import ModelSpec, load_model
+from sinkstudy.models.checkpoint import check_checkpoint
+from sinkstudy.models.loading import ModelSpec, load_model
 
 MODEL_CODE = """
 from pathlib import Path

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sinkstudy.tables import LongTable, read_tables, write_table
+from sinkstudy.store.tables import LongTable, read_tables, write_table
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 # Without -0.0, which is written as the 0 it equals when both occur.
@@ -64,7 +64,7 @@ def files(tmp_path):
 
 @pytest.mark.parametrize("at_once", [1, 2, 5, 6, 7, 1000])
 def test_a_long_table_comes_in_parts_that_cut_no_prompt_and_are_the_whole_table(files, monkeypatch, at_once):
-    monkeypatch.setattr("sinkstudy.tables._ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr("sinkstudy.store.tables._ROWS_AT_ONCE", at_once)
     table = LongTable(files)
     for _ in range(2):
         parts = list(table)

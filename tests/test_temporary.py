@@ -5,8 +5,8 @@ import sys
 
 import pandas as pd
 
-from sinkstudy.tables import write_table
-from sinkstudy.temporary import temporary_for
+from sinkstudy.store.tables import write_table
+from sinkstudy.store.temporary import temporary_for
 
 
 def ended() -> int:

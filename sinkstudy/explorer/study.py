@@ -17,7 +17,7 @@ from sinkstudy.explorer.packing import (
     score_steps,
     stored_lengths,
 )
-from sinkstudy.scores import prefix_scores
+from sinkstudy.stats.scores import prefix_scores
 from sinkstudy.store import read_captures, read_maps, read_provenance, read_tokens
 
 # The page stays under 25 MB, 5 of which are the plotting library.

@@ -1,6 +1,6 @@
 """The verdicts, and what to do."""
 
-from sinkstudy import conclusions as rules
+from sinkstudy.findings import verdicts as rules
 from sinkstudy.findings.inputs import Tables
 from sinkstudy.findings.text import evidence, has, holds
 

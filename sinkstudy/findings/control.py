@@ -1,6 +1,6 @@
 """Measured models against uniform attention and against the same architecture with random weights."""
 
-from sinkstudy import conclusions as rules
+from sinkstudy.findings import verdicts as rules
 from sinkstudy.findings.inputs import Tables
 from sinkstudy.findings.text import evidence, number, percent, source, span, table
 

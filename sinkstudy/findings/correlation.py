@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from sinkstudy import conclusions as rules
-from sinkstudy.comparison import short_and_long_sets
+from sinkstudy.findings import verdicts as rules
 from sinkstudy.findings.inputs import Tables
 from sinkstudy.findings.text import evidence, interval, number, percent, source, table
+from sinkstudy.stats.comparison import short_and_long_sets
 
 
 def section(t: Tables) -> str:

@@ -1,6 +1,6 @@
 """Which simulator the data reject."""
 
-from sinkstudy import conclusions as rules
+from sinkstudy.findings import verdicts as rules
 from sinkstudy.findings.inputs import Tables
 from sinkstudy.findings.text import evidence, figure, percent, source, table
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from sinkstudy.conclusions import MIN_TOKENS
+from sinkstudy.findings.verdicts import MIN_TOKENS
 from sinkstudy.stats.profile import long_prompt_table, position_table
-from sinkstudy.tables import LongTable, read_tables
+from sinkstudy.store.tables import LongTable, read_tables
 
 
 @dataclass(frozen=True)

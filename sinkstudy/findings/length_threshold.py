@@ -1,6 +1,6 @@
 """The length at which the correlation weakens."""
 
-from sinkstudy import conclusions as rules
+from sinkstudy.findings import verdicts as rules
 from sinkstudy.findings.inputs import Tables
 from sinkstudy.findings.text import evidence, figure, source
 

@@ -1,6 +1,6 @@
 """Sinks and scores against prompt length, beside the null."""
 
-from sinkstudy import conclusions as rules
+from sinkstudy.findings import verdicts as rules
 from sinkstudy.findings.inputs import Tables
 from sinkstudy.findings.text import evidence, figure, number, percent, source, span, table
 

@@ -1,6 +1,6 @@
 """Definitions, rules and limits."""
 
-from sinkstudy import conclusions as rules
+from sinkstudy.findings import verdicts as rules
 from sinkstudy.findings.inputs import Tables
 
 

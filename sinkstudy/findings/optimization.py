@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from sinkstudy import conclusions as rules
+from sinkstudy.findings import verdicts as rules
 from sinkstudy.findings.inputs import Tables
 from sinkstudy.findings.text import count, evidence, figure, percent, source, table
 

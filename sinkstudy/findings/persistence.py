@@ -1,6 +1,6 @@
 """Heads that are sinks whatever the prompt, and heads that depend on the kind of prompt."""
 
-from sinkstudy import conclusions as rules
+from sinkstudy.findings import verdicts as rules
 from sinkstudy.findings.inputs import Tables
 from sinkstudy.findings.text import evidence, figure, source, table
 

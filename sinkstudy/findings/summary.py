@@ -1,6 +1,6 @@
 """The question, the answer, three numbers and one figure: what fits on one screen."""
 
-from sinkstudy import conclusions as rules
+from sinkstudy.findings import verdicts as rules
 from sinkstudy.findings.inputs import Tables
 from sinkstudy.findings.text import evidence, figure, holds, number, pays, percent, table
 

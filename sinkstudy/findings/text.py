@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from sinkstudy.conclusions import Verdict
+from sinkstudy.findings.verdicts import Verdict
 
 _OPEN, _CLOSE = "\ue000", "\ue001"  # private characters around a footnote's text until it has a number
 

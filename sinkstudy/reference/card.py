@@ -7,7 +7,7 @@ import pandas as pd
 
 from sinkstudy.reference.task import COPY, RECALL
 from sinkstudy.reference.train import Recipe
-from sinkstudy.scores import excess_score, null_score
+from sinkstudy.stats.scores import excess_score, null_score
 
 
 def model_card(recipe: Recipe, curve: pd.DataFrame, score: np.ndarray, parameters: int) -> str:

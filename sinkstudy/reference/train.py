@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sinkstudy.capture import sink_mass
 from sinkstudy.reference.task import BOS, CHARACTERS, CommandTask, token_ids
 from sinkstudy.reference.tokenizer import build_tokenizer
-from sinkstudy.scores import excess_score, null_score, prefix_scores
+from sinkstudy.stats.scores import excess_score, null_score, prefix_scores
 
 
 @dataclass(frozen=True)

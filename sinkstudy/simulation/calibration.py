@@ -13,8 +13,8 @@ from math import erf, sqrt
 import numpy as np
 
 from sinkstudy.errors import StudyError
-from sinkstudy.scores import null_score, scored
 from sinkstudy.simulation.formula import SimulatedSinks
+from sinkstudy.stats.scores import null_score, scored
 from sinkstudy.store import Capture
 
 _GRID = np.unique(np.geomspace(2, 1 << 16, 80).round().astype(int))  # lengths fitted; in between, interpolated

@@ -14,7 +14,7 @@ import pandas as pd
 
 from sinkstudy.stats.correlation import correlate
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.temporary import temporary_for
+from sinkstudy.store.temporary import temporary_for
 
 _TENDENCY = (2, 3)  # of the Beta distribution
 

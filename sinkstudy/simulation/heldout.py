@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from sinkstudy.scores import scored
 from sinkstudy.simulation.calibration import Calibrator
 from sinkstudy.simulation.formula import expected_probability
 from sinkstudy.stats.resampling import Resampling, ratio_intervals, resamples
+from sinkstudy.stats.scores import scored
 from sinkstudy.store import Capture
 
 _COLUMNS = (

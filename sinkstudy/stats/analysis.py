@@ -4,12 +4,12 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from sinkstudy.scores import add_all
 from sinkstudy.stats.correlation import Correlation
 from sinkstudy.stats.curves import Curves
 from sinkstudy.stats.layer_pairs import LayerPairs
 from sinkstudy.stats.persistence import Persistence
 from sinkstudy.stats.resampling import Resampling
+from sinkstudy.stats.scores import add_all
 from sinkstudy.store import Capture
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from sinkstudy.scores import excess_score, null_score
 from sinkstudy.stats.correlation import contingency
 from sinkstudy.stats.resampling import Resampling, ratio_intervals, resamples
+from sinkstudy.stats.scores import excess_score, null_score
 from sinkstudy.store import Capture
 
 _NUMBERS_AT_ONCE = 1 << 17

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from sinkstudy.scores import scored
 from sinkstudy.stats.resampling import Resampling, ratio_intervals
+from sinkstudy.stats.scores import scored
 from sinkstudy.store import Capture
 
 

@@ -14,7 +14,7 @@ from sinkstudy.store.arrays import AXES, ArrayWriter, Maps
 from sinkstudy.store.disk import Disk
 from sinkstudy.store.reading import SCHEMA, open_capture
 from sinkstudy.store.seal import seal
-from sinkstudy.temporary import temporary_for
+from sinkstudy.store.temporary import temporary_for
 
 
 @dataclass(frozen=True)

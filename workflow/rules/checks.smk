@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from sinkstudy.config import check_yaml
+from sinkstudy.workflow.config import check_yaml
 from sinkstudy.errors import StudyError
 
 

@@ -4,10 +4,10 @@ import os
 import re
 from pathlib import Path
 
-from sinkstudy.config import check_config, check_folders, control_pairs
-from sinkstudy.fingerprint import fingerprint
+from sinkstudy.workflow.config import check_config, check_folders, control_pairs
+from sinkstudy.workflow.fingerprint import fingerprint
 from sinkstudy.prompts import digest, read_prompts, shards
-from sinkstudy.sources import as_path, file_patterns, is_local, model_files
+from sinkstudy.models.sources import as_path, file_patterns, is_local, model_files
 
 # From this file, so that a workflow which takes this one as a module finds it too.
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent.parent

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from sinkstudy.attention.benchmark import benchmark_table
 from sinkstudy.attention.plan import Plan
-from sinkstudy.joblog import job_log
-from sinkstudy.models import ModelSpec, load_model, tokenize
-from sinkstudy.sources import pinned
-from sinkstudy.tables import write_table
+from sinkstudy.evaluation.benchmark import benchmark_table
+from sinkstudy.models.loading import ModelSpec, load_model, tokenize
+from sinkstudy.models.sources import pinned
+from sinkstudy.store.tables import write_table
+from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from sinkstudy.joblog import job_log
-from sinkstudy.models import ModelSpec, load_model
+from sinkstudy.capture.recording import record
+from sinkstudy.models.loading import ModelSpec, load_model
+from sinkstudy.models.sources import pinned
 from sinkstudy.prompts import read_prompts, shards
-from sinkstudy.recording import record
-from sinkstudy.sources import pinned
+from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))

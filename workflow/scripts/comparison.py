@@ -1,10 +1,10 @@
 """Set short beside long prompts, model beside model, measured beside simulated, and trained beside untrained."""
 
-from sinkstudy.comparison import comparison_table
-from sinkstudy.joblog import job_log
+from sinkstudy.stats.comparison import comparison_table
 from sinkstudy.stats.control import control_table
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.tables import LongTable, read_tables, write_table
+from sinkstudy.store.tables import LongTable, read_tables, write_table
+from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     files, params = snakemake.input, snakemake.params

@@ -4,7 +4,7 @@ from itertools import groupby
 from pathlib import Path
 
 from sinkstudy.explorer import write_page
-from sinkstudy.joblog import job_log
+from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     paths = [Path(path) for path in snakemake.input]

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from sinkstudy.joblog import job_log
-from sinkstudy.sources import fetch
+from sinkstudy.models.sources import fetch
+from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     record = fetch(**snakemake.params.model)

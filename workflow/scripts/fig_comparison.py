@@ -4,8 +4,8 @@ from pathlib import Path
 
 from sinkstudy.figures.comparison import comparison_figure
 from sinkstudy.figures.style import save
-from sinkstudy.joblog import job_log
-from sinkstudy.tables import read_tables
+from sinkstudy.store.tables import read_tables
+from sinkstudy.workflow.joblog import job_log
 
 TITLES = {
     "short_vs_long": "Short and long prompts",

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from sinkstudy.figures.heatmaps import contour_heatmap, layer_bars, score_heatmap
 from sinkstudy.figures.style import save
-from sinkstudy.joblog import job_log
-from sinkstudy.tables import read_tables
+from sinkstudy.store.tables import read_tables
+from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     heads, layers = read_tables([snakemake.input.heads]), read_tables([snakemake.input.profile])

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from sinkstudy.figures.lengths import head_curves_figure, length_figure
 from sinkstudy.figures.style import save
-from sinkstudy.joblog import job_log
-from sinkstudy.scores import null_score
 from sinkstudy.stats.profile import head_curves
+from sinkstudy.stats.scores import null_score
 from sinkstudy.store import read_captures
-from sinkstudy.tables import read_tables
+from sinkstudy.store.tables import read_tables
+from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     curves = read_tables([snakemake.input.curves])

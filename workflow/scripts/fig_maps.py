@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from sinkstudy.examples import example_maps
+from sinkstudy.figures.examples import example_maps
 from sinkstudy.figures.maps import maps_figure
 from sinkstudy.figures.style import save
-from sinkstudy.joblog import job_log
-from sinkstudy.tables import LongTable
+from sinkstudy.store.tables import LongTable
+from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     scores = LongTable([snakemake.input.scores])

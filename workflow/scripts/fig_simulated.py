@@ -4,8 +4,8 @@ from pathlib import Path
 
 from sinkstudy.figures.simulated import simulated_figure
 from sinkstudy.figures.style import save
-from sinkstudy.joblog import job_log
 from sinkstudy.simulation.formula import read_simulation
+from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     lengths, scores, is_sink = read_simulation(Path(snakemake.input[0]))

@@ -7,8 +7,8 @@ from sinkstudy.figures.layer_pairs import layer_pair_figure
 from sinkstudy.figures.persistence import domain_figure, persistence_figure
 from sinkstudy.figures.style import save
 from sinkstudy.figures.weakening import weakening_figure
-from sinkstudy.joblog import job_log
-from sinkstudy.tables import read_tables
+from sinkstudy.store.tables import read_tables
+from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     params = snakemake.params

@@ -2,8 +2,8 @@
 
 from sinkstudy.figures.style import save
 from sinkstudy.figures.timing import timing_figure, tradeoff_figure
-from sinkstudy.joblog import job_log
-from sinkstudy.tables import read_tables
+from sinkstudy.store.tables import read_tables
+from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     benchmark, (timing_png, timing_svg, tradeoff_png, tradeoff_svg) = read_tables(snakemake.input), snakemake.output

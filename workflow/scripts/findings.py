@@ -4,8 +4,8 @@ from pathlib import Path
 
 from sinkstudy.findings import Tables, markdown
 from sinkstudy.findings.html import html
-from sinkstudy.joblog import job_log
 from sinkstudy.store import read_provenance
+from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     files = {name: [paths] if isinstance(paths, str) else paths for name, paths in snakemake.input.items()}

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from sinkstudy.joblog import job_log
 from sinkstudy.simulation.heldout import heldout_tables
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store import read_captures
-from sinkstudy.tables import write_table
+from sinkstudy.store.tables import write_table
+from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     params = snakemake.params

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from sinkstudy.attention.policies import consistent, first_layer
-from sinkstudy.joblog import job_log
-from sinkstudy.tables import LongTable
+from sinkstudy.evaluation.policies import consistent, first_layer
+from sinkstudy.store.tables import LongTable
+from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     params = snakemake.params

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 
 from sinkstudy.attention.plan import Plan
-from sinkstudy.attention.policies import layerwise
-from sinkstudy.joblog import job_log
-from sinkstudy.models import ModelSpec, encode, load_model
+from sinkstudy.evaluation.policies import layerwise
+from sinkstudy.models.loading import ModelSpec, encode, load_model
+from sinkstudy.models.sources import pinned
 from sinkstudy.prompts import read_prompts
-from sinkstudy.sources import pinned
+from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     loaded = load_model(ModelSpec(**pinned(snakemake.params.model, snakemake.input.model, Path.cwd())))

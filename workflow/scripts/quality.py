@@ -4,16 +4,16 @@ from pathlib import Path
 
 import torch
 
-from sinkstudy.attention.answers import answers_table
-from sinkstudy.attention.benchmark import usable_lengths, windows
 from sinkstudy.attention.plan import Plan
-from sinkstudy.attention.quality import quality_table
-from sinkstudy.attention.variants import runs_on_sdpa, variants_of
-from sinkstudy.joblog import job_log
-from sinkstudy.models import ModelSpec, encode, load_model, tokenize
+from sinkstudy.evaluation.answers import answers_table
+from sinkstudy.evaluation.benchmark import usable_lengths, windows
+from sinkstudy.evaluation.quality import quality_table
+from sinkstudy.evaluation.variants import runs_on_sdpa, variants_of
+from sinkstudy.models.loading import ModelSpec, encode, load_model, tokenize
+from sinkstudy.models.sources import pinned
 from sinkstudy.prompts import read_prompts
-from sinkstudy.sources import pinned
-from sinkstudy.tables import write_table
+from sinkstudy.store.tables import write_table
+from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from sinkstudy.joblog import job_log
-from sinkstudy.scores import score_tables
+from sinkstudy.stats.scores import score_tables
 from sinkstudy.store import read_captures
-from sinkstudy.tables import write_table
+from sinkstudy.store.tables import write_table
+from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     captures = read_captures([Path(path) for path in snakemake.input], parts=["key_mass", "output_norm"])

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from sinkstudy.joblog import job_log
 from sinkstudy.simulation.calibration import calibrate, simulate_calibrated
 from sinkstudy.simulation.formula import simulate, summary_table, write_simulation
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store import read_captures
-from sinkstudy.tables import write_table
+from sinkstudy.store.tables import write_table
+from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     params, preset = snakemake.params, snakemake.wildcards.preset

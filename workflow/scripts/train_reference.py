@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from sinkstudy.joblog import job_log
 from sinkstudy.reference.card import model_card
 from sinkstudy.reference.train import Recipe, evaluate, save, train
+from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))

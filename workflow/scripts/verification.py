@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from sinkstudy.joblog import job_log
-from sinkstudy.models import ModelSpec, load_model
-from sinkstudy.sources import pinned
-from sinkstudy.tables import write_table
-from sinkstudy.verification import verify
+from sinkstudy.capture.verification import verify
+from sinkstudy.models.loading import ModelSpec, load_model
+from sinkstudy.models.sources import pinned
+from sinkstudy.store.tables import write_table
+from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from sinkstudy.capture import Forward, watched
 from sinkstudy.capture.masses import KEY_CLASSES, Masses
 from sinkstudy.errors import StudyError
-from sinkstudy.models import LoadedModel, encode
+from sinkstudy.models.loading import LoadedModel, encode
 from sinkstudy.prompts import Prompt
 from sinkstudy.store import CaptureWriter, PromptRecord
 

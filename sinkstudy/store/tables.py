@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from sinkstudy.temporary import temporary_for
+from sinkstudy.store.temporary import temporary_for
 
 _ROWS_AT_ONCE = 1 << 14
 # Only empty cells are undefined: a prompt may be called NA.

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from sinkstudy.attention.optimize import optimized
 from sinkstudy.attention.plan import Plan
-from sinkstudy.attention.quality import compare
-from sinkstudy.attention.variants import runs_on_sdpa
+from sinkstudy.evaluation.quality import compare
+from sinkstudy.evaluation.variants import runs_on_sdpa
 
 _PLACES_AT_ONCE = 1 << 18
 

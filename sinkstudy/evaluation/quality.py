@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sinkstudy.attention.variants import SDPA, Variant, running
+from sinkstudy.evaluation.variants import SDPA, Variant, running
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from sinkstudy.errors import StudyError
 from sinkstudy.figures.maps import ExampleMap
 from sinkstudy.store import open_capture, read_maps, read_tokens
-from sinkstudy.tables import LongTable
+from sinkstudy.store.tables import LongTable
 
 _READABLE_TOKENS = 40
 

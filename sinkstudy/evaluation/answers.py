@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sinkstudy.attention.variants import SDPA, Variant, running
+from sinkstudy.evaluation.variants import SDPA, Variant, running
 
 _COLUMNS = [
     "model",

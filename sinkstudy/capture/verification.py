@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from sinkstudy.models import LoadedModel
+from sinkstudy.models.loading import LoadedModel
 from sinkstudy.store import read_captures
 
 

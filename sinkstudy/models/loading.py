@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from sinkstudy.errors import StudyError
-from sinkstudy.sources import content_digest, file_patterns, resolve_source
+from sinkstudy.models.sources import content_digest, file_patterns, resolve_source
 
 
 @dataclass(frozen=True)

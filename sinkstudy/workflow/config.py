@@ -10,9 +10,9 @@ import yaml
 from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError, best_match
 
-from sinkstudy.checkpoint import check_checkpoint
 from sinkstudy.errors import StudyError
-from sinkstudy.sources import as_path, is_local
+from sinkstudy.models.checkpoint import check_checkpoint
+from sinkstudy.models.sources import as_path, is_local
 
 
 def _is_number(_: Any, value: Any) -> bool:

@@ -14,12 +14,12 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 
 from sinkstudy.attention.cache import cache_bytes
-from sinkstudy.attention.ceiling import Shape, decode_ceiling, prefill_ceiling
 from sinkstudy.attention.plan import Plan
-from sinkstudy.attention.quality import compare
-from sinkstudy.attention.timing import Alternative, interleaved, peak_bytes
-from sinkstudy.attention.variants import EAGER, SDPA, Variant, running, runs_on_sdpa, variants_of
 from sinkstudy.errors import StudyError
+from sinkstudy.evaluation.ceiling import Shape, decode_ceiling, prefill_ceiling
+from sinkstudy.evaluation.quality import compare
+from sinkstudy.evaluation.timing import Alternative, interleaved, peak_bytes
+from sinkstudy.evaluation.variants import EAGER, SDPA, Variant, running, runs_on_sdpa, variants_of
 
 _DECODED = 4  # tokens per sample of decoding
 _NO_ATTENTION = "sinkstudy_no_attention"

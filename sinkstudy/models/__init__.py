@@ -1,0 +1,1 @@
+"""Where a model comes from, whether it is whole, and loading it."""

@@ -1,0 +1,1 @@
+"""What the rules need: configuration, code fingerprint, job log, costs."""
