@@ -26,7 +26,8 @@ import pandas as pd
 import torch
 
 from sinkstudy.capture.recording import record
-from sinkstudy.models.loading import LoadedModel, ModelSpec, load_model
+from sinkstudy.models.loading import LoadedModel, load_model
+from sinkstudy.models.spec import ModelSpec
 from sinkstudy.prompts import Prompt
 from sinkstudy.stats.correlation import Correlation
 from sinkstudy.stats.curves import Curves

@@ -52,9 +52,21 @@ def read_prompts(path: Path) -> list[Prompt]:
     return list(prompts.values())
 
 
-def shards(prompts: list[Prompt], size: int) -> dict[str, list[Prompt]]:
-    """Split prompts, in table order, into named shards of `size`: appending prompts touches only the last."""
-    return {f"{i // size:05d}": prompts[i : i + size] for i in range(0, len(prompts), size)}
+def shards(prompts: list[Prompt], tokens: int) -> dict[str, list[Prompt]]:
+    """Split prompts, in table order, into named shards of about `tokens` tokens, and of one prompt at least.
+
+    Every model splits text in its own way, so tokens are estimated as a quarter of the bytes in UTF-8. A shard depends
+    on its own prompts and those before it: appending prompts touches only the last.
+    """
+    parts, held = [[]], 0
+    for prompt in prompts:
+        estimate = len(prompt.text.encode()) // 4 + 1
+        if parts[-1] and held + estimate > tokens:
+            parts.append([])
+            held = 0
+        parts[-1].append(prompt)
+        held += estimate
+    return {f"{i:05d}": part for i, part in enumerate(parts)}
 
 
 def digest(prompts: list[Prompt]) -> str:

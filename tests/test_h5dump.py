@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from sinkstudy.capture.recording import record
-from sinkstudy.models.loading import ModelSpec, load_model
+from sinkstudy.models.loading import load_model
+from sinkstudy.models.spec import ModelSpec
 from sinkstudy.prompts import Prompt
 
 pytestmark = pytest.mark.skipif(shutil.which("h5dump") is None, reason="no h5dump (Debian: apt-get install hdf5-tools)")

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from sinkstudy.errors import StudyError
-from sinkstudy.models.loading import ModelSpec, encode, load_model, tokenize
+from sinkstudy.models.loading import encode, load_model, tokenize
+from sinkstudy.models.spec import ModelSpec
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import torch
 from tiny import prompt_ids, tiny_model
 
 from sinkstudy.attention import Plan, optimized
-from sinkstudy.evaluation.answers import answers_table
+from sinkstudy.evaluation.answers import answers_table, sample
 from sinkstudy.evaluation.policies import consistent, first_layer, layerwise, rest_weight
 from sinkstudy.evaluation.quality import compare, quality_table
-from sinkstudy.evaluation.variants import variants_of
+from sinkstudy.evaluation.variants import at_work, variants_of
 
 PLAN = Plan(heads={1: [0, 1], 2: [3]}, policy="by hand", max_tokens=12)
 TEXTS = [("a", prompt_ids(9)), ("a", prompt_ids(14, seed=1)), ("b", prompt_ids(5, seed=2))]
@@ -55,17 +55,51 @@ def test_top5_agreement_is_the_share_of_tokens_that_both_name():
 
 
 def test_quality_is_pooled_over_positions_per_set_and_length(model, variants):
-    table = quality_table(model, "tiny", TEXTS, variants, [5, 9])
+    table = quality_table(model, "tiny", TEXTS, variants, [5, 9, 14])
     assert not table.duplicated(["set", "n_tokens", "strategy", "policy"]).any()
-    assert len(table) == 2 * (2 + 2 + 1)
-    rows = table[table["strategy"] == "first_value"].set_index(["set", "n_tokens"])
-    # Beyond max_tokens nothing is replaced, so the longer text of set a costs nothing, but counts.
-    whole = rows.loc[("a", np.nan)]
-    expected = sum(kl_by_hand(model, PLAN, TEXTS[0][1])) / (9 + 14)
-    assert whole["kl"] == pytest.approx(expected, rel=1e-5)
-    assert (whole["texts"], whole["heads_replaced"]) == (2, 1.5)
+    rows = table.set_index(["set", "n_tokens", "strategy"])
+    # Beyond max_tokens nothing is replaced, so nothing but the unmodified model is run.
+    assert rows.loc[("a", 14)].index.tolist() == ["sdpa"]
+    assert len(table) == 3 * 3 + 1
     cut = kl_by_hand(model, PLAN, TEXTS[0][1][:, :5]) + kl_by_hand(model, PLAN, TEXTS[1][1][:, :5])
-    assert rows.loc[("a", 5.0), "kl"] == pytest.approx(np.mean(cut), rel=1e-5)
+    row = rows.loc[("a", 5, "first_value")]
+    assert row["kl"] == pytest.approx(np.mean(cut), rel=1e-5)
+    assert (row["texts"], row["heads_replaced"]) == (2, 3)
+    unmodified = rows.loc[("a", 9, "sdpa")]
+    losses = []
+    for _, ids in TEXTS[:2]:
+        with torch.no_grad():
+            log = torch.log_softmax(model(ids[:, :9]).logits.double(), -1)[0]
+        losses += [-log[i, ids[0, i + 1]].item() for i in range(8)]
+    assert unmodified["perplexity"] == pytest.approx(np.exp(np.mean(losses)), rel=1e-5)
+    assert (unmodified["kl"], unmodified["perplexity_ratio"], unmodified["heads_replaced"]) == (0, 1, 0)
+
+
+def test_plans_that_do_the_same_are_run_once_and_stand_in_both_rows(model):
+    same = [Plan(heads=PLAN.heads, policy="one"), Plan(heads=PLAN.heads, policy="other"), Plan(policy="nothing")]
+    variants = variants_of(model, same, ["first_value"])
+    ids = TEXTS[0][1]
+    (found,) = at_work(model, variants, ids)
+    assert found.policies == ["one", "other"]
+    assert found.heads == {1: (0, 1), 2: (3,)}
+    table = quality_table(model, "tiny", [("a", ids)], variants, [9])
+    assert table["policy"].tolist() == ["none", "one", "other"]
+    assert table["kl"].iloc[1] == table["kl"].iloc[2] > 0
+
+
+def test_plans_with_other_weights_are_not_the_same(model):
+    weighted = [
+        Plan(heads={1: [0]}, strategy="first_value_mean", rest_weight={1: {0: weight}}, policy=str(weight))
+        for weight in (0.1, 0.2)
+    ]
+    assert len(at_work(model, variants_of(model, weighted, ["first_value_mean"]), TEXTS[0][1])) == 2
+
+
+def test_heads_decided_by_the_input_are_counted_on_that_input(model):
+    deciding = variants_of(model, [first_layer(0.1, None), first_layer(1.0, None)], ["first_value", "sink_window"])
+    found = at_work(model, deciding, TEXTS[1][1])
+    assert {one.variant.plan.first_layer_threshold for one in found} == {0.1}  # no head reaches 1
+    assert {one.variant.strategy for one in found} == {"first_value", "sink_window"}
 
 
 def test_answers_are_those_of_prompts_generated_alone(model, variants):
@@ -86,6 +120,12 @@ def test_answers_are_those_of_prompts_generated_alone(model, variants):
         first = next((i + 1 for i in range(10) if plain[i] != other[i]), None)
         assert row.departs_at == first or (first is None and np.isnan(row.departs_at))
     assert not table["identical"].all()
+
+
+def test_the_sample_of_answered_prompts_spreads_over_their_lengths():
+    prompts = [(f"p{n}", "a", prompt_ids(n)) for n in (9, 3, 40, 5, 21)]
+    assert [prompt for prompt, _, _ in sample(prompts, 3)] == ["p3", "p9", "p40"]
+    assert len(sample(prompts, 50)) == 5
 
 
 def scores(rows):

@@ -12,7 +12,8 @@ from tiny import eager_maps
 from sinkstudy.capture import recording
 from sinkstudy.capture.recording import record
 from sinkstudy.errors import StudyError
-from sinkstudy.models.loading import ModelSpec, load_model
+from sinkstudy.models.loading import load_model
+from sinkstudy.models.spec import ModelSpec
 from sinkstudy.prompts import Prompt
 from sinkstudy.store import read_captures
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from tiny import eager_maps
 
-from sinkstudy.models.loading import ModelSpec, load_model
+from sinkstudy.models.loading import load_model
+from sinkstudy.models.spec import ModelSpec
 from sinkstudy.reference.card import model_card
 from sinkstudy.reference.task import BOS, COPY, RECALL, CommandTask, token_ids
 from sinkstudy.reference.train import Recipe, evaluate, save, train

@@ -11,7 +11,8 @@ from foreign import save_foreign_model
 from safetensors.torch import load_file
 
 from sinkstudy.models.checkpoint import check_checkpoint
-from sinkstudy.models.loading import ModelSpec, load_model
+from sinkstudy.models.loading import load_model
+from sinkstudy.models.spec import ModelSpec
 
 MODEL_CODE = """
 from pathlib import Path

@@ -13,7 +13,8 @@ from foreign import save_foreign_model
 from study import PROMPTS, SMALL, copy_code, planned, snakemake, write_prompts, write_study
 from tiny import eager_maps
 
-from sinkstudy.models.loading import ModelSpec, load_model
+from sinkstudy.models.loading import load_model
+from sinkstudy.models.spec import ModelSpec
 
 TABLES = {
     "scores": "model set prompt n_tokens layer head sink_score null_score excess_score tail_score is_sink",

@@ -1,15 +1,18 @@
 """Whole answers: how far greedy generation under a plan stays with the unmodified model's text."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sinkstudy.evaluation.variants import SDPA, Variant, running
+from sinkstudy.evaluation.variants import SDPA, Variant, at_work, running
+from sinkstudy.models.loading import context_length
 
+_BATCH_TOKENS = 2048  # of a batch, with its padding
 _COLUMNS = [
     "model",
     "set",
@@ -24,6 +27,13 @@ _COLUMNS = [
 ]
 
 
+def sample(prompts: Sequence[tuple[str, str, Tensor]], count: int) -> list[tuple[str, str, Tensor]]:
+    """`count` of `prompts` (id, set, ids), evenly spread over their lengths, the shortest and the longest among them."""
+    ordered = sorted(prompts, key=lambda prompt: (prompt[2].shape[1], prompt[0]))
+    places = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
+    return [ordered[place] for place in places]
+
+
 def answers_table(
     model: PreTrainedModel,
     name: str,
@@ -34,46 +44,64 @@ def answers_table(
     """One row per variant and prompt: whether the greedy answer of `answer_tokens` tokens is that of the unmodified
     model, and the first of its tokens (from 1) that is another; empty where none is.
 
-    `prompts`: id, set and token ids (1, query). Prompts are answered in batches with left padding. Left out are prompts
-    beyond a plan's `max_tokens`, which run unchanged, those that leave no room for the answer in the model's context,
-    and variants that decide heads from the input, since a batch would decide for all its prompts together.
+    `prompts`: id, set and token ids (1, query). They are answered in batches with left padding and the KV cache. Left
+    out are prompts beyond a plan's `max_tokens`, which run unchanged, those that leave no room for the answer in the
+    model's context, and variants that decide heads from the input, since a batch would decide for all its prompts
+    together. Plans that do the same are run once.
     """
     fixed = [v for v in variants if v.plan is not None and v.plan.first_layer_threshold is None]
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    context = context_length(model) or math.inf
     fitting = sorted((p for p in prompts if p[2].shape[1] + answer_tokens <= context), key=lambda p: p[2].shape[1])
     rows, expected = [], {}
-    for variant in fixed:
-        limit = variant.plan.max_tokens
-        batch = [prompt for prompt in fitting if limit is None or prompt[2].shape[1] <= limit]
-        if batch and limit not in expected:
-            expected[limit] = _answers(model, SDPA, batch, answer_tokens)
-        answers = _answers(model, variant, batch, answer_tokens) if batch else []
-        for (prompt, set_name, ids), answer, other in zip(batch, expected.get(limit, []), answers, strict=True):
+    for one in at_work(model, fixed, fitting[0][2]) if fitting else []:
+        limit = one.variant.plan.max_tokens
+        answered = [prompt for prompt in fitting if limit is None or prompt[2].shape[1] <= limit]
+        if limit not in expected:
+            expected[limit] = _answers(model, SDPA, answered, answer_tokens)
+        answers = _answers(model, one.variant, answered, answer_tokens)
+        for (prompt, set_name, ids), answer, other in zip(answered, expected[limit], answers, strict=True):
             differs = torch.nonzero(answer != other).flatten().tolist()
-            cells = [name, set_name, prompt, ids.shape[1], variant.strategy, variant.policy, variant.depth]
-            rows.append([*cells, answer_tokens, not differs, differs[0] + 1 if differs else math.nan])
+            for policy in one.policies:
+                cells = [name, set_name, prompt, ids.shape[1], one.variant.strategy, policy, one.variant.depth]
+                rows.append([*cells, answer_tokens, not differs, differs[0] + 1 if differs else math.nan])
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def _answers(
-    model: PreTrainedModel, variant: Variant, batch: Sequence[tuple[str, str, Tensor]], answer_tokens: int
+    model: PreTrainedModel, variant: Variant, prompts: Sequence[tuple[str, str, Tensor]], answer_tokens: int
 ) -> Tensor:
     """(prompt, answer token) ids."""
-    longest = max(ids.shape[1] for _, _, ids in batch)
+    with running(model, variant), torch.inference_mode():
+        return torch.cat([_batch_answers(model, batch, answer_tokens) for batch in _batches(prompts)])
+
+
+def _batches(prompts: Sequence[tuple[str, str, Tensor]]) -> Iterator[list[Tensor]]:
+    """The token ids of prompts, in ascending order of length, as many together as fill the budget when padded."""
+    batch: list[Tensor] = []
+    for _, _, ids in prompts:
+        if batch and (len(batch) + 1) * ids.shape[1] > _BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(ids)
+    if batch:
+        yield batch
+
+
+def _batch_answers(model: PreTrainedModel, batch: Sequence[Tensor], answer_tokens: int) -> Tensor:
+    longest = max(ids.shape[1] for ids in batch)
     pad = model.config.get_text_config().eos_token_id or 0
     pad = pad[0] if isinstance(pad, list) else pad
     inputs = torch.full((len(batch), longest), pad, device=model.device)
     mask = torch.zeros_like(inputs)
-    for row, (_, _, ids) in enumerate(batch):
+    for row, ids in enumerate(batch):
         inputs[row, longest - ids.shape[1] :] = ids[0]
         mask[row, longest - ids.shape[1] :] = 1
-    with running(model, variant), torch.inference_mode():
-        answered = model.generate(
-            inputs,
-            attention_mask=mask,
-            do_sample=False,
-            min_new_tokens=answer_tokens,
-            max_new_tokens=answer_tokens,
-            pad_token_id=pad,
-        )
+    answered = model.generate(
+        inputs,
+        attention_mask=mask,
+        do_sample=False,
+        min_new_tokens=answer_tokens,
+        max_new_tokens=answer_tokens,
+        pad_token_id=pad,
+    )
     return answered[:, longest:]

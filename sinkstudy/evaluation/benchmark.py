@@ -19,7 +19,7 @@ from sinkstudy.errors import StudyError
 from sinkstudy.evaluation.ceiling import Shape, decode_ceiling, prefill_ceiling
 from sinkstudy.evaluation.quality import compare
 from sinkstudy.evaluation.timing import Alternative, interleaved, peak_bytes
-from sinkstudy.evaluation.variants import EAGER, SDPA, Variant, running, runs_on_sdpa, variants_of
+from sinkstudy.evaluation.variants import EAGER, SDPA, Variant, at_work, running, runs_on_sdpa, variants_of
 
 _DECODED = 4  # tokens per sample of decoding
 _NO_ATTENTION = "sinkstudy_no_attention"
@@ -31,22 +31,27 @@ def benchmark_table(
     """Prefill and decoding of every length, batch, strategy and policy, with the quality of the predictions.
 
     `token_ids`: held-out text; a batch of n tokens takes consecutive windows of it. `grid` holds lengths, batches,
-    strategies and repeats. Plans that replace nothing are left out. Lengths beyond the model's context or the text are
-    left out; raises StudyError where none remains. A model that cannot run on SDPA has one row per cell, `eager`, and
-    no comparison with it.
+    strategies and repeats. Left out are plans that replace nothing at a length; of plans that replace the same heads in
+    the same way one is timed, and its numbers stand in the row of each. Lengths beyond the model's context or the text
+    are left out; raises StudyError where none remains. A model that cannot run on SDPA has one row per cell, `eager`,
+    and no comparison with it.
     """
-    variants = [EAGER]
+    baselines, variants = [EAGER], []
     if runs_on_sdpa(model):
-        variants += [SDPA, *variants_of(model, plans, grid["strategies"])]
+        baselines, variants = [EAGER, SDPA], variants_of(model, plans, grid["strategies"])
     rows = []
     lengths = usable_lengths(model, name, len(token_ids), grid["lengths"])
     cells = [(n, batch) for n in lengths for batch in grid["batches"]]
     for n, batch in tqdm(cells, desc=f"benchmark {name}", unit="cell"):
         inputs = windows(token_ids, n, batch).to(model.device)
-        quality = _quality(model, inputs, variants)
+        working = at_work(model, variants, inputs)
+        timed = [*baselines, *(one.variant for one in working)]
+        quality = _quality(model, inputs, timed)
+        policies = [[one.policy] for one in baselines] + [one.policies for one in working]
         for phase in ("prefill", "decode"):
-            measured = measure(model, name, inputs, variants, phase, grid["repeats"])
-            rows += [row | cost for row, cost in zip(measured, quality, strict=True)]
+            measured = measure(model, name, inputs, timed, phase, grid["repeats"])
+            for row, cost, chosen_by in zip(measured, quality, policies, strict=True):
+                rows += [row | cost | {"policy": policy} for policy in chosen_by]
     return pd.DataFrame(rows)
 
 
@@ -177,7 +182,8 @@ def _quality(model: PreTrainedModel, inputs: Tensor, variants: list[Variant]) ->
     costs = []
     for variant in variants:
         with running(model, variant), torch.inference_mode():
-            costs.append(vars(compare(reference, model(inputs, use_cache=False).logits, inputs)))
+            quality = vars(compare(reference, model(inputs, use_cache=False).logits, inputs))
+            costs.append({name: value for name, value in quality.items() if name != "perplexity"})
     return costs
 
 

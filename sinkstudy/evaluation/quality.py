@@ -1,7 +1,7 @@
 """How far a modified model's predictions are from the unmodified one's."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -10,31 +10,48 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sinkstudy.evaluation.variants import SDPA, Variant, running
+from sinkstudy.evaluation.variants import EAGER, SDPA, Variant, at_work, running, runs_on_sdpa
+
+# Positions compared at once: their log-probabilities in float64 fill a few hundred megabytes for a large vocabulary.
+_POSITIONS = 128
 
 
 @dataclass(frozen=True)
 class Quality:
     """`kl`: mean over positions of KL(unmodified || modified), nats per token. `top1_agreement`: share of positions
     with the same most likely token. `top5_agreement`: mean share of the five most likely tokens that both have.
-    `perplexity_ratio`: modified over unmodified, on the same tokens."""
+    `perplexity_ratio`: modified over unmodified, on the same tokens. `perplexity`: of the modified."""
 
     kl: float
     top1_agreement: float
     top5_agreement: float
     perplexity_ratio: float
+    perplexity: float
 
 
 def compare(reference: Tensor, modified: Tensor, input_ids: Tensor) -> Quality:
     """Compare logits (batch, query, vocabulary) for `input_ids` (batch, query)."""
-    log_p, log_q = (torch.log_softmax(logits.double(), -1) for logits in (reference, modified))
-    kl = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
-    first = (log_p.argmax(-1) == log_q.argmax(-1)).double().mean()
-    top_p, top_q = (log.topk(min(5, log.shape[-1]), -1).indices for log in (log_p, log_q))
-    shared = (top_p[..., :, None] == top_q[..., None, :]).any(-1).double().mean()
-    target = input_ids[:, 1:, None]
-    losses = [-log[:, :-1].gather(-1, target).mean() for log in (log_p, log_q)]
-    return Quality(kl.item(), first.item(), shared.item(), (losses[1] - losses[0]).exp().item())
+    batch, queries = input_ids.shape
+    kl = first = shared = 0.0
+    losses = np.zeros(2)
+    for start in range(0, queries, _POSITIONS):
+        place = slice(start, start + _POSITIONS)
+        log_p, log_q = (torch.log_softmax(logits[:, place].double(), -1) for logits in (reference, modified))
+        kl += (log_p.exp() * (log_p - log_q)).sum().item()
+        first += (log_p.argmax(-1) == log_q.argmax(-1)).sum().item()
+        top_p, top_q = (log.topk(min(5, log.shape[-1]), -1).indices for log in (log_p, log_q))
+        shared += (top_p[..., :, None] == top_q[..., None, :]).any(-1).double().mean(-1).sum().item()
+        target = input_ids[:, start + 1 : start + 1 + _POSITIONS, None]  # the last position has none to predict
+        losses -= [log[:, : target.shape[1]].gather(-1, target).sum().item() for log in (log_p, log_q)]
+    positions, predicted = batch * queries, max(1, batch * (queries - 1))
+    unmodified, changed = losses / predicted
+    return Quality(
+        kl=kl / positions,
+        top1_agreement=first / positions,
+        top5_agreement=shared / positions,
+        perplexity_ratio=math.exp(changed - unmodified),
+        perplexity=math.exp(min(changed, 700.0)),
+    )
 
 
 def quality_table(
@@ -44,50 +61,50 @@ def quality_table(
     variants: Sequence[Variant],
     lengths: list[int],
 ) -> pd.DataFrame:
-    """Quality of every variant but the baselines, per set of texts and length.
+    """Quality of the unmodified model (strategy `sdpa`, or `eager` without SDPA) and of every variant that replaces
+    heads, per set of texts and length.
 
     `texts`: set and token ids (1, query). Per length of `lengths`, the texts of at least that many tokens are cut to
-    it; rows with an empty `n_tokens` take every text whole. Columns: model, set, n_tokens, texts, strategy, policy,
+    it. Variants that do the same on a text are run once. Columns: model, set, n_tokens, texts, strategy, policy,
     depth, heads_replaced (mean over texts), and the fields of Quality, means over positions.
     """
-    texts = [(s, ids) for s, ids in texts if ids.shape[1] > 1]  # one token predicts nothing that could be checked
-    pieces = [(s, math.nan, ids) for s, ids in texts]
-    pieces += [(s, n, ids[:, :n]) for n in lengths for s, ids in texts if ids.shape[1] >= n]
-    with running(model, SDPA), torch.inference_mode():
-        references = [model(ids, use_cache=False).logits for _, _, ids in pieces]
     rows = []
-    for variant in variants:
-        with running(model, variant) as run, torch.inference_mode():
-            for (set_name, n, ids), reference in zip(pieces, references, strict=True):
-                quality = compare(reference, model(ids, use_cache=False).logits, ids)
-                layers = range(model.config.get_text_config().num_hidden_layers)
-                rows.append(
-                    {
-                        "model": name,
-                        "set": set_name,
-                        "n_tokens": n,
-                        "strategy": variant.strategy,
-                        "policy": variant.policy,
-                        "depth": variant.depth,
-                        "heads_replaced": sum(len(run.replaced(layer)) for layer in layers),
-                        **vars(quality),
-                        "positions": ids.shape[1],
-                    }
-                )
+    for n in lengths:
+        for set_name, ids in ((s, ids[:, :n]) for s, ids in texts if ids.shape[1] >= n):
+            for cells, quality in _measured(model, variants, ids):
+                rows.append({"model": name, "set": set_name, "n_tokens": n, **cells, **vars(quality), "positions": n})
     return _pooled(pd.DataFrame(rows, columns=[*_KEY, "heads_replaced", *_MEASURES, "positions"]))
+
+
+@torch.inference_mode()
+def _measured(model: PreTrainedModel, variants: Sequence[Variant], ids: Tensor) -> Iterator[tuple[dict, Quality]]:
+    """What was run on one text, and how it did: the unmodified model first."""
+    baseline = SDPA if runs_on_sdpa(model) else EAGER
+    with running(model, baseline):
+        reference = model(ids, use_cache=False).logits
+    cells = {"strategy": baseline.strategy, "policy": baseline.policy, "depth": baseline.depth, "heads_replaced": 0}
+    yield cells, compare(reference, reference, ids)
+    for one in at_work(model, variants, ids):
+        with running(model, one.variant):
+            quality = compare(reference, model(ids, use_cache=False).logits, ids)
+        replaced = sum(map(len, one.heads.values()))
+        for policy in one.policies:
+            cells = {"strategy": one.variant.strategy, "policy": policy, "depth": one.variant.depth}
+            yield cells | {"heads_replaced": replaced}, quality
 
 
 _KEY = ["model", "set", "n_tokens", "strategy", "policy", "depth"]
 _MEASURES = [field.name for field in fields(Quality)]
+_GEOMETRIC = ["perplexity_ratio", "perplexity"]
 
 
 def _pooled(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per set, length and variant: means over positions, of the logarithm for perplexity."""
-    rows["perplexity_ratio"] = np.log(rows["perplexity_ratio"])
+    """One row per set, length and variant: means over positions, of the logarithm for perplexities."""
+    rows[_GEOMETRIC] = np.log(rows[_GEOMETRIC].astype(float))
     pooled = []
     for key, part in rows.groupby(_KEY, sort=False, dropna=False):
         means = {m: np.average(part[m], weights=part["positions"]) for m in _MEASURES}
-        means["perplexity_ratio"] = math.exp(means["perplexity_ratio"])
+        means |= {m: math.exp(means[m]) for m in _GEOMETRIC}
         counts = {"texts": len(part), "heads_replaced": part["heads_replaced"].mean()}
         pooled.append(dict(zip(_KEY, key, strict=True)) | counts | means)
     return pd.DataFrame(pooled, columns=[*_KEY, "texts", "heads_replaced", *_MEASURES])

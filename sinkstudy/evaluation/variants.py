@@ -5,6 +5,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from sinkstudy.attention.optimize import Run, optimized
@@ -50,6 +51,59 @@ def variants_of(model: PreTrainedModel, plans: Sequence[Plan], strategies: Seque
                     depth = "projections" if run.cut else "attention"
                 variants.append(Variant(strategy, plan.policy, plan, depth))
     return variants
+
+
+def at_work(model: PreTrainedModel, variants: Sequence[Variant], inputs: Tensor) -> list["AtWork"]:
+    """What each variant replaces on `inputs` (batch, query), those together that do the same.
+
+    Left out are plans that replace nothing there: beyond their `max_tokens`, or where the input decides and no head is a
+    sink. Two plans do the same where their strategies, replaced heads and settings are the same, whoever chose them.
+    """
+    found: dict[tuple, AtWork] = {}
+    decided: dict[float, dict[int, tuple[int, ...]]] = {}  # what the input decides, by threshold: for all strategies
+    for variant in variants:
+        plan = variant.plan
+        if plan.max_tokens is not None and inputs.shape[1] > plan.max_tokens:
+            continue
+        if plan.first_layer_threshold is None:
+            heads, cut = _replaced(model, variant, inputs[:, :2])  # the plan alone decides, so two tokens tell
+        else:
+            if plan.first_layer_threshold not in decided:
+                decided[plan.first_layer_threshold], _ = _replaced(model, variant, inputs)
+            heads, cut = decided[plan.first_layer_threshold], ()
+        if heads:
+            key = (variant.strategy, variant.depth, *heads.items(), _settings(plan, heads))
+            found.setdefault(key, AtWork(variant, heads, cut, [])).policies.append(variant.policy)
+    return list(found.values())
+
+
+@torch.inference_mode()
+def _replaced(
+    model: PreTrainedModel, variant: Variant, inputs: Tensor
+) -> tuple[dict[int, tuple[int, ...]], tuple[int, ...]]:
+    """Replaced heads by layer, and the layers without their projections, after a pass over `inputs`."""
+    with running(model, variant) as run:
+        model(inputs, use_cache=False)
+        layers = range(model.config.get_text_config().num_hidden_layers)
+        heads = {layer: tuple(run.replaced(layer)) for layer in layers if run.replaced(layer)}
+        return heads, tuple(layer for layer in heads if layer in run.cut)
+
+
+@dataclass(frozen=True)
+class AtWork:
+    """A variant on some input: `heads` by layer, `cut` layers without their projections, and all `policies` that
+    amount to it."""
+
+    variant: Variant
+    heads: dict[int, tuple[int, ...]]
+    cut: tuple[int, ...]
+    policies: list[str]
+
+
+def _settings(plan: Plan, heads: dict[int, tuple[int, ...]]) -> tuple:
+    """What besides the heads decides the output of a plan."""
+    weights = plan.rest_weight and [plan.rest_weight[layer][head] for layer, row in heads.items() for head in row]
+    return plan.sink_tokens, plan.window, None if weights is None else tuple(weights)
 
 
 def runs_on_sdpa(model: PreTrainedModel) -> bool:

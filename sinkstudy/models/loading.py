@@ -12,32 +12,14 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
+from transformers.utils import logging
 
 from sinkstudy.errors import StudyError
+from sinkstudy.models.cache import cache_folder, converted_folder
 from sinkstudy.models.sources import content_digest, file_patterns, resolve_source
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """A model as the configuration names it.
-
-    `source`: a local directory in Hugging Face format, or the id of a Hub model in this machine's cache. `revision`:
-    commit, branch or tag (Hub only).
-    `random_weights`: a seed; the architecture is kept and its weights are drawn afresh. `bos`: `auto` does what
-    the tokenizer does by itself, `always` makes sure of one beginning-of-sequence token, `never` leaves it out.
-    `trust_remote_code`: run Python files of the model's directory. `allow_pickle`: load weights that are not
-    safetensors. Both let whoever wrote the directory decide what happens on this machine.
-    """
-
-    source: str
-    revision: str | None = None
-    dtype: str = "float32"
-    bos: str = "auto"
-    device: str = "auto"
-    random_weights: int | None = None
-    trust_remote_code: bool = False
-    allow_pickle: bool = False
+from sinkstudy.models.spec import ModelSpec, is_gguf
 
 
 @dataclass(frozen=True)
@@ -56,13 +38,14 @@ def load_model(spec: ModelSpec) -> LoadedModel:
 
     Raises StudyError when the source cannot be found, lacks a tokenizer, or its weights are incomplete.
     """
-    patterns = file_patterns(spec.random_weights, spec.trust_remote_code, spec.allow_pickle)
-    folder = resolve_source(spec.source, spec.revision, patterns)
+    folder = _folder(spec)
     device = pick_device(spec.device)
     tokenizer = _load_tokenizer(spec, folder)
+    from_blocks = spec.quantization is not None and spec.random_weights is None
+    logging.disable_progress_bar()  # loading takes seconds, and jobs side by side would write over one another
     if spec.random_weights is None:
         model = _pretrained(spec, folder)
-        resolved = folder.name if folder.parent.name == "snapshots" else content_digest(folder)
+        resolved = _resolved(spec, folder)
     else:
         model = _drawn(spec, folder)
         resolved = f"random weights, seed {spec.random_weights}"
@@ -74,12 +57,33 @@ def load_model(spec: ModelSpec) -> LoadedModel:
         provenance={
             "source": spec.source,
             "revision": resolved,
+            "quantization": f"{spec.quantization}; dequantized to float32" if from_blocks else "none",
             "dtype": spec.dtype,
             "bos": spec.bos,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "model_type": model.config.model_type,
         },
     )
+
+
+def _folder(spec: ModelSpec) -> Path:
+    if not is_gguf(vars(spec)):
+        patterns = file_patterns(spec.random_weights, spec.trust_remote_code, spec.allow_pickle)
+        return resolve_source(spec.source, spec.revision, patterns)
+    folder = converted_folder(spec.sha256) if spec.sha256 else None
+    if folder is None or not folder.is_dir():
+        raise StudyError(
+            f"model source {spec.source!r} has not been converted on this machine, or its conversion was removed from "
+            f"{cache_folder()}; delete results/converted/*.json and run again to convert it anew."
+        )
+    return folder
+
+
+def _resolved(spec: ModelSpec, folder: Path) -> str:
+    """Which weights these are: the commit of a Hub model, or else a digest."""
+    if is_gguf(vars(spec)):
+        return f"sha256:{spec.sha256}"
+    return folder.name if folder.parent.name == "snapshots" else content_digest(folder)
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -95,25 +99,32 @@ def context_length(model: PreTrainedModel) -> int | None:
 
 
 def encode(loaded: LoadedModel, texts: Mapping[str, str]) -> dict[str, list[int]]:
-    """Token ids of every prompt, by prompt id, in the order given.
+    """Token ids of every prompt, by prompt id, in the order given, however long.
 
-    Raises StudyError as `tokenize` does, and where a prompt has more tokens than the model's context holds.
+    Raises StudyError as `tokenize` does.
     """
-    drawn = loaded.tokenizer(
+    encoded = loaded.tokenizer(
         list(texts.values()),
         add_special_tokens=loaded.spec.bos == "auto",
         return_attention_mask=False,
         verbose=False,
     )
-    token_ids = _checked(loaded, dict(zip(texts, drawn["input_ids"], strict=True)))
+    return _checked(loaded, dict(zip(texts, encoded["input_ids"], strict=True)))
+
+
+def within_context(loaded: LoadedModel, token_ids: Mapping[str, list[int]], too_long: str) -> dict[str, list[int]]:
+    """Every prompt cut to the model's context, which leaves all shorter prefixes exact.
+
+    `too_long`: `cut`, or `refuse`, which raises StudyError naming the first prompt with more tokens than that.
+    """
     context = context_length(loaded.model)
     for prompt, ids in token_ids.items():
-        if context is not None and len(ids) > context:
+        if too_long == "refuse" and context is not None and len(ids) > context:
             raise StudyError(
                 f"prompt {prompt!r} has {len(ids)} tokens, but {loaded.spec.source!r} takes at most {context}; "
-                "shorten it."
+                "shorten it, or set capture.too_long to cut."
             )
-    return token_ids
+    return {prompt: ids[:context] for prompt, ids in token_ids.items()}
 
 
 def tokenize(loaded: LoadedModel, text: str, prompt: str) -> list[int]:
@@ -121,17 +132,17 @@ def tokenize(loaded: LoadedModel, text: str, prompt: str) -> list[int]:
 
     Raises StudyError for a doubled beginning-of-sequence token, or a token the model has no embedding for.
     """
-    drawn = loaded.tokenizer(text, add_special_tokens=loaded.spec.bos == "auto", verbose=False)
-    return _checked(loaded, {prompt: drawn["input_ids"]})[prompt]
+    encoded = loaded.tokenizer(text, add_special_tokens=loaded.spec.bos == "auto", verbose=False)
+    return _checked(loaded, {prompt: encoded["input_ids"]})[prompt]
 
 
-def _checked(loaded: LoadedModel, drawn: Mapping[str, list[int]]) -> dict[str, list[int]]:
+def _checked(loaded: LoadedModel, encoded: Mapping[str, list[int]]) -> dict[str, list[int]]:
     """The ids of each prompt with the BOS token the settings ask for, if they can be the model's input."""
     source, bos, bos_text = loaded.spec.source, loaded.tokenizer.bos_token_id, loaded.tokenizer.bos_token
     always, rows = loaded.spec.bos == "always", loaded.model.get_input_embeddings().num_embeddings
     if always and bos is None:
         raise StudyError(f"model {source!r}: bos is 'always', but its tokenizer has no BOS token.")
-    checked = {prompt: [bos, *ids] if always else ids for prompt, ids in drawn.items()}
+    checked = {prompt: [bos, *ids] if always else ids for prompt, ids in encoded.items()}
     for prompt, ids in checked.items():
         if bos is not None and ids[:2] == [bos, bos]:
             raise StudyError(
@@ -150,6 +161,9 @@ def _checked(loaded: LoadedModel, drawn: Mapping[str, list[int]]) -> dict[str, l
 
 def _load_tokenizer(spec: ModelSpec, folder: Path) -> PreTrainedTokenizerBase:
     try:
+        if is_gguf(vars(spec)):
+            # Not AutoTokenizer: the classes of some model types split text in their own way, whatever the file says.
+            return PreTrainedTokenizerFast.from_pretrained(folder)
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
     except Exception as error:
         raise StudyError(
@@ -195,5 +209,10 @@ def _pretrained(spec: ModelSpec, folder: Path) -> PreTrainedModel:
             raise StudyError(
                 f"model source {source!r}: {len(info[kind])} tensors are {kind.split('_')[0]} (first: {first}); the "
                 "checkpoint is incomplete or does not fit its config.json."
+            )
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise StudyError(
+                f"model source {source!r}: tensor {name} holds numbers that are not finite; copy it again."
             )
     return model

@@ -1,9 +1,7 @@
 """Where a model comes from: a local directory, or the Hub by way of this machine's cache of it."""
 
 import hashlib
-import json
 import os
-from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -29,14 +27,19 @@ def is_local(source: str, root: Path) -> bool:
     return (
         (root / path).exists()
         or source.startswith(("~", "."))
+        or source.endswith(".gguf")
         or len(path.parts) > 2
         or (root / path.parts[0]).is_dir()
     )
 
 
-def file_patterns(random_weights: int | None, trust_remote_code: bool, allow_pickle: bool) -> list[str]:
+def file_patterns(
+    random_weights: int | None, trust_remote_code: bool, allow_pickle: bool, gguf: str | None = None
+) -> list[str]:
     """Which files of a Hub repository a model with these settings needs: no weights where they are drawn anew, no
-    code and no pickles unless the configuration allows them."""
+    code and no pickles unless the configuration allows them, and only the GGUF file where there is one."""
+    if gguf is not None:
+        return [gguf]
     patterns = ["*.json", "*.model", "*.txt"]
     if random_weights is None:
         patterns += ["*.safetensors", *(["*.bin"] if allow_pickle else [])]
@@ -67,17 +70,6 @@ def fetch(source: str, revision: str | None, patterns: list[str]) -> dict[str, A
     # The folder may hold more, fetched for somebody else.
     names = [name for name in files if any(fnmatch(name, pattern) for pattern in patterns)]
     return {"source": source, "commit": folder.name, "files": {name: files[name].stat().st_size for name in names}}
-
-
-def pinned(settings: Mapping[str, Any], inputs: Sequence[str], root: Path) -> dict[str, Any]:
-    """The settings of a model, a Hub model's `revision` replaced by the commit at which it was fetched.
-
-    `inputs`: what the workflow gives a job for this model: a local model's files, or the one record of `fetch`.
-    """
-    if is_local(settings["source"], root):
-        return dict(settings)
-    record = json.loads(Path(inputs[0]).read_text(encoding="utf-8"))
-    return {**settings, "revision": record["commit"]}
 
 
 def resolve_source(source: str, revision: str | None, patterns: list[str]) -> Path:

@@ -21,7 +21,7 @@ rule capture:
         maps_max_tokens=config["capture"]["maps_max_tokens"],
         model=model_spec,
         prompts=shard_digest,
-        prompts_per_job=config["capture"]["prompts_per_job"],
+        tokens_per_job=config["capture"]["tokens_per_job"],
     message:
         "Capturing {wildcards.model}, prompts of shard {wildcards.shard}"
     script:

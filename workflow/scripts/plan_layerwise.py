@@ -6,13 +6,13 @@ import torch
 
 from sinkstudy.attention.plan import Plan
 from sinkstudy.evaluation.policies import layerwise
-from sinkstudy.models.loading import ModelSpec, encode, load_model
-from sinkstudy.models.sources import pinned
+from sinkstudy.models.loading import encode, load_model
+from sinkstudy.models.spec import pinned
 from sinkstudy.prompts import read_prompts
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
-    loaded = load_model(ModelSpec(**pinned(snakemake.params.model, snakemake.input.model, Path.cwd())))
+    loaded = load_model(pinned(snakemake.params.model, snakemake.input.model, Path.cwd()))
     prompts = encode(loaded, {one.id: one.text for one in read_prompts(Path(snakemake.input.prompts))})
     ids = [torch.tensor([tokens], device=loaded.model.device) for tokens in prompts.values()]
     plan = layerwise(loaded.model, Plan.load(snakemake.input.plan), ids, snakemake.params.budget)

@@ -9,8 +9,8 @@ from sinkstudy.evaluation.answers import answers_table
 from sinkstudy.evaluation.benchmark import usable_lengths, windows
 from sinkstudy.evaluation.quality import quality_table
 from sinkstudy.evaluation.variants import runs_on_sdpa, variants_of
-from sinkstudy.models.loading import ModelSpec, encode, load_model, tokenize
-from sinkstudy.models.sources import pinned
+from sinkstudy.models.loading import encode, load_model, tokenize
+from sinkstudy.models.spec import pinned
 from sinkstudy.prompts import read_prompts
 from sinkstudy.store.tables import write_table
 from sinkstudy.workflow.joblog import job_log
@@ -18,7 +18,7 @@ from sinkstudy.workflow.joblog import job_log
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
     params, name = snakemake.params, snakemake.wildcards.model
-    loaded = load_model(ModelSpec(**pinned(params.model, snakemake.input.model, Path.cwd())))
+    loaded = load_model(pinned(params.model, snakemake.input.model, Path.cwd()))
     model, text = loaded.model, Path(snakemake.input.text)
     plans = [Plan.load(path) for path in snakemake.input.plans] if runs_on_sdpa(model) else []
     variants = variants_of(model, plans, params.strategies)
