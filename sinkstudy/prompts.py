@@ -13,6 +13,8 @@ from sinkstudy.errors import StudyError
 
 COLUMNS = ("prompt", "set", "text")
 RESERVED = "all"
+LONGEST_SET = 64  # characters: a set's name becomes part of file names
+BYTES_PER_TOKEN = 4  # of UTF-8, about: English text under the tokenizers of today
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -53,19 +55,19 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 
 def shards(prompts: list[Prompt], tokens: int) -> dict[str, list[Prompt]]:
-    """Split prompts, in table order, into named shards of about `tokens` tokens, and of one prompt at least.
+    """Split prompts, in table order, into named shards of about `tokens` tokens; appending touches only the last.
 
-    Every model splits text in its own way, so tokens are estimated as a quarter of the bytes in UTF-8. A shard depends
-    on its own prompts and those before it: appending prompts touches only the last.
+    Tokens are estimated from the text, so that shards are the same for every tokenizer; a prompt that is longer has a
+    shard of its own.
     """
-    parts, held = [[]], 0
+    parts, filled = [[]], 0
     for prompt in prompts:
-        estimate = len(prompt.text.encode()) // 4 + 1
-        if parts[-1] and held + estimate > tokens:
+        size = 1 + len(prompt.text.encode()) // BYTES_PER_TOKEN
+        if parts[-1] and filled + size > tokens:
             parts.append([])
-            held = 0
+            filled = 0
         parts[-1].append(prompt)
-        held += estimate
+        filled += size
     return {f"{i:05d}": part for i, part in enumerate(parts)}
 
 
@@ -99,6 +101,8 @@ def _checked(path: Path, where: str, row: dict) -> Prompt:
                 f"{path}: {where} has the {column} name {value!r}; use letters, digits, '.', '_' and '-', starting "
                 f"with a letter or digit, and not {RESERVED!r}."
             )
+    if len(prompt.set) > LONGEST_SET:
+        raise StudyError(f"{path}: {where} has a set name of {len(prompt.set)} characters; use at most {LONGEST_SET}.")
     if not prompt.text.strip():
         raise StudyError(f"{path}: the text of prompt {prompt.id!r} is empty; every prompt needs text.")
     if "\0" in prompt.text:

@@ -16,7 +16,7 @@ from sinkstudy.models.sources import file_patterns, pinned
 
 NAME, OLD, NEW = "lab/small-sinks", "0" * 39 + "1", "0" * 39 + "2"
 TOKEN = "hf_" + "q7zKv" * 6
-ONE_SHARD = SMALL | {"capture": {"prompts_per_job": 5}}
+ONE_SHARD = SMALL | {"capture": {"tokens_per_job": 1000}}
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody answers
 
 

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.slow
 
 SHARDS = (10, 100)
 PROMPTS_PER_SHARD = 16
+TOKENS_PER_SHARD = PROMPTS_PER_SHARD * 6  # each text counts as six
 LAYERS = HEADS = 16
 LENGTHS = (24, 64, 128)  # in tokens; prompts take turns
 KEY_CLASSES = ("position_0", "position_1", "position_2", "position_3", "self", "previous")
@@ -48,7 +49,7 @@ atexit.register(note)
 def write_captures(folder: Path) -> None:
     """Captures that no model made: every head of every prompt has a level of its own, and one prompt has maps."""
     rng = np.random.default_rng(0)
-    for shard, prompts in shards(read_prompts(folder / "prompts.tsv"), PROMPTS_PER_SHARD).items():
+    for shard, prompts in shards(read_prompts(folder / "prompts.tsv"), TOKENS_PER_SHARD).items():
         path = folder / f"results/captures/made_up/{shard}.h5"
         with CaptureWriter(path, {"model": "made_up"}, KEY_CLASSES) as writer:
             for prompt in prompts:
@@ -70,7 +71,7 @@ def peaks_of(folder: Path, count: int) -> dict[str, int]:
     settings = {
         "models": {"made_up": SMALL["models"]["reference"]},
         "prompts": "prompts.tsv",
-        "capture": {"prompts_per_job": PROMPTS_PER_SHARD},
+        "capture": {"tokens_per_job": TOKENS_PER_SHARD},
         "simulation": {"fitted": {"layers": 4, "heads": 4, "lengths": [5, 10], "fitted_to": "made_up"}},
         "benchmark": SMALL["benchmark"] | {"consistent_share": 0.2},
     }

@@ -1,5 +1,6 @@
 import csv
 import io
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -53,6 +54,7 @@ def table(tmp_path: Path):
         (HEADER + "a\t{model}\thello\n", ["line 2", "set", "'{model}'"]),
         (HEADER + "a\t\thello\n", ["line 2", "set", "''"]),
         (HEADER + "all\tshort\thello\n", ["line 2", "prompt", "'all'"]),
+        (HEADER + f"a\t{'s' * 65}\thello\n", ["line 2", "set", "64"]),
         (HEADER + "a\tall\thello\n", ["line 2", "set", "'all'"]),
         (HEADER.encode() + b"ok\tshort\tfine\na\tshort\tcaf\xe9\n", ["line 3", "UTF-8"]),
         ((HEADER + "a\tshort\thello\n").encode("utf-16"), ["line 1", "UTF-8"]),
@@ -130,13 +132,16 @@ def test_any_accepted_name_survives_the_result_tables(table, tmp_path, name):
     assert read.to_dict("list") == {"prompt": [name], "set": [name]}
 
 
-@given(tables, st.integers(1, 5))
-def test_shards_hold_every_prompt_once_in_order(prompts, size):
-    parts = shards(prompts, size)
-    assert list(parts) == sorted(parts)
-    assert [prompt for part in parts.values() for prompt in part] == prompts
-    assert all(len(part) == size for part in list(parts.values())[:-1])
-    assert all(1 <= len(part) <= size for part in parts.values())
+def estimated(prompts: list[Prompt]) -> int:
+    return sum(1 + len(prompt.text.encode()) // 4 for prompt in prompts)
+
+
+@given(tables, st.integers(1, 60))
+def test_shards_hold_every_prompt_once_in_order_and_are_as_full_as_they_may_be(prompts, tokens):
+    parts = list(shards(prompts, tokens).values())
+    assert [prompt for part in parts for prompt in part] == prompts
+    assert all(len(part) == 1 or estimated(part) <= tokens for part in parts)
+    assert all(estimated([*part, following[0]]) > tokens for part, following in pairwise(parts))
 
 
 def test_shards_keep_table_order_beyond_ten_of_them():
@@ -144,33 +149,33 @@ def test_shards_keep_table_order_beyond_ten_of_them():
     assert list(shards(prompts, 2)) == [f"{i:05d}" for i in range(13)]
 
 
-def digests(prompts: list[Prompt], size: int) -> dict[str, str]:
-    return {name: digest(part) for name, part in shards(prompts, size).items()}
+def digests(prompts: list[Prompt], tokens: int) -> dict[str, str]:
+    return {name: digest(part) for name, part in shards(prompts, tokens).items()}
 
 
-@given(tables, tables, st.integers(1, 5))
-def test_appending_prompts_leaves_the_digests_of_full_shards_as_they_were(prompts, more, size):
-    before, after = digests(prompts, size), digests(prompts + more, size)
-    full = [name for name, part in shards(prompts, size).items() if len(part) == size]
+@given(tables, tables, st.integers(1, 60))
+def test_appending_prompts_leaves_the_digests_of_all_shards_but_the_last_as_they_were(prompts, more, tokens):
+    before, after = digests(prompts, tokens), digests(prompts + more, tokens)
+    *full, last = before
     assert {name: before[name] for name in full} == {name: after[name] for name in full}
-    if len(full) < len(before):
-        (last,) = before.keys() - full
-        assert before[last] != after[last]
+    fits = estimated([*shards(prompts, tokens)[last], more[0]]) <= tokens
+    assert (before[last] != after[last]) == fits
 
 
-@given(tables, st.integers(1, 5), st.data())
-def test_editing_one_prompt_changes_only_the_digest_of_its_shard(prompts, size, data):
+@given(tables, st.integers(1, 60), st.data())
+def test_editing_one_prompt_changes_only_the_digest_of_its_shard(prompts, tokens, data):
     i = data.draw(st.integers(0, len(prompts) - 1))
     old = prompts[i]
     edited = data.draw(
         st.sampled_from(
             [Prompt(old.id + "x", old.set, old.text), Prompt(old.id, old.set + "x", old.text)]
-            + [Prompt(old.id, old.set, old.text + suffix) for suffix in ("x", " ", "\n", "\u0301")]
+            + [Prompt(old.id, old.set, text + old.text[1:]) for text in "xyz" if text != old.text[0] < "\x80"]
         )
     )
-    before = digests(prompts, size)
-    after = digests([*prompts[:i], edited, *prompts[i + 1 :]], size)
-    assert [name for name in before if before[name] != after[name]] == [f"{i // size:05d}"]
+    before = digests(prompts, tokens)
+    after = digests([*prompts[:i], edited, *prompts[i + 1 :]], tokens)
+    (own,) = (name for name, part in shards(prompts, tokens).items() if old in part)
+    assert [name for name in before if before[name] != after[name]] == [own]
 
 
 def test_a_digest_tells_where_one_field_ends_and_the_next_begins():

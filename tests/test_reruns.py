@@ -326,7 +326,7 @@ def test_tables_by_real_run(tmp_path):
 def test_models_by_real_run(tmp_path):
     """A model added, another revision of it, and the model removed again, up to the scores of every model."""
     lab = Lab(tmp_path)
-    lab.set(capture={"prompts_per_job": len(PROMPTS)})
+    lab.set(capture={"tokens_per_job": 1000})
     local, added = "results/scores/reference.csv", "results/scores/hub.csv"
     lab.run(local)
     of_local = lab.times()

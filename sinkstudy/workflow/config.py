@@ -1,199 +1,156 @@
-"""Checking a configuration against its JSON schema, with sentences a person can act on."""
+"""Checking a configuration: against its settings, and against the files that it names."""
 
-import math
-import os
-from collections.abc import Iterable, Mapping
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonschema import Draft202012Validator, validators
-from jsonschema.exceptions import ValidationError, best_match
+from pydantic import ValidationError
 
 from sinkstudy.errors import StudyError
-from sinkstudy.models.checkpoint import check_checkpoint
-from sinkstudy.models.sources import as_path, is_local
+from sinkstudy.models.check import check_source
+from sinkstudy.workflow.settings import Settings, UnfitError
+
+COMMAND_LINE = "--config"
+_REPLACED = ("models", "simulation")
+_TYPES = {
+    "array": "a list of at least one value",
+    "boolean": "true or false",
+    "integer": "an integer",
+    "null": "null",
+    "number": "a number",
+    "object": "a mapping of keys to values",
+    "string": "a string",
+}
+_BOUNDS = {"exclusiveMinimum": "greater than", "minimum": "at least", "maximum": "at most"}
+_shown = reprlib.Repr()
+_shown.maxstring = _shown.maxother = 100
+Layer = tuple[str, Mapping[str, Any]]
 
 
-def _is_number(_: Any, value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def replaced_by_overlays(
+    config: Mapping[str, Any], overlays: Sequence[Mapping[str, Any]], command_line: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`config` with the `models` and `simulation` of the last overlay that has them, in place of a union with others'.
 
-
-def _is_integer(_: Any, value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-# JSON Schema counts 100.0 as an integer and lets NaN through; code that counts and compares cannot.
-_Validator = validators.extend(
-    Draft202012Validator,
-    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many({"number": _is_number, "integer": _is_integer}),
-)
-
-
-def check_config(config: Mapping[str, Any], schema_path: Path, root: Path, name: str = "config.yaml") -> dict[str, Any]:
-    """Return `config`, read from the file `name`, with the schema's defaults filled in.
-
-    Raises StudyError naming the offending key when the schema refuses the configuration, when a model's local
-    directory (looked up from `root`) does not exist, when a simulation is fitted to a model that is not there, or
-    when `prompts` or the benchmark text is not a file.
+    `overlays`: what each file given with --configfile holds, in order. `command_line`: what --config gives; it is laid
+    over the result, as Snakemake does it.
     """
+    replaced = dict(config)
+    for key in _REPLACED:
+        for overlay in overlays:
+            if key in overlay:
+                replaced[key] = _joined(overlay[key], command_line.get(key, {}))
+    return replaced
+
+
+def check_config(config: Mapping[str, Any], root: Path, layers: Sequence[Layer] = ()) -> dict[str, Any]:
+    """Return `config` with defaults filled in.
+
+    `layers`: name and content of everything that `config` was put together from, strongest first; a sentence names the
+    one that holds the key at fault.
+
+    Raises StudyError where the settings refuse it, where a model's source (looked up from `root`) cannot be a model,
+    or where `prompts` or the benchmark text is no file.
+    """
+    layers = layers or [("config.yaml", config)]
     try:
-        return _checked(config, yaml.safe_load(schema_path.read_text(encoding="utf-8")), root)
-    except StudyError as error:
-        raise StudyError(f"{name}: {error}") from None
-
-
-def _checked(config: Mapping[str, Any], schema: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    filled = _with_defaults(config, schema, schema)
-    error = best_match(_Validator(schema).iter_errors(filled))
-    if error is not None:
-        raise StudyError(_sentence(error))
-    for name, model in filled["models"].items():
-        _check_source(name, model, root)
-    for name, preset in filled["simulation"].items():
-        if preset.get("fitted_to", next(iter(filled["models"]))) not in filled["models"]:
-            raise StudyError(
-                f"simulation.{name}.fitted_to is {preset['fitted_to']!r}, which is not among models "
-                f"({', '.join(filled['models'])}); name one of them."
-            )
-    for key, file in (("prompts", filled["prompts"]), ("benchmark.text", filled["benchmark"]["text"])):
-        if not (root / file).is_file():
-            raise StudyError(f"{key} is {file!r}, which is not a file; name an existing one.")
-    if filled["sinks"]["threshold"] not in filled["sinks"]["thresholds"]:
-        raise StudyError(
-            f"sinks.threshold {filled['sinks']['threshold']} is not among sinks.thresholds "
-            f"{filled['sinks']['thresholds']}; add it there, since the tables cover those."
-        )
-    return filled
-
-
-def check_yaml(paths: Iterable[Path]) -> None:
-    """Raise StudyError naming file and line where a configuration file is no YAML mapping, or repeats a key.
-
-    Of a repeated key YAML keeps the last value in silence. The first path may be missing when others are given.
-    """
-    first, *others = paths
-    if not first.is_file() and not others:
-        raise StudyError(f"{first}: there is no such file; run in the folder of the study, or give --configfile.")
-    for path in filter(Path.is_file, (first, *others)):
+        checked = Settings.model_validate(dict(config)).model_dump()
+    except ValidationError as error:
+        path, sentence = _first(error)
+        raise StudyError(f"{_origin(path, layers)}: {sentence}") from None
+    for name, model in checked["models"].items():
         try:
-            node = yaml.compose(path.read_bytes().decode("utf-8-sig"), yaml.SafeLoader)
-        except UnicodeDecodeError:
-            raise StudyError(f"{path}: is not valid UTF-8; save the file as UTF-8.") from None
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-            problem = getattr(error, "problem", None) or getattr(error, "reason", "cannot be read")
-            raise StudyError(f"{path}: {where}this is not YAML ({problem}).") from None
-        if not isinstance(node, yaml.MappingNode):
-            raise StudyError(f"{path}: must hold keys and values, such as 'prompts: prompts.tsv'.")
-        _check_repeated(path, node)
+            check_source(name, model, root)
+        except StudyError as error:
+            raise StudyError(f"{_origin(('models', name, 'source'), layers)}: {error}") from None
+    for path, file in ((("prompts",), checked["prompts"]), (("benchmark", "text"), checked["benchmark"]["text"])):
+        if not (root / file).is_file():
+            named = ".".join(path)
+            raise StudyError(
+                f"{_origin(path, layers)}: {named} is {file!r}, which is not a file; name an existing one."
+            )
+    return checked
 
 
-def _check_repeated(path: Path, top: yaml.Node) -> None:
-    waiting, visited = [top], set()  # an alias may lead back to a node that holds it
-    while waiting:
-        node = waiting.pop()
-        if id(node) in visited or isinstance(node, yaml.ScalarNode):
-            continue
-        visited.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            waiting += node.value
-            continue
-        seen = set()
-        for key, value in node.value:
-            waiting.append(value)
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                line = key.start_mark.line + 1
-                raise StudyError(f"{path}: line {line}: the key {key.value!r} is here for the second time; remove one.")
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+def _joined(under: Any, over: Any) -> Any:
+    if not (isinstance(under, Mapping) and isinstance(over, Mapping)):
+        return over
+    return {**under, **{key: _joined(under.get(key, {}), value) for key, value in over.items()}}
 
 
-def check_folders(paths: Iterable[Path], writable: bool = False) -> None:
-    """Raise StudyError naming a folder for results that is none or, where asked, that cannot be written."""
-    for path in paths:
-        if path.exists() and not path.is_dir():
-            raise StudyError(f"{path}: is not a directory; rename it, results go into a directory of that name.")
-        if writable and path.is_dir() and not os.access(path, os.W_OK):
-            raise StudyError(f"{path}: cannot be written (permissions, or a read-only file system); mend that first.")
+def _origin(path: tuple, layers: Sequence[Layer]) -> str:
+    """The name of the strongest layer that holds the key at `path`; all files where none does."""
+    for name, content in layers:
+        found = bool(path)
+        for step in path:
+            if not isinstance(content, Mapping):  # a list, or a value where a section belongs
+                break
+            if step not in content:
+                found = False
+                break
+            content = content[step]
+        if found:
+            return name
+    return " and ".join(dict.fromkeys(name for name, _ in layers if name != COMMAND_LINE))
 
 
-def _check_source(name: str, model: Mapping[str, Any], root: Path) -> None:
-    source = model["source"]
-    if not is_local(source, root):
-        for key in ("trust_remote_code", "allow_pickle"):
-            if model[key]:
-                raise StudyError(
-                    f"models.{name}.{key} is for local directories only; download {source!r}, look at what it holds, "
-                    "and give the path."
-                )
-        return
-    path = root / as_path(source)
-    if not path.is_dir():
-        raise StudyError(
-            f"models.{name}.source is {source!r}, but there is no such directory; give a directory in "
-            "Hugging Face format or a Hub id like 'owner/name'."
+def _first(error: ValidationError) -> tuple[tuple, str]:
+    """The path of the key that is most likely at fault, and a sentence about it."""
+    # A misspelt key is an unknown one and a missing one; what a name should be comes before what is under it.
+    rank = {"extra_forbidden": 0, "missing": 2}
+    errors = sorted(error.errors(), key=lambda one: -1 if one["loc"][-1:] == ("[key]",) else rank.get(one["type"], 1))
+    kind, path, found = errors[0]["type"], errors[0]["loc"], errors[0]["input"]
+    of_kind = [one["loc"] for one in errors if one["type"] == kind]
+    beside = [loc[-1] for loc in of_kind if loc and loc[:-1] == path[:-1]]
+    if path[-1:] == ("[key]",):
+        return path[:-1], (
+            f"{path[0]}: {_shown.repr(found)} is not a usable name; a name holds letters, digits, '.', '_' and '-', "
+            "starts with a letter or digit, and has at most 64 characters."
         )
-    try:
-        check_checkpoint(path, weights=model["random_weights"] is None, pickled=model["allow_pickle"])
-    except StudyError as error:
-        raise StudyError(f"models.{name}.source: {error}") from None
+    if kind == "extra_forbidden":
+        unknown, place = ", ".join(_shown.repr(str(key)) for key in beside), ".".join(path[:-1])
+        known = ", ".join(_schema(path[:-1])["properties"])
+        return path, f"unknown key {unknown}{place and f' in {place}'}; known keys are {known}."
+    if kind == "missing":
+        place = ".".join(path[:-1]) or "the configuration"
+        return path[:-1], f"{place} lacks {', '.join(map(repr, beside))}."
+    if kind == "value_error":
+        unfit: UnfitError = errors[0]["ctx"]["error"]
+        path += unfit.key
+        return path, f"{'.'.join(map(str, path))} {unfit.why}"
+    named = ".".join(map(str, path)) or "the configuration"
+    if kind == "too_short":
+        return path, f"{named} is empty, but must name at least one."
+    return path, f"{named} is {_shown.repr(found)}, but must be {', or '.join(_wanted(_schema(path)))}."
 
 
-def _with_defaults(value: Any, schema: Mapping[str, Any], top: Mapping[str, Any]) -> Any:
-    """Fill the `default`s of `properties`, following `$ref` into the schema's own definitions."""
-    if "$ref" in schema:
-        schema = top["$defs"][schema["$ref"].rsplit("/", 1)[-1]]
-    if not isinstance(value, Mapping):
-        return value
-    properties = schema.get("properties", {})
-    filled = {key: part["default"] for key, part in properties.items() if "default" in part}
-    filled |= value
-    others = schema.get("additionalProperties")
-    for key in filled:
-        part = properties.get(key, others)
-        if isinstance(part, Mapping):
-            filled[key] = _with_defaults(filled[key], part, top)
-    return filled
+def _schema(path: tuple) -> dict[str, Any]:
+    """What the published schema says about the key at `path`."""
+    whole = Settings.model_json_schema()
+
+    def resolved(part: dict[str, Any]) -> dict[str, Any]:
+        return whole["$defs"][part["$ref"].rsplit("/", 1)[-1]] if "$ref" in part else part
+
+    part = whole
+    for step in path:
+        if "properties" in part:
+            part = resolved(part["properties"][step])
+        elif "patternProperties" in part:
+            (part,) = map(resolved, part["patternProperties"].values())
+        else:
+            part = resolved(part["items"])
+    return part
 
 
-def _sentence(error: ValidationError) -> str:
-    where = ".".join(str(part) for part in error.absolute_path)
-    named = where or "the configuration"
-    rule, found = error.validator, error.instance
-    if "propertyNames" in error.absolute_schema_path:
-        rest = "a name may hold letters, digits, '.', '_' and '-', and starts with a letter or digit."
-        return f"{named}: {found!r} is not a usable name; {rest}"
-    if rule == "additionalProperties":
-        known = error.schema.get("properties", {})
-        unknown = ", ".join(repr(str(key)) for key in found if key not in known)
-        place = f" in {where}" if where else ""
-        return f"unknown key {unknown}{place}; known keys are {', '.join(known)}."
-    if rule == "required":
-        missing = ", ".join(repr(key) for key in error.validator_value if key not in found)
-        return f"{named} lacks {missing}."
-    if rule == "type":
-        wanted = error.validator_value
-        wanted = wanted if isinstance(wanted, str) else " or ".join(wanted)
-        return f"{named} is {found!r}, but must be of type {wanted}."
-    if rule == "enum":
-        return f"{named} is {found!r}, but must be one of {', '.join(map(str, error.validator_value))}."
-    if "maximum" in error.schema or "minimum" in error.schema or "exclusiveMinimum" in error.schema:
-        return f"{named} is {found!r}, but must be {_bounds(error.schema)}."
-    if rule in ("minItems", "minProperties"):
-        return f"{named} is empty, but must name at least one."
-    return f"{named}: {error.message}."
-
-
-def _bounds(schema: Mapping[str, Any]) -> str:
-    parts = []
-    if "exclusiveMinimum" in schema:
-        parts.append(f"greater than {schema['exclusiveMinimum']}")
-    if "minimum" in schema:
-        parts.append(f"at least {schema['minimum']}")
-    if "maximum" in schema:
-        parts.append(f"at most {schema['maximum']}")
-    return " and ".join(parts)
+def _wanted(part: dict[str, Any]) -> Iterator[str]:
+    """What a value may be, in words: one phrase for each alternative."""
+    for one in part.get("anyOf", [part]):
+        if "enum" in one:
+            yield f"one of {', '.join(one['enum'])}"
+            continue
+        bounds = " and ".join(f"{words} {one[bound]}" for bound, words in _BOUNDS.items() if bound in one)
+        yield _TYPES[one["type"]] + (" that is not empty" if "minLength" in one else "") + (bounds and f", {bounds}")
 
 
 def control_pairs(models: dict[str, dict]) -> list[tuple[str, str]]:

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from sinkstudy.workflow.config import check_yaml
 from sinkstudy.errors import StudyError
+from sinkstudy.workflow.files import check_yaml
 
 
 def checked(check, *arguments):

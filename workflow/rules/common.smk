@@ -4,20 +4,27 @@ import os
 import re
 from pathlib import Path
 
-from sinkstudy.workflow.config import check_config, check_folders, control_pairs
-from sinkstudy.workflow.fingerprint import fingerprint
-from sinkstudy.prompts import digest, read_prompts, shards
+from snakemake.common.configfile import load_configfile
+
 from sinkstudy.models.cache import PLACE
 from sinkstudy.models.sources import as_path, file_patterns, model_files
 from sinkstudy.models.spec import WHEEL, is_gguf, is_remote
+from sinkstudy.prompts import digest, read_prompts, shards
+from sinkstudy.workflow.config import COMMAND_LINE, check_config, control_pairs, replaced_by_overlays
+from sinkstudy.workflow.files import check_folders
+from sinkstudy.workflow.fingerprint import fingerprint
 
 # From this file, so that a workflow which takes this one as a module finds it too.
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent.parent
 # Jobs in an environment of their own (conda, container) find the library in this checkout.
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
 
-SOURCE = " and ".join(dict.fromkeys(os.path.relpath(file) for file in workflow.configfiles))
-config.update(checked(check_config, config, ROOT / "workflow/schemas/config.schema.yaml", Path.cwd(), SOURCE))
+OVERLAYS = {os.path.relpath(file): load_configfile(file) for file in workflow.overwrite_configfiles}
+ON_COMMAND_LINE = workflow.config_settings.config
+config.update(replaced_by_overlays(config, list(OVERLAYS.values()), ON_COMMAND_LINE))
+LAYERS = [(COMMAND_LINE, ON_COMMAND_LINE), *reversed(OVERLAYS.items())]
+LAYERS += [("config.yaml", config)] if Path("config.yaml").exists() or not OVERLAYS else []
+config.update(checked(check_config, config, Path.cwd(), LAYERS))
 FOLDERS = [Path("results"), Path("logs")]
 checked(check_folders, FOLDERS)
 PROMPTS = checked(read_prompts, Path(config["prompts"]))

