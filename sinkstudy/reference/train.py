@@ -1,19 +1,24 @@
 """Training the reference model."""
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sinkstudy.capture import sink_mass
+from sinkstudy.capture import watched
+from sinkstudy.capture.masses import Masses
 from sinkstudy.reference.task import BOS, CHARACTERS, CommandTask, token_ids
 from sinkstudy.reference.tokenizer import build_tokenizer
-from sinkstudy.stats.scores import excess_score, null_score, prefix_scores
+from sinkstudy.stats.scores import excess_score, null_score
+
+_WINDOWS_PER_PASS = 64
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,23 @@ def train(recipe: Recipe, text: str, evaluation_text: str, every: int = 250) -> 
 
 
 def evaluate(model: LlamaForCausalLM, text: str, tokens: int) -> np.ndarray:
-    """Sink score (layer, head) at `tokens` tokens, averaged over consecutive windows of `text`, each with BOS."""
+    """Sink score (layer, head) at `tokens` tokens, averaged over consecutive windows of `text`, each with BOS.
+
+    A rest of the text that is shorter than a window is left out.
+    """
     ids = token_ids(text)
-    step = tokens - 1
-    windows = [ids[i : i + step] for i in range(0, len(ids) - step + 1, step)]
-    masses = [sink_mass(model, torch.tensor([BOS, *window])) for window in windows]
-    return np.mean([prefix_scores(mass.numpy())[..., -1] for mass in masses], axis=0)
+    count, width = len(ids) // (tokens - 1), tokens - 1
+    windows = torch.from_numpy(ids[: count * width].reshape(count, width))  # (window, query)
+    windows = torch.nn.functional.pad(windows, (1, 0), value=BOS)
+    scores: dict[int, list[Tensor]] = defaultdict(list)
+
+    def note(layer: int, masses: Masses) -> None:
+        scores[layer].append(masses.keys[..., 0].mean(-1, dtype=torch.float64))  # (window, head)
+
+    with watched(model) as forward:
+        for batch in windows.split(_WINDOWS_PER_PASS):
+            forward(batch, note)
+    return torch.stack([torch.cat(scores[layer]).mean(0) for layer in sorted(scores)]).numpy()
 
 
 def save(model: LlamaForCausalLM, curve: pd.DataFrame, recipe: Recipe, folder: Path) -> None:
