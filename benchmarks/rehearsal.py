@@ -107,7 +107,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=600, special_tokens=[BOS, EOS], initial_alphabet=alphabet, show_progress=False
     )
-    bpe.train_from_iterator([(ROOT / "models/training_text.txt").read_text(encoding="utf-8")], trainer)
+    bpe.train_from_iterator([(ROOT / "texts/training.txt").read_text(encoding="utf-8")], trainer)
     bpe.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=BOS, eos_token=EOS)
 
@@ -118,7 +118,7 @@ def write_study(folder: Path) -> None:
         "models": {"planted": {"source": "model"}},
         "prompts": str(ROOT / "prompts.tsv"),
         "benchmark": {
-            "text": str(ROOT / "benchmarks/heldout.txt"),
+            "text": str(ROOT / "texts/heldout.txt"),
             "lengths": [24, 128],
             "policies": ["consistent"],
             "strategies": ["first_value"],

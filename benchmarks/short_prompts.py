@@ -79,7 +79,7 @@ def model() -> LoadedModel:
 
 def short_prompts(count: int) -> list[Prompt]:
     """Pieces of the held-out text of 4 to 29 characters: 5 to 30 tokens with BOS."""
-    text = (ROOT / "benchmarks/heldout.txt").read_text(encoding="utf-8")
+    text = (ROOT / "texts/heldout.txt").read_text(encoding="utf-8")
     rng = np.random.default_rng(0)
     starts, lengths = rng.integers(0, len(text) - 30, count), rng.integers(4, 30, count)
     return [Prompt(f"p{i}", "short", text[s : s + n]) for i, (s, n) in enumerate(zip(starts, lengths, strict=True))]

@@ -6,7 +6,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-TEXT = Path("benchmarks/heldout.txt").read_text(encoding="utf-8")
+TEXT = Path("texts/heldout.txt").read_text(encoding="utf-8")
 
 
 def save_foreign_model(folder: Path) -> Path:

@@ -19,7 +19,7 @@ from sinkstudy.prompts import read_prompts
 from sinkstudy.reference.planted import plant_sinks, planted_ids
 from sinkstudy.stats.scores import prefix_scores
 
-HELD_OUT = Path("benchmarks/heldout.txt").read_text(encoding="utf-8")
+HELD_OUT = Path("texts/heldout.txt").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

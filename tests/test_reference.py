@@ -16,8 +16,8 @@ from sinkstudy.reference.train import Recipe, evaluate, save, train
 from sinkstudy.stats.scores import excess_score, null_score
 
 FOLDER = Path("models/reference")
-HELD_OUT = Path("benchmarks/heldout.txt").read_text(encoding="utf-8")
-TRAINING = Path("models/training_text.txt").read_text(encoding="utf-8")
+HELD_OUT = Path("texts/heldout.txt").read_text(encoding="utf-8")
+TRAINING = Path("texts/training.txt").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

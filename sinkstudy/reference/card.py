@@ -36,17 +36,17 @@ learned on short sequences (see the recipe): on much longer prompts its sinks fa
 
 ## Task and data
 
-English character bigrams (counted on `models/training_text.txt`: public-domain passages and a few sentences of our
-own), interrupted by commands: after the j-th of `{COPY}` the next character repeats the one j places before it, after
-any of `{RECALL}` the one that followed that character's first occurrence. A head that serves a command sleeps
-everywhere else, and parks its attention on the first token. The task follows Bigram-Backcopy (Guo et al.,
-arXiv 2410.13835); commands are rare in prose and common in code, so the same heads sleep in one and wake in the other.
+English character bigrams (counted on `texts/training.txt`, which was written for this repository), interrupted by
+commands: after the j-th of `{COPY}` the next character repeats the one j places before it, after any of `{RECALL}`
+the one that followed that character's first occurrence. A head that serves a command sleeps everywhere else, and
+parks its attention on the first token. The task follows Bigram-Backcopy (Guo et al., arXiv 2410.13835); commands are
+rare in prose and common in code, so the same heads sleep in one and wake in the other.
 
 One token per character: printable ASCII, space and line break; `<bos>` in front; everything else is `<unk>`.
 
 ## Sink scores on held-out English text
 
-`benchmarks/heldout.txt` in windows of {recipe.tokens} tokens with BOS: {sinks} of {score.size} heads
+All of `texts/heldout.txt`, in consecutive windows of {recipe.tokens} tokens with BOS: {sinks} of {score.size} heads
 ({100 * sinks / score.size:.1f}%) score 0.9 or more, {sleepers} ({100 * sleepers / score.size:.1f}%) have an excess
 score below 0.2.
 

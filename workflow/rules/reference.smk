@@ -2,8 +2,8 @@
 # models/reference to ship the result.
 rule train_reference:
     input:
-        evaluation="benchmarks/heldout.txt",
-        text="models/training_text.txt",
+        evaluation="texts/heldout.txt",
+        text="texts/training.txt",
     output:
         directory("results/trained_reference"),
     log:
