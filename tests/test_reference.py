@@ -1,5 +1,6 @@
 """The shipped reference model is what its card says, and its training task what it claims."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,18 +27,25 @@ def loaded():
 
 
 def test_it_has_sinks_and_heads_that_are_none_on_english_at_64_tokens(loaded):
-    windows = [HELD_OUT[i : i + 63] for i in range(0, len(HELD_OUT) - 63, 63)]
+    windows = [HELD_OUT[i : i + 63] for i in range(0, len(HELD_OUT) - 62, 63)]
     ids = torch.tensor([loaded.tokenizer(text)["input_ids"] for text in windows])
     assert ids.shape[1] == 64
-    score = eager_maps(loaded.model, ids)[..., 0].mean((1, 3)).numpy()  # (layer, head)
+    with torch.inference_mode():
+        masses = torch.cat([eager_maps(loaded.model, some)[..., 0] for some in ids.split(50)], dim=1)
+    score = masses.double().mean((1, 3)).numpy()  # (layer, head)
     excess = excess_score(score, null_score(64))
     assert score.shape[0] >= 3
     assert score.size >= 16
     assert (score >= 0.9).sum() >= 4
     assert (score >= 0.9).mean() >= 0.15
     assert (excess < 0.2).mean() >= 0.20
-    table = "\n".join(f"| {i} | " + " ".join(f"{v:.2f}" for v in row) + " |" for i, row in enumerate(score))
-    assert table in (FOLDER / "README.md").read_text()
+    card = (FOLDER / "README.md").read_text()
+    stated = np.array([row.split() for row in re.findall(r"^\| \d+ \| ([\d. ]+) \|$", card, re.M)], float)
+    assert stated.shape == score.shape
+    # The card has two decimals; sums of 64 attention weights in float32 are some 1e-6 apart between processors.
+    np.testing.assert_allclose(score, stated, rtol=0, atol=0.005 + 1e-5)
+    sinks, sleepers = (score >= 0.9).sum(), (excess < 0.2).sum()
+    assert f"{sinks} of {score.size} heads\n({sinks / score.size:.1%}) score 0.9 or more, {sleepers} " in card
 
 
 def test_it_is_small_enough_to_ship():
