@@ -56,7 +56,7 @@ def replacement(plan, layer, head, attended, values, first_layer_map):
     if plan.strategy == "first_value_mean":
         r = measured(attended) if plan.rest_weight is None else plan.rest_weight[layer][head]
         for i in range(n):
-            weights = torch.tensor([1.0] + [r] * i)
+            weights = values.new_tensor([1.0] + [r] * i)
             rows.append(weights / weights.sum() @ values[: i + 1])
     if plan.strategy == "sink_window":
         for i in range(n):

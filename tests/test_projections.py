@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from arithmetic import assert_within, is_within, truth_of
+from readable import readable_logits
 from tiny import prompt_ids, tiny_model
 from transformers import DynamicCache, StaticCache
 
@@ -50,14 +52,15 @@ def full_model(model_type):
 @torch.no_grad()
 def test_a_cut_model_equals_one_whose_attention_alone_is_left_out(model_type, strategy):
     model, ids = full_model(model_type), prompt_ids(15)
+    expected = truth_of(readable_logits, model, ids, PLANS[strategy])
     with optimized(model, PLANS[strategy], "attention"):
-        expected = model(ids).logits
+        assert_within(model(ids).logits, expected)
     with optimized(model, PLANS[strategy]) as run:
         assert sorted(run.cut) == ([1, 2] if strategy == "reuse" else [0, 1, 2])
         cache = model(ids[:, :12]).past_key_values
         steps = [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(12, 15)]
-        torch.testing.assert_close(model(ids, use_cache=False).logits, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(torch.cat(steps, 1), expected[:, 12:], atol=1e-5, rtol=1e-5)
+        assert_within(model(ids, use_cache=False).logits, expected)
+    assert_within(torch.cat(steps, 1), expected[:, 12:])
 
 
 def test_every_class_in_the_table_is_tested():
@@ -82,9 +85,9 @@ def test_other_models_run_at_the_attention_depth(model_type):
 def test_a_sliding_layer_runs_unchanged_once_its_window_is_full():
     model = tiny_model("mistral")
     for n, changed in ((6, True), (7, False), (20, False)):
-        before = model(prompt_ids(n)).logits
+        before = truth_of(readable_logits, model, prompt_ids(n), Plan())
         with optimized(model, PLANS["first_value"]):
-            assert torch.equal(model(prompt_ids(n)).logits, before) is not changed
+            assert is_within(model(prompt_ids(n)).logits, before) is not changed
 
 
 @torch.no_grad()
@@ -190,13 +193,12 @@ def test_generate_greedily_with_beams_and_from_a_thread(strategy):
 def test_a_prompt_beyond_max_tokens_runs_unchanged_and_so_does_its_decoding():
     model, ids = full_model("llama"), prompt_ids(14)
     for n, changed in ((10, True), (11, False)):
-        before = model(ids[:, :n]).past_key_values
-        expected = model(ids[:, n:], past_key_values=before).logits
+        expected = truth_of(readable_logits, model, ids, Plan())[:, n:]
         for depth in ("projections", "attention"):
             with optimized(model, Plan(heads=HEADS, max_tokens=10), depth):
                 cache = model(ids[:, :n]).past_key_values
                 steps = [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(n, 14)]
-            assert torch.allclose(torch.cat(steps, 1), expected, atol=1e-5) is not changed
+            assert is_within(torch.cat(steps, 1), expected) is not changed
 
 
 @pytest.mark.parametrize("strategy", PLANS)
@@ -204,12 +206,12 @@ def test_a_prompt_beyond_max_tokens_runs_unchanged_and_so_does_its_decoding():
 def test_a_reduced_cache_is_continued_in_another_block_beyond_max_tokens(strategy):
     model, ids = full_model("llama"), prompt_ids(14)
     plan = replace(PLANS[strategy], max_tokens=10)
+    expected = truth_of(readable_logits, model, ids, PLANS[strategy])[:, 10:]
     with optimized(model, plan):
-        expected = model(ids[:, 10:], past_key_values=model(ids[:, :10]).past_key_values).logits
         cache = model(ids[:, :10]).past_key_values
     with optimized(model, plan):
         continued = model(ids[:, 10:], past_key_values=cache).logits
-    torch.testing.assert_close(continued, expected, atol=1e-5, rtol=1e-5)
+    assert_within(continued, expected)
 
 
 @torch.no_grad()
@@ -219,18 +221,17 @@ def test_a_cache_filled_before_the_block_is_continued_at_the_attention_depth():
     cache = model(ids[:, :11]).past_key_values
     with optimized(model, plan):
         step = model(ids[:, 11:], past_key_values=cache).logits
-        whole = model(ids).logits[:, 11:]
-    torch.testing.assert_close(step, whole, atol=1e-5, rtol=1e-5)
+    assert_within(step, truth_of(readable_logits, model, ids, plan)[:, 11:])
 
 
 @torch.no_grad()
 def test_a_bare_dynamic_cache_is_reduced_and_a_static_one_is_left_whole():
     model, ids = full_model("llama"), prompt_ids(6)
+    expected = truth_of(readable_logits, model, ids, PLANS["first_value"])
     with optimized(model, PLANS["first_value"]):
-        expected = model(ids).logits
         bare, static = DynamicCache(), StaticCache(config=model.config, max_cache_len=10)
         for cache in (bare, static):
-            torch.testing.assert_close(model(ids, past_key_values=cache).logits, expected, atol=1e-5, rtol=1e-5)
+            assert_within(model(ids, past_key_values=cache).logits, expected)
     assert all(isinstance(layer, ReducedLayer) for layer in bare.layers)
     assert not any(isinstance(layer, ReducedLayer) for layer in static.layers)
 
@@ -240,9 +241,13 @@ def test_a_bare_dynamic_cache_is_reduced_and_a_static_one_is_left_whole():
 def test_batches_of_a_reduced_cache_are_picked_and_repeated(strategy, refuses):
     model = full_model("llama")
     ids = torch.cat([prompt_ids(9, seed=s) for s in range(3)])
+
+    def one_by_one(model):
+        return torch.cat([readable_logits(model, row[None], PLANS[strategy]) for row in ids])
+
+    expected = truth_of(one_by_one, model)[:, 8:]
     with optimized(model, PLANS[strategy]):
         cache = model(ids[:, :8]).past_key_values
-        expected = model(ids).logits[:, 8:]
         cache.batch_select_indices(torch.tensor([2, 0]))
         cache.batch_repeat_interleave(2)
         step = model(ids[[2, 2, 0, 0], 8:], past_key_values=cache).logits
@@ -250,8 +255,8 @@ def test_batches_of_a_reduced_cache_are_picked_and_repeated(strategy, refuses):
             cache.crop(-1)
         cache.reset()
         assert cache.get_seq_length() == 0
-        torch.testing.assert_close(model(ids, past_key_values=cache).logits[:, 8:], expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(step, expected[[2, 2, 0, 0]], atol=1e-5, rtol=1e-5)
+        assert_within(model(ids, past_key_values=cache).logits[:, 8:], expected)
+    assert_within(step, expected[[2, 2, 0, 0]])
 
 
 def test_a_second_block_on_the_same_model_is_refused(refuses):
