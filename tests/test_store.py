@@ -93,10 +93,10 @@ def test_readers_give_back_what_was_written(path, full_rows):
         if full_rows:
             assert capture.row_sum is None
         else:
-            np.testing.assert_allclose(capture.row_sum, 0.5, rtol=1e-6)
+            np.testing.assert_allclose(capture.row_sum, 0.5, rtol=2**-24)
         assert read_tokens(path, name) == [f"t{i}" for i in range(capture.n_tokens)]
         for row, layer in enumerate(attention):
-            np.testing.assert_allclose(read_maps(path, name, row), layer, rtol=0, atol=2.8e-4)
+            np.testing.assert_allclose(read_maps(path, name, row), layer, rtol=0, atol=2**-12)
 
 
 def test_the_same_capture_is_the_same_bytes(path, tmp_path):
@@ -152,7 +152,7 @@ def test_layers_of_several_prompts_may_come_in_turn(path):
         np.testing.assert_array_equal(capture.key_mass, record.key_mass.astype(np.float32))
         np.testing.assert_array_equal(capture.output_norm, record.output_norm.astype(np.float32))
         for row, maps in enumerate(attention[capture.prompt]):
-            np.testing.assert_allclose(read_maps(path, capture.prompt, row), maps, rtol=0, atol=2.8e-4)
+            np.testing.assert_allclose(read_maps(path, capture.prompt, row), maps, rtol=0, atol=2**-12)
 
 
 def test_maps_and_masses_of_more_than_one_chunk_come_back(path):
@@ -167,7 +167,7 @@ def test_maps_and_masses_of_more_than_one_chunk_come_back(path):
         writer.finish("long", PromptRecord([0, 1], key_mass, np.ones((2, heads)), 0.0))
     (capture,) = read_captures([path])
     np.testing.assert_array_equal(capture.key_mass, key_mass.astype(np.float32))
-    np.testing.assert_allclose(read_maps(path, "long", 1), attention, rtol=0, atol=2.8e-4)
+    np.testing.assert_allclose(read_maps(path, "long", 1), attention, rtol=0, atol=2**-12)
     with h5py.File(path) as file:
         assert file["long/attention"].chunks[1] < heads
         assert file["long/key_mass"].chunks[0] < 2
