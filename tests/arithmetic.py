@@ -44,7 +44,7 @@ def truth_of(compute: Callable[..., Tensor], model: PreTrainedModel, *arguments:
     return Truth(value, allowed_error(plain, value, terms))
 
 
-def allowed_error(plain: Tensor, exact: Tensor, terms: int) -> float:
+def allowed_error(plain: Tensor, exact: Tensor, terms: float) -> float:
     """Twice the largest error of the plain computation, and the roundings of one sum of `terms` products.
 
     Two computations of one thing in one dtype make errors of one size in different places, so that the larger of their

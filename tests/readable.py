@@ -1,7 +1,9 @@
-"""Plans computed slowly and readably: eager attention whose replaced heads are rewritten query by query."""
+"""Plans computed slowly and readably: eager attention whose replaced heads are rewritten query by query. Likewise, what
+each head alone adds to its layer."""
 
 import torch
 from transformers import AttentionInterface
+from transformers.pytorch_utils import Conv1D
 
 
 @torch.no_grad()
@@ -73,3 +75,42 @@ def measured(attended):
     rest = sum(1 - attended[i, 0].item() for i in sample if i > 0)
     first = sum(i * attended[i, 0].item() for i in sample)
     return rest / first if first else 1.0
+
+
+@torch.no_grad()
+def readable_norms(model, ids):
+    """Norm of what each head alone writes, over that of its layer's input: (layer, batch, head, query), eagerly."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        decoders = [module for module in model.modules() if attention_of(module) is not None]
+        return torch.stack([norms_of_layer(model, ids, decoder) for decoder in decoders])
+    finally:
+        model.set_attn_implementation(before)
+
+
+def attention_of(decoder):
+    children = () if isinstance(decoder, torch.nn.ModuleList) else decoder.children()
+    attention = [child for child in children if "Attention" in type(child).__name__ and hasattr(child, "layer_idx")]
+    return attention[0] if attention else None
+
+
+def norms_of_layer(model, ids, decoder):
+    attention = attention_of(decoder)
+    projection = [child for child in attention.children() if isinstance(child, torch.nn.Linear | Conv1D)][-1]
+    inputs, streams = [], []
+    handles = [
+        projection.register_forward_pre_hook(lambda _, args: inputs.append(args[0])),
+        decoder.register_forward_pre_hook(lambda _, args: streams.append(args[0])),
+    ]
+    model(ids)
+    for handle in handles:
+        handle.remove()
+    heads, bias = model.config.num_attention_heads, projection(torch.zeros_like(inputs[0]))
+    width, norms = inputs[0].shape[-1] // heads, []
+    for head in range(heads):
+        own = slice(head * width, (head + 1) * width)
+        alone = torch.zeros_like(inputs[0])
+        alone[..., own] = inputs[0][..., own]
+        norms.append((projection(alone) - bias).norm(dim=-1) / streams[0].norm(dim=-1))
+    return torch.stack(norms, 1)

@@ -16,7 +16,8 @@ _SHAPE = {
     "eos_token_id": 2,
 }
 _HEAD8 = {"head_dim": 8}
-_EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+# Every expert takes part: which ones are chosen would turn on a single rounding.
+_EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 4, "moe_intermediate_size": 16}
 
 # Model type to configuration beyond the shared shape. Sliding windows are short enough to cut the test prompts.
 ARCHITECTURES: dict[str, dict] = {
@@ -43,7 +44,7 @@ ARCHITECTURES: dict[str, dict] = {
         "n_routed_experts": 4,
         "n_group": 1,
         "topk_group": 1,
-        "num_experts_per_tok": 2,
+        "num_experts_per_tok": 4,
         "moe_intermediate_size": 16,
         "first_k_dense_replace": 1,
     },
@@ -105,7 +106,7 @@ def prompt_ids(n: int, seed: int = 0, vocabulary: int = 99) -> torch.Tensor:
 
 @torch.no_grad()
 def eager_maps(model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
-    """What Transformers itself says: (layer, batch, head, query, key) of the layers that attend."""
+    """What Transformers itself says, in the model's dtype: (layer, batch, head, query, key) of layers that attend."""
     before = model.config._attn_implementation
     if model._can_set_attn_implementation():
         model.set_attn_implementation("eager")
@@ -114,4 +115,12 @@ def eager_maps(model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
     finally:
         if model._can_set_attn_implementation():
             model.set_attn_implementation(before)
-    return torch.stack([m.float() for m in maps if m is not None])
+    return torch.stack([m for m in maps if m is not None])
+
+
+def key_classes(maps: torch.Tensor) -> torch.Tensor:
+    """The masses that captures keep of maps (..., query, key): on the first four keys, the own, the one before it."""
+    n = maps.shape[-1]
+    first = torch.nn.functional.pad(maps, (0, max(0, 4 - n)))[..., :4]
+    own, before = maps.diagonal(dim1=-2, dim2=-1), maps.diagonal(-1, dim1=-2, dim2=-1)
+    return torch.cat([first, own[..., None], torch.nn.functional.pad(before, (1, 0))[..., None]], -1)
