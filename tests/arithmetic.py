@@ -41,10 +41,10 @@ def truth_of(compute: Callable[..., Tensor], model: PreTrainedModel, *arguments:
     plain = compute(model, *arguments)
     with in_float64(model) as exact:
         value = compute(exact, *arguments)
-    return Truth(value, allowed_error(plain, value, terms))
+    return Truth(value, allowed_error(plain, value, terms, model.dtype))
 
 
-def allowed_error(plain: Tensor, exact: Tensor, terms: float) -> float:
+def allowed_error(plain: Tensor, exact: Tensor, terms: float, dtype: torch.dtype = torch.float32) -> float:
     """Twice the largest error of the plain computation, and the roundings of one sum of `terms` products.
 
     Two computations of one thing in one dtype make errors of one size in different places, so that the larger of their
@@ -52,7 +52,7 @@ def allowed_error(plain: Tensor, exact: Tensor, terms: float) -> float:
     small. A sum of k products is off by at most k u times the sum of their magnitudes, u half the dtype's epsilon
     (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1); the largest result stands for the latter.
     """
-    return 2 * largest_error(plain, exact) + roundings(terms, plain.dtype) * exact.abs().max().item()
+    return 2 * largest_error(plain, exact) + roundings(terms, dtype) * exact.abs().max().item()
 
 
 def roundings(count: float, dtype: torch.dtype = torch.float32) -> float:
