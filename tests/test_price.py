@@ -57,7 +57,9 @@ def cost(model, plan, ids):
 @pytest.mark.parametrize("n", [24, 64, 128])
 def test_consistent_sinks_of_the_reference_model_are_replaced_nearly_for_free(loaded, n):
     rows = []
-    for prompt, ids in encode(loaded, {one.id: one.text for one in read_prompts(Path("config/quick_prompts.tsv"))}).items():
+    for prompt, ids in encode(
+        loaded, {one.id: one.text for one in read_prompts(Path("config/quick_prompts.tsv"))}
+    ).items():
         score = prefix_scores(sink_mass(loaded.model, torch.tensor(ids)).numpy())[..., -1]
         for layer, head in np.ndindex(score.shape):
             rows.append((prompt, len(ids), layer, head, score[layer, head], score[layer, head] >= 0.9))

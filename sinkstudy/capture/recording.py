@@ -14,7 +14,7 @@ from tqdm import tqdm
 from sinkstudy.capture import Forward, watched
 from sinkstudy.capture.masses import KEY_CLASSES, Masses
 from sinkstudy.errors import StudyError
-from sinkstudy.models.loading import LoadedModel, encode
+from sinkstudy.models.loading import LoadedModel, encode, within_context
 from sinkstudy.prompts import Prompt
 from sinkstudy.store import CaptureWriter, PromptRecord
 
@@ -26,13 +26,21 @@ _MAP_STEPS = 1 << 14
 _ROW_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
-def record(path: Path, name: str, loaded: LoadedModel, prompts: list[Prompt], maps_max_tokens: int) -> None:
+def record(
+    path: Path,
+    name: str,
+    loaded: LoadedModel,
+    prompts: list[Prompt],
+    maps_max_tokens: int,
+    too_long: str = "cut",
+) -> None:
     """Capture `prompts` with `loaded` (called `name` in the study) into the HDF5 file `path`.
 
-    Prompts of similar length share a forward pass; maps are stored for prompts of at most `maps_max_tokens`.
+    Prompts of similar length share a forward pass; maps are stored for prompts of at most `maps_max_tokens`. Prompts
+    beyond the model's context are cut to it, or refused (see `within_context`).
     Raises StudyError naming model, layer and prompt when attention is not finite or does not sum to 1.
     """
-    token_ids = encode(loaded, {p.id: p.text for p in prompts})
+    token_ids = within_context(loaded, encode(loaded, {p.id: p.text for p in prompts}), too_long)
     decoded = cache(lambda token: loaded.tokenizer.decode([token]))
     with (
         CaptureWriter(path, _attributes(name, loaded), KEY_CLASSES) as writer,

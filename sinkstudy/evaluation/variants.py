@@ -56,8 +56,8 @@ def variants_of(model: PreTrainedModel, plans: Sequence[Plan], strategies: Seque
 def at_work(model: PreTrainedModel, variants: Sequence[Variant], inputs: Tensor) -> list["AtWork"]:
     """What each variant replaces on `inputs` (batch, query), those together that do the same.
 
-    Left out are plans that replace nothing there: beyond their `max_tokens`, or where the input decides and no head is a
-    sink. Two plans do the same where their strategies, replaced heads and settings are the same, whoever chose them.
+    Left out are plans that replace nothing there: beyond their `max_tokens`, or where the input decides and no head is
+    a sink. Two plans do the same where their strategies, replaced heads and settings are the same, whoever chose them.
     """
     found: dict[tuple, AtWork] = {}
     decided: dict[float, dict[int, tuple[int, ...]]] = {}  # what the input decides, by threshold: for all strategies

@@ -6,38 +6,42 @@ from typing import Any
 
 from sinkstudy.errors import StudyError
 from sinkstudy.models.checkpoint import check_checkpoint
-from sinkstudy.models.sources import as_path, is_local
+from sinkstudy.models.gguf_file import check_header
+from sinkstudy.models.sources import as_path
+from sinkstudy.models.spec import is_gguf, is_remote
 
 
 def check_source(name: str, model: Mapping[str, Any], root: Path) -> None:
     """Raise StudyError naming `models.NAME.KEY` where a local source (looked up from `root`) is not there or not whole.
 
     `model`: its settings, as `sinkstudy.workflow.settings.Model` fills them. What lies on the Hub or in a package index
-    shows when it is fetched.
+    shows when it is fetched, what a GGUF file lacks when it is converted.
     """
+    if is_remote(model, root):
+        _check_remote(name, model)
+        return
     source, path = model["source"], root / as_path(model["source"])
-    if source.endswith(".gguf"):
-        if not path.is_file():
-            raise StudyError(f"models.{name}.source is {source!r}, but there is no such file; give a GGUF file.")
-        return
-    if not is_local(source, root):
-        for key in ("trust_remote_code", "allow_pickle"):
-            if model[key]:
-                raise StudyError(
-                    f"models.{name}.{key} is for local directories only; download {source!r}, look at what it holds, "
-                    "and give the path."
-                )
-        return
-    if not path.is_dir():
+    if not source.endswith(".gguf") and not path.is_dir():
         raise StudyError(
-            f"models.{name}.source is {source!r}, but there is no such directory; give a directory in "
-            "Hugging Face format or a Hub id like 'owner/name'."
+            f"models.{name}.source is {source!r}, but there is no such directory; give a directory in Hugging Face "
+            "format, a .gguf file, or a Hub id like 'owner/name'."
         )
-    if model["gguf"] is not None:
-        if not (path / model["gguf"]).is_file():
-            raise StudyError(f"models.{name}.gguf is {model['gguf']!r}, but there is no such file in {source!r}.")
-        return
+    key, file = ("gguf", path / model["gguf"]) if model["gguf"] else ("source", path)
     try:
-        check_checkpoint(path, weights=model["random_weights"] is None, pickled=model["allow_pickle"])
+        if not is_gguf(model):
+            check_checkpoint(path, weights=model["random_weights"] is None, pickled=model["allow_pickle"])
+        elif file.is_file():
+            check_header(file)
+        else:
+            raise StudyError(f"{file} is no file; give the path of an existing GGUF file.")
     except StudyError as error:
-        raise StudyError(f"models.{name}.source: {error}") from None
+        raise StudyError(f"models.{name}.{key}: {error}") from None
+
+
+def _check_remote(name: str, model: Mapping[str, Any]) -> None:
+    for key in ("trust_remote_code", "allow_pickle"):
+        if model[key]:
+            raise StudyError(
+                f"models.{name}.{key} is for local directories only; download {model['source']!r}, look at what it "
+                "holds, and give the path."
+            )

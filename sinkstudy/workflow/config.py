@@ -154,10 +154,10 @@ def _wanted(part: dict[str, Any]) -> Iterator[str]:
 
 
 def control_pairs(models: dict[str, dict]) -> list[tuple[str, str]]:
-    """(model, control) names: a control is the same source and revision with random weights."""
+    """(model, control) names: a control is the same source, file and revision with random weights."""
 
     def source(settings: dict) -> tuple:
-        return settings["source"], settings.get("revision")
+        return settings["source"], settings.get("gguf"), settings.get("revision")
 
     controls = {source(s): name for name, s in sorted(models.items()) if s.get("random_weights") is not None}
     trained = [(name, source(s)) for name, s in sorted(models.items()) if s.get("random_weights") is None]

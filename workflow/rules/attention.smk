@@ -101,6 +101,7 @@ rule quality:
         mem_mb=16000,
         runtime=120,
     params:
+        answer_prompts=config["benchmark"]["answer_prompts"],
         answer_tokens=config["benchmark"]["answer_tokens"],
         code=code_of("quality.py"),
         lengths=config["benchmark"]["lengths"],

@@ -22,6 +22,7 @@ rule capture:
         model=model_spec,
         prompts=shard_digest,
         tokens_per_job=config["capture"]["tokens_per_job"],
+        too_long=config["capture"]["too_long"],
     message:
         "Capturing {wildcards.model}, prompts of shard {wildcards.shard}"
     script:

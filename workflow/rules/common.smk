@@ -25,10 +25,13 @@ config.update(replaced_by_overlays(config, list(OVERLAYS.values()), ON_COMMAND_L
 LAYERS = [(COMMAND_LINE, ON_COMMAND_LINE), *reversed(OVERLAYS.items())]
 LAYERS += [("config.yaml", config)] if Path("config.yaml").exists() or not OVERLAYS else []
 config.update(checked(check_config, config, Path.cwd(), LAYERS))
+if config["cache"] is not None:
+    os.environ[PLACE] = os.path.abspath(os.path.expanduser(config["cache"]))  # jobs find it there, as PYTHONPATH
 FOLDERS = [Path("results"), Path("logs")]
 checked(check_folders, FOLDERS)
 PROMPTS = checked(read_prompts, Path(config["prompts"]))
 MODELS = sorted(config["models"])
+TRAINED = [name for name in MODELS if config["models"][name]["random_weights"] is None]  # controls are never timed
 SETS = list(dict.fromkeys(prompt.set for prompt in PROMPTS))
 SHARDS = shards(PROMPTS, config["capture"]["tokens_per_job"])
 PRESETS = sorted(config["simulation"])

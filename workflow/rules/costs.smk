@@ -1,13 +1,15 @@
 # Benchmark files of every job whose cost the findings show, by stage; `benchmark:` of a rule and this list agree.
 JOBS = {
     "capture": expand("{model}/{shard}", model=MODELS, shard=SHARDS),
-    **{
-        stage: MODELS for stage in ("verification", "scores", "heads", "correlation", "heldout", "benchmark", "quality")
-    },
-    "plans": expand("{model}/{policy}", model=MODELS, policy=POLICIES),
+    **{stage: MODELS for stage in ("verification", "scores", "heads", "correlation", "heldout")},
+    "converted": [name for name in MODELS if is_gguf(config["models"][name])],
+    "benchmark": TRAINED,
+    "quality": TRAINED,
+    "plans": expand("{model}/{policy}", model=TRAINED, policy=POLICIES),
     "simulation": PRESETS,
     "figures": [
-        *expand("{kind}_{model}", kind=["heatmaps", "lengths", "maps", "statistics", "timing"], model=MODELS),
+        *expand("{kind}_{model}", kind=["heatmaps", "lengths", "maps", "statistics"], model=MODELS),
+        *expand("timing_{model}", model=TRAINED),
         *expand("simulated_{preset}", preset=PRESETS),
         "comparison",
     ],

@@ -5,9 +5,10 @@ FIGURES = [
         *expand("heatmap_{model}_{set}", model=MODELS, set=[*SETS, "all"]),
         *expand(
             "{kind}_{model}",
-            kind=["contour", "head_curves", "layers", "lengths", "maps", "timing", "tradeoff"],
+            kind=["contour", "head_curves", "layers", "lengths", "maps"],
             model=MODELS,
         ),
+        *expand("{kind}_{model}", kind=["timing", "tradeoff"], model=TRAINED),
         *expand("{kind}_{model}", kind=STATISTICS_FIGURES, model=MODELS),
         *expand("simulated_{preset}", preset=PRESETS),
         *expand("comparison_{kind}", kind=COMPARISONS),

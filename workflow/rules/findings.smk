@@ -1,8 +1,8 @@
 rule findings:
     input:
         **{name: expand(f"results/{name}/{{model}}.csv", model=MODELS) for name in STATISTICS},
-        answers=expand("results/answers/{model}.csv", model=MODELS),
-        benchmark=expand("results/benchmark/{model}.csv", model=MODELS),
+        answers=expand("results/answers/{model}.csv", model=TRAINED),
+        benchmark=expand("results/benchmark/{model}.csv", model=TRAINED),
         captures=expand("results/captures/{model}/{shard}.h5", model=MODELS, shard=list(SHARDS)[0]),
         comparison="results/comparison.csv",
         control="results/control.csv",
@@ -11,7 +11,7 @@ rule findings:
         heads=expand("results/heads/{model}.csv", model=MODELS),
         heldout_errors=expand("results/heldout_errors/{model}.csv", model=MODELS),
         published=str(ROOT / "published.csv"),
-        quality=expand("results/quality/{model}.csv", model=MODELS),
+        quality=expand("results/quality/{model}.csv", model=TRAINED),
         scores=expand("results/scores/{model}.csv", model=MODELS),
         verification=expand("results/verification/{model}.csv", model=MODELS),
         simulation=expand("results/simulation/{preset}.csv", preset=PRESETS),

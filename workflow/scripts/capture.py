@@ -20,4 +20,5 @@ with job_log(snakemake.log[0]):
         loaded=load_model(pinned(params.model, snakemake.input.model, Path.cwd())),
         prompts=prompts,
         maps_max_tokens=params.maps_max_tokens,
+        too_long=params.too_long,
     )

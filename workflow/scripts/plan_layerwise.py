@@ -6,14 +6,15 @@ import torch
 
 from sinkstudy.attention.plan import Plan
 from sinkstudy.evaluation.policies import layerwise
-from sinkstudy.models.loading import encode, load_model
+from sinkstudy.models.loading import encode, load_model, within_context
 from sinkstudy.models.spec import pinned
 from sinkstudy.prompts import read_prompts
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     loaded = load_model(pinned(snakemake.params.model, snakemake.input.model, Path.cwd()))
-    prompts = encode(loaded, {one.id: one.text for one in read_prompts(Path(snakemake.input.prompts))})
+    texts = {one.id: one.text for one in read_prompts(Path(snakemake.input.prompts))}
+    prompts = within_context(loaded, encode(loaded, texts), "cut")
     ids = [torch.tensor([tokens], device=loaded.model.device) for tokens in prompts.values()]
     plan = layerwise(loaded.model, Plan.load(snakemake.input.plan), ids, snakemake.params.budget)
     plan.save(snakemake.output[0])

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from sinkstudy.attention.plan import Plan
-from sinkstudy.evaluation.answers import answers_table
+from sinkstudy.evaluation.answers import answers_table, sample
 from sinkstudy.evaluation.benchmark import usable_lengths, windows
 from sinkstudy.evaluation.quality import quality_table
 from sinkstudy.evaluation.variants import runs_on_sdpa, variants_of
@@ -14,6 +14,8 @@ from sinkstudy.models.spec import pinned
 from sinkstudy.prompts import read_prompts
 from sinkstudy.store.tables import write_table
 from sinkstudy.workflow.joblog import job_log
+
+_WINDOWS = 4
 
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
@@ -25,9 +27,9 @@ with job_log(snakemake.log[0]):
     read = read_prompts(Path(snakemake.input.prompts))
     tokens = encode(loaded, {one.id: one.text for one in read})
     prompts = [(one.id, one.set, torch.tensor([tokens[one.id]], device=model.device)) for one in read]
+    answered = sample(prompts, params.answer_prompts)
     held_out = tokenize(loaded, text.read_text(encoding="utf-8"), prompt=text.name)
     lengths = usable_lengths(model, name, len(held_out), params.lengths)
-    pieces = [("held-out", ids[None]) for ids in windows(held_out, max(lengths), 4).to(model.device)]
-    texts = [*pieces, *((set_name, ids) for _, set_name, ids in prompts)]
+    texts = [("held-out", ids[None]) for ids in windows(held_out, max(lengths), _WINDOWS).to(model.device)]
     write_table(quality_table(model, name, texts, variants, lengths), snakemake.output.quality)
-    write_table(answers_table(model, name, prompts, variants, params.answer_tokens), snakemake.output.answers)
+    write_table(answers_table(model, name, answered, variants, params.answer_tokens), snakemake.output.answers)
