@@ -1,5 +1,6 @@
 """The exceptions a user is meant to read."""
 
+import re
 from pathlib import Path
 
 
@@ -14,3 +15,9 @@ class DamagedFileError(StudyError):
         super().__init__(f"{path}: {what}; delete it and run again to make it anew.")
         self.path = path
         self.what = what
+
+
+def first_sentence(error: BaseException) -> str:
+    """The first sentence of what another library says, which may go on for pages; no full stop at its end."""
+    said = re.split(r"(?<=[.!?])\s|\n", str(error).strip())[0].rstrip(".")
+    return said or type(error).__name__

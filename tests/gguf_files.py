@@ -4,6 +4,7 @@ What llama.cpp's conversion does to weights (rows of Q and K reordered, norms st
 matrices) is done here by itself, so that loading can be compared with the weights that were written.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,9 +158,31 @@ def byte_level_tokenizer(
         writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types([3] + [1] * (len(vocabulary) - 1) + [5] * (size - len(vocabulary)))
-    merges = __import__("json").loads(tokenizer.to_str())["model"]["merges"]
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
     writer.add_token_merges([" ".join(pair) for pair in merges])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
+    if add_bos is not None:
+        writer.add_add_bos_token(add_bos)
+
+
+def sentencepiece_tokenizer(writer: gguf.GGUFWriter, size: int, add_bos: bool | None = None) -> None:
+    """A vocabulary with scores, as SentencePiece's BPE has it: special tokens, bytes, letters, and a few words."""
+    words = [
+        f"{gap}{word}" for word in ("the", "sink", "of", "cat", "sat", "on", "world", "hello") for gap in ("\u2581", "")
+    ]
+    letters = ["\u2581", *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,?!"]
+    pieces = list(dict.fromkeys([word[:end] for word in words for end in range(2, len(word) + 1)]))
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    tokens = ["<unk>", "<s>", "</s>", *bytes_, *letters, *pieces]
+    tokens += [f"[unused{i}]" for i in range(size - len(tokens))]
+    kinds = [2, 3, 3] + [6] * 256 + [1] * (len(letters) + len(pieces))
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * 259 + [-float(i) for i in range(size - 259)])
+    writer.add_token_types(kinds + [5] * (size - len(kinds)))
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
     if add_bos is not None:
         writer.add_add_bos_token(add_bos)

@@ -28,7 +28,7 @@ _COLUMNS = [
 
 
 def sample(prompts: Sequence[tuple[str, str, Tensor]], count: int) -> list[tuple[str, str, Tensor]]:
-    """`count` of `prompts` (id, set, ids), evenly spread over their lengths, the shortest and the longest among them."""
+    """`count` of `prompts` (id, set, ids), spread evenly over their lengths, with the shortest and the longest."""
     ordered = sorted(prompts, key=lambda prompt: (prompt[2].shape[1], prompt[0]))
     places = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
     return [ordered[place] for place in places]

@@ -1,7 +1,6 @@
 """A GGUF file made into a directory in Hugging Face format, once for all studies of this machine."""
 
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from transformers.modeling_gguf_pytorch_utils import (
 from transformers.utils import logging
 from transformers.utils.quantization_config import GgufConfig
 
-from sinkstudy.errors import StudyError
+from sinkstudy.errors import StudyError, first_sentence
 from sinkstudy.models.cache import cache_folder, converted_folder, fetched_gguf, make_once
 from sinkstudy.models.gguf_config import complete_config
 from sinkstudy.models.gguf_file import GGUFFile, read_gguf
@@ -99,7 +98,7 @@ def _config(file: GGUFFile) -> Any:
     try:
         config = AutoConfig.from_pretrained(file.path.parent, gguf_file=file.path.name)
     except Exception as error:
-        raise StudyError(f"{file.path}: its configuration could not be read ({_first_line(error)}).") from error
+        raise StudyError(f"{file.path}: its configuration could not be read ({first_sentence(error)}).") from error
     return config if file.architecture in _by_new_reader() else complete_config(config, file)
 
 
@@ -123,7 +122,7 @@ def _load(file: GGUFFile, config: Any) -> PreTrainedModel:
             ignore_mismatched_sizes=True,  # they are refused below, by name
         )
     except Exception as error:
-        raise StudyError(f"{file.path} could not be loaded by Transformers ({_first_line(error)}).") from error
+        raise StudyError(f"{file.path} could not be loaded by Transformers ({first_sentence(error)}).") from error
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         if info[kind]:
             _refuse_tensors(file, sorted(map(str, info[kind])), f"are {kind.split('_')[0]}")
@@ -146,7 +145,3 @@ def _refuse_tensors(file: GGUFFile, names: list[str], what: str) -> None:
             f"{file.path}: {len(names)} tensors {what} (first: {names[0]}); the file is incomplete, or of a kind that "
             "cannot be carried over exactly."
         )
-
-
-def _first_line(error: Exception) -> str:
-    return re.sub(r"\s+", " ", str(error).strip().split("\n")[0]).rstrip(".") or type(error).__name__

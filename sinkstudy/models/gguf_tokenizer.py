@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
-from sinkstudy.errors import StudyError
+from sinkstudy.errors import StudyError, first_sentence
 from sinkstudy.models.gguf_file import GGUFFile
 
 # llama.cpp's names of pre-tokenizers that Transformers does not know and leaves as GPT-2's.
@@ -26,8 +26,10 @@ def tokenizer_of(file: GGUFFile) -> PreTrainedTokenizerFast:
     try:
         loaded = AutoTokenizer.from_pretrained(file.path.parent, gguf_file=file.path.name)
     except Exception as error:
-        first = str(error).strip().splitlines()[0].rstrip(".")
-        raise StudyError(f"{file.path}: its tokenizer of kind {kind!r} could not be read ({first}).") from error
+        raise StudyError(
+            f"{file.path}: its tokenizer of kind {kind!r} could not be read ({first_sentence(error)}); give the model's "
+            "directory in Hugging Face format instead."
+        ) from error
     backend: Tokenizer = loaded.backend_tokenizer
     if kind == "gpt2":
         _set_pre_tokenizer(backend, file, pre)

@@ -1,6 +1,5 @@
 """Loading causal language models and their tokenizers, with a record of exactly what was loaded."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from sinkstudy.errors import StudyError
+from sinkstudy.errors import StudyError, first_sentence
 from sinkstudy.models.cache import cache_folder, converted_folder
 from sinkstudy.models.sources import content_digest, file_patterns, resolve_source
 from sinkstudy.models.spec import ModelSpec, is_gguf
@@ -184,10 +183,9 @@ def _drawn(spec: ModelSpec, folder: Path) -> PreTrainedModel:
 
 def _reason(error: Exception) -> str:
     """The first sentence of what Transformers says, which may go on for pages."""
-    said = str(error).strip()
-    if "trust_remote_code" in said:
+    if "trust_remote_code" in str(error):
         return "it needs Python code that comes with it, which only trust_remote_code: true lets run"
-    return re.split(r"(?<=[.!?])\s|\n", said)[0].rstrip(".") or type(error).__name__
+    return first_sentence(error)
 
 
 def _pretrained(spec: ModelSpec, folder: Path) -> PreTrainedModel:
