@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 STUDY = {
     "models": {"reference": SMALL["models"]["reference"]},
     "prompts": "prompts.tsv",
-    "capture": {"tokens_per_job": 36},  # three prompts to a shard
+    "capture": {"tokens_per_job": 35},  # three prompts to a shard
     "statistics": {"bootstrap": 20, "permutations": 20},
     "benchmark": SMALL["benchmark"],
 }

@@ -1,38 +1,64 @@
 """A fingerprint of the code a script really uses: itself and every module of this project it reaches by import, with
-the page templates, styles and browser scripts that lie in the reached packages.
+the data files (templates, styles, tables) of the reached packages, and the versions of the libraries whose arithmetic
+it uses.
 
-Comments, docstrings and layout do not count, so only an edit that can change a result changes the fingerprint.
+Only what can change a result counts: no comment, docstring or layout, and no text that an exception or a message says.
+The same code has the same fingerprint under every Python.
 """
 
 import ast
 import hashlib
+from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 _PACKAGE = "sinkstudy"
-_PAGE_PARTS = {".css", ".html", ".js"}
+_ARITHMETIC = ("torch", "transformers")
+_BYTECODE = "__pycache__"
+_SPEAKING = {"print", "warn", "debug", "info", "warning", "error", "exception", "critical"}
+# Fields of a syntax tree that say nothing, or not the same under every Python.
+_IGNORED = {"ctx", "kind", "type_comment", "type_ignores"}
 
 
 @cache
 def fingerprint(script: Path, root: Path) -> str:
-    """Hex digest over `script` and the modules below `root` that it imports, directly or not."""
-    reached = {script}
-    waiting = [script]
-    while waiting:
-        for found in _imported(waiting.pop(), root) - reached:
-            reached.add(found)
-            waiting.append(found)
-    packages = [path.parent for path in reached if path.name == "__init__.py"]
-    reached |= {file for folder in packages for file in folder.iterdir() if file.suffix in _PAGE_PARTS}
+    """Hex digest over `script`, all that it reaches below `root`, and the versions behind its numbers."""
+    reached = reached_files(script, root)
     whole = hashlib.sha256()
-    for path in sorted(reached, key=lambda p: p.relative_to(root).as_posix()):
+    for path in reached:
         whole.update(path.relative_to(root).as_posix().encode())
-        whole.update(_meaning(path).encode())
+        whole.update(_meaning(path))
+    names = {name.split(".")[0] for path in reached if path.suffix == ".py" for name in _imports(path, root)}
+    if names & set(_ARITHMETIC):
+        whole.update(repr([_version(library) for library in _ARITHMETIC]).encode())
     return whole.hexdigest()[:16]
 
 
 @cache
-def _imported(path: Path, root: Path) -> frozenset[Path]:
+def reached_files(script: Path, root: Path) -> tuple[Path, ...]:
+    """`script`, the modules below `root` that it imports, directly or not, and the data files of their packages."""
+    reached, waiting = {script}, [script]
+    while waiting:
+        found = {file for name in _imports(waiting.pop(), root) for file in _modules(name, root)} - reached
+        reached |= found
+        waiting += found
+    for module in list(reached):
+        if module.name == "__init__.py":
+            reached.update(_data(module.parent))
+    return tuple(sorted(reached, key=lambda path: path.relative_to(root).as_posix()))
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library).split("+")[0]  # a local label such as +cpu names a build of the same code
+    except PackageNotFoundError:
+        return "none"
+
+
+@cache
+def _imports(path: Path, root: Path) -> frozenset[str]:
+    """Dotted names of what a module imports, wherever it does; of `from a import b` both `a` and `a.b`."""
     names: set[str] = set()
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
@@ -42,33 +68,79 @@ def _imported(path: Path, root: Path) -> frozenset[Path]:
             above = path.relative_to(root).parts[: -node.level] if node.level else ()
             module = ".".join([*above, *filter(None, [node.module])])
             names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
-    files = set()
-    for name in names:
-        parts = name.split(".")
-        if parts[0] == _PACKAGE:
-            # Importing a.b.c runs a/__init__ and a/b/__init__ too.
-            for depth in range(1, len(parts) + 1):
-                base = root.joinpath(*parts[:depth])
-                files |= {p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()}
-    return frozenset(files)
+    return frozenset(names)
+
+
+def _modules(name: str, root: Path) -> Iterator[Path]:
+    """The files that importing a.b.c runs: a/__init__ and a/b/__init__ too."""
+    parts = name.split(".")
+    for depth in range(1, len(parts) + 1) if parts[0] == _PACKAGE else ():
+        base = root.joinpath(*parts[:depth])
+        yield from (path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file())
+
+
+def _data(package: Path) -> Iterator[Path]:
+    """Files of a package that are no code, also in folders that are no packages of their own."""
+    for path in package.iterdir():
+        if path.name.startswith(".") or path.name.endswith("~") or path.name == _BYTECODE:
+            continue
+        if path.is_dir():
+            yield from () if (path / "__init__.py").exists() else _data(path)
+        elif path.suffix not in (".py", ".pyc"):
+            yield path
 
 
 @cache
-def _meaning(path: Path) -> str:
-    if path.suffix in _PAGE_PARTS:
-        return path.read_text(encoding="utf-8")
-    tree = _tree(path)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:]
-    return ast.dump(tree)
+def _meaning(path: Path) -> bytes:
+    if path.suffix != ".py":
+        return path.read_bytes()
+    return "".join(_spelled(_tree(path), spoken=False)).encode("utf-8", "surrogatepass")
 
 
+def _spelled(node: object, spoken: bool) -> Iterator[str]:
+    """A syntax tree as text: names of nodes, and of fields that hold something, in alphabetical order.
+
+    `spoken`: within what an exception or a message says, where text does not count.
+    """
+    if isinstance(node, list):
+        yield "["
+        for item in node:
+            yield from _spelled(item, spoken)
+        yield "]"
+    elif not isinstance(node, ast.AST):
+        text = str(node)
+        yield f"{type(node).__name__} {len(text)} {text};"
+    elif spoken and (isinstance(node, ast.JoinedStr) or _is_text(node)):
+        yield "text;"
+    else:
+        yield f"{type(node).__name__}("
+        for field, value in sorted(ast.iter_fields(node)):
+            if field == "body" and _begins_with_docstring(node, value):
+                value = value[1:]
+            if isinstance(node, ast.JoinedStr):  # Python 3.12 adds empty texts to some
+                value = [part for part in value if not (_is_text(part) and part.value == "")]
+            if field not in _IGNORED and (value or isinstance(node, ast.Constant)):
+                yield f"{field}="
+                yield from _spelled(value, spoken or _speaks(node, field))
+        yield ")"
+
+
+def _speaks(node: ast.AST, field: str) -> bool:
+    if isinstance(node, ast.Raise):
+        return True
+    called = getattr(node, "func", None)
+    return field in ("args", "keywords") and getattr(called, "attr", getattr(called, "id", None)) in _SPEAKING
+
+
+def _begins_with_docstring(node: ast.AST, body: list) -> bool:
+    documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    return documented and bool(body) and isinstance(body[0], ast.Expr) and _is_text(body[0].value)
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+@cache
 def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
