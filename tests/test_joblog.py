@@ -2,13 +2,14 @@ import errno
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from tqdm import tqdm
 
 from sinkstudy.errors import DamagedFileError, StudyError
-from sinkstudy.workflow.joblog import job_log
+from sinkstudy.workflow.joblog import QUIET, job_log
 
 ROOT = Path(__file__).parents[1]
 SENTENCE = "the prompt 'é' is empty; every prompt needs text."
@@ -138,21 +139,53 @@ def test_a_log_on_a_full_disk_neither_ends_a_job_nor_hides_what_ended_it(capsys)
     assert capsys.readouterr().err == f"still here\nerror: {SENTENCE}\n"
 
 
-def test_a_damaged_result_is_set_aside_and_not_deleted(log, capsys, tmp_path):
+def test_a_damaged_result_is_named_with_the_line_that_mends_it_and_left_where_it_is(log, capsys, tmp_path):
     result = tmp_path / "00000.h5"
-    for content in ("damaged", "damaged again"):
-        result.write_text(content)
-        with pytest.raises(SystemExit), job_log(log):
-            fail(DamagedFileError(result, "is cut short"))
-        assert not result.exists()
-        assert (tmp_path / "00000.h5.damaged").read_text() == content
-        assert capsys.readouterr().err == (
-            f"error: {result}: is cut short; it is now called 00000.h5.damaged, and the next run makes it anew.\n"
-        )
-
-
-def test_a_damaged_result_that_cannot_be_set_aside_is_still_named(log, capsys, tmp_path):
+    result.write_text("damaged")
+    error = DamagedFileError(result, "is cut short")
     with pytest.raises(SystemExit), job_log(log):
-        fail(DamagedFileError(tmp_path / "gone.h5", "is cut short"))
-    sentence = capsys.readouterr().err
-    assert sentence == f"error: {tmp_path}/gone.h5: is cut short; delete it and run again to make it anew.\n"
+        fail(error)
+    assert capsys.readouterr().err == f"error: {error}\n"
+    assert [path.name for path in tmp_path.iterdir() if path != log] == ["00000.h5"]
+    assert result.read_text() == "damaged"
+
+
+def test_a_full_disk_is_told_from_behind_the_error_of_who_wrote_to_it(log, capsys):
+    def write() -> None:
+        try:
+            fail(OSError(errno.ENOSPC, "full", "results/simulation/a.h5"))
+        except OSError:
+            fail(RuntimeError("cannot close the file"))
+
+    with pytest.raises(SystemExit), job_log(log):
+        write()
+    assert capsys.readouterr().err.startswith("error: results/simulation/a.h5: No space left on device; ")
+
+
+def test_warnings_and_errors_that_nobody_can_catch_are_in_the_log_alone(log, capsys):
+    class Broken:
+        def __del__(self) -> None:
+            raise OSError("cannot be let go")
+
+    hooks = sys.unraisablehook, warnings.showwarning
+    with warnings.catch_warnings(), job_log(log):
+        warnings.simplefilter("always")
+        warnings.warn("mind the gap", stacklevel=1)
+        del (broken := [Broken()])[0]
+    assert capsys.readouterr() == ("", "")
+    assert broken == []
+    text = log.read_text(encoding="utf-8")
+    assert "UserWarning: mind the gap" in text
+    assert "cannot be let go" in text
+    assert hooks == (sys.unraisablehook, warnings.showwarning)
+
+
+def test_libraries_write_nothing_on_the_terminal_while_memory_is_measured():
+    """PyTorch's allocator and profiler, in an environment such as the workflow gives to its jobs."""
+    program = (
+        "import torch\nfrom torch.profiler import ProfilerActivity, profile\na = torch.ones(1000)\n"
+        "with profile(activities=[ProfilerActivity.CPU], profile_memory=True):\n    del a\n    b = torch.ones(10)\n"
+    )
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, env=os.environ | QUIET, capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("", "")

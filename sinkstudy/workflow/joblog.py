@@ -1,109 +1,99 @@
-"""The log of one job, and what its terminal shows: one sentence for what a user can mend, else the traceback."""
+"""The log of one job, and what its terminal shows: progress, and one sentence for what a user can mend."""
 
 import errno
+import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import TextIO
 
-from sinkstudy.errors import DamagedFileError, StudyError
+from sinkstudy.errors import StudyError
 
+# What libraries would write on the terminal past any log: PyTorch's allocator, its profiler, Transformers' advice. Read
+# by them when they are imported, so it goes into the environment of a job.
+QUIET = {"KINETO_LOG_LEVEL": "6", "TORCH_CPP_LOG_LEVEL": "ERROR", "TRANSFORMERS_VERBOSITY": "error"}
 # What the surroundings of a job do to its files, and a user can mend. Other system errors may be faults of the code.
 _SURROUNDINGS = {
-    errno.ENOSPC: "no space is left on the device",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file is larger than this system allows",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "permission is denied",
-    errno.EPERM: "the operation is not permitted",
-    errno.EIO: "the device reports an input/output error",
-    errno.ESTALE: "the network file system lost the file",
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
+    errno.ENOTDIR,
 }
-
-
-class _Tee:
-    def __init__(self, terminal: TextIO, log: TextIO):
-        self._terminal, self._log = terminal, log
-
-    def write(self, text: str) -> int:
-        self._terminal.write(text)
-        # A full disk must not turn what a job says into what it dies of.
-        with suppress(OSError):
-            self._log.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        self._terminal.flush()
-        with suppress(OSError):
-            self._log.flush()
-
-    def isatty(self) -> bool:
-        return self._terminal.isatty()
 
 
 @contextmanager
 def job_log(path: str | Path) -> Iterator[None]:
-    """Copy stderr to the log file, with the traceback of whatever ends the job.
+    """Copy stderr to the log file, with warnings and the traceback of whatever ends the job.
 
     What a user can mend (a StudyError, a full or unwritable disk) ends the process with status 1 and one sentence on
-    the terminal. A damaged result is renamed to `*.damaged`, so that the next run makes it anew.
+    the terminal.
     """
-    terminal, sentence = sys.stderr, None
+    terminal, log = sys.stderr, _Log()
+    hooks = sys.unraisablehook, warnings.showwarning
     try:
-        log = Path(path).open("w", encoding="utf-8")  # noqa: SIM115 - closed below, where a full disk is expected
-    except OSError as error:
-        print(f"error: {_of_surroundings(error, path)}", file=terminal)
-        raise SystemExit(1) from None
-    try:
-        with redirect_stderr(_Tee(terminal, log)), _ignored_errors_to(log):
+        log.open(path)
+        # Errors that Python can only print, such as h5py's while it lets go of a file on a full disk, and warnings.
+        sys.unraisablehook = lambda ignored: log.write("".join(traceback.format_exception(ignored.exc_value)))
+        warnings.showwarning = lambda *about, **_: log.write(warnings.formatwarning(*about[:4]))
+        with redirect_stderr(_Both(terminal, log)):
             yield
     except BaseException as error:
-        with suppress(OSError):
-            traceback.print_exc(file=log)
-        if isinstance(error, DamagedFileError):
-            sentence = _set_aside(error)
-        elif isinstance(error, StudyError):
-            sentence = str(error)
-        elif isinstance(error, OSError) and error.errno in _SURROUNDINGS:
-            sentence = _of_surroundings(error, error.filename)
-        else:
+        log.write(traceback.format_exc())
+        sentence = _sentence(error)
+        if sentence is None:
             raise
         print(f"error: {sentence}", file=terminal)
         raise SystemExit(1) from None
     finally:
-        with suppress(OSError):
-            log.close()
+        sys.unraisablehook, warnings.showwarning = hooks
+        log.close()
 
 
-@contextmanager
-def _ignored_errors_to(log: TextIO) -> Iterator[None]:
-    """Errors that Python prints and ignores, such as h5py's while it lets go of a file on a full disk."""
-    hooks = sys.excepthook, sys.unraisablehook
-
-    def note(*error: object) -> None:
-        with suppress(OSError):
-            traceback.print_exception(error[-2] if len(error) == 3 else error[0].exc_value, file=log)
-
-    sys.excepthook = sys.unraisablehook = note
-    try:
-        yield
-    finally:
-        sys.excepthook, sys.unraisablehook = hooks
-
-
-def _set_aside(error: DamagedFileError) -> str:
-    """Rename a damaged result, so that Snakemake finds it missing. Nothing is deleted: it may be of use to someone."""
-    kept = error.path.with_name(error.path.name + ".damaged")
-    try:
-        error.path.replace(kept)
-    except OSError:
+def _sentence(error: BaseException | None) -> str | None:
+    """What to tell a user who can mend it, or None. A disk's error may be hidden behind that of who used the disk."""
+    if isinstance(error, StudyError):
         return str(error)
-    return f"{error.path}: {error.what}; it is now called {kept.name}, and the next run makes it anew."
+    while error is not None and not (isinstance(error, OSError) and error.errno in _SURROUNDINGS):
+        error = error.__cause__ or error.__context__
+    if error is None:
+        return None
+    file = f"{error.filename}: " if error.filename else ""
+    return f"{file}{os.strerror(error.errno)}; mend that and run again, which keeps all finished results."
 
 
-def _of_surroundings(error: OSError, path: str | Path | None) -> str:
-    where = f"{path}: " if path else ""
-    why = _SURROUNDINGS.get(error.errno, error.strerror)
-    return f"{where}{why}; mend that and run again, which keeps all finished results."
+class _Log:
+    """A text file that a full disk cuts short, so that it does not turn what a job says into what it dies of."""
+
+    def __init__(self) -> None:
+        self._file: TextIO | None = None
+
+    def open(self, path: str | Path) -> None:
+        self._file = Path(path).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed below
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            if self._file is not None:
+                self._file.write(text)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            if self._file is not None:
+                self._file.close()
+
+
+class _Both:
+    """A stream that writes to the terminal and to the log."""
+
+    def __init__(self, terminal: TextIO, log: _Log):
+        self._terminal, self._log = terminal, log
+
+    def write(self, text: str) -> int:
+        self._log.write(text)
+        return self._terminal.write(text)
+
+    def flush(self) -> None:
+        self._terminal.flush()
+
+    def isatty(self) -> bool:
+        return self._terminal.isatty()

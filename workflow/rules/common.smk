@@ -13,11 +13,13 @@ from sinkstudy.prompts import digest, read_prompts, shards
 from sinkstudy.workflow.config import COMMAND_LINE, check_config, control_pairs, replaced_by_overlays
 from sinkstudy.workflow.files import check_folders
 from sinkstudy.workflow.fingerprint import fingerprint
+from sinkstudy.workflow.joblog import QUIET
 
 # From this file, so that a workflow which takes this one as a module finds it too.
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent.parent
 # Jobs in an environment of their own (conda, container) find the library in this checkout.
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
+os.environ.update(QUIET | os.environ)
 
 OVERLAYS = {os.path.relpath(file): load_configfile(file) for file in workflow.overwrite_configfiles}
 ON_COMMAND_LINE = workflow.config_settings.config
