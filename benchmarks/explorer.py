@@ -19,7 +19,7 @@ from playwright.sync_api import sync_playwright
 
 from sinkstudy.explorer import write_page
 from sinkstudy.prompts import Prompt
-from sinkstudy.store import CaptureWriter, PromptRecord
+from sinkstudy.store import PromptRecord, write_capture
 
 ATTRIBUTES = {"source": "made up", "revision": "none", "dtype": "float32", "bos": "auto"}
 
@@ -38,7 +38,7 @@ def main() -> None:
     for maps in (False, True) if args.maps else (False,):
         with tempfile.TemporaryDirectory() as folder:
             capture, page = Path(folder) / "made_up.h5", Path(folder) / "explorer.html"
-            write_capture(capture, args, maps)
+            made_up_capture(capture, args, maps)
             start = time.perf_counter()
             write_page({"made-up": [capture]}, [0.3, 0.8, 0.9], 0.9, page)
             about = {
@@ -52,12 +52,12 @@ def main() -> None:
     print(table.to_string(index=False))
 
 
-def write_capture(path: Path, args: argparse.Namespace, maps: bool) -> None:
+def made_up_capture(path: Path, args: argparse.Namespace, maps: bool) -> None:
     """Random causal maps; without `maps` only their first columns are stored."""
     rng = np.random.default_rng(0)
     n = args.tokens
     later = np.triu(np.ones((n, n), bool), 1)
-    with CaptureWriter(path, ATTRIBUTES | {"model": "made-up"}, ("first",)) as writer:
+    with write_capture(path, ATTRIBUTES | {"model": "made-up"}, ("first",)) as writer:
         for i in range(args.prompts):
             name = f"prompt_{i:02d}"
             writer.begin(Prompt(name, "made-up", "text"), list(range(n)), [f" token{j}" for j in range(n)])

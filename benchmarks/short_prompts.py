@@ -102,13 +102,12 @@ def capture(path: Path, shard: list[Prompt], maps_max_tokens: int) -> None:
 
 
 def scores(paths: list[Path], folder: Path) -> None:
-    captures = read_captures(paths, parts=["key_mass", "output_norm"])
-    write_table(score_tables(captures, "reference", 0.9), folder / "scores.csv")
+    write_table(score_tables(read_captures(paths), "reference", 0.9), folder / "scores.csv")
 
 
 def lengths_and_correlations(paths: list[Path], folder: Path) -> None:
     curves, correlation = Curves(THRESHOLDS), Correlation(THRESHOLDS, [2, 5, 10, 16, 24])
-    add_all(read_captures(paths, parts=["sink_mass"]), curves, correlation)
+    add_all(read_captures(paths), curves, correlation)
     write_table(curves.prompt_tables("reference"), folder / "lengths.csv")
     resampling = Resampling(bootstrap=1000, permutations=1000, seed=0)
     write_table(correlation.table("reference", resampling), folder / "correlation.csv")

@@ -1,6 +1,7 @@
 """The exceptions a user is meant to read."""
 
 import re
+import shlex
 from pathlib import Path
 
 
@@ -9,12 +10,11 @@ class StudyError(ValueError):
 
 
 class DamagedFileError(StudyError):
-    """A result at `path` is not what was written there: truncated, altered, foreign; `what` says how that shows."""
+    """The result at `path` is not what belongs there: truncated, altered, foreign; `what` says how that shows."""
 
     def __init__(self, path: Path, what: str):
-        super().__init__(f"{path}: {what}; delete it and run again to make it anew.")
-        self.path = path
-        self.what = what
+        mending = f"rm {shlex.quote(str(path))} && snakemake --cores 4"
+        super().__init__(f"{path}: {what}; delete it and run again to make it anew ({mending}).")
 
 
 def first_sentence(error: BaseException) -> str:

@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -71,9 +71,23 @@ def shards(prompts: list[Prompt], tokens: int) -> dict[str, list[Prompt]]:
     return {f"{i:05d}": part for i, part in enumerate(parts)}
 
 
+def prompt_digest(prompt: Prompt) -> str:
+    """A short fingerprint of everything a capture takes from a prompt."""
+    return _fingerprint(astuple(prompt))
+
+
 def digest(prompts: list[Prompt]) -> str:
     """A short fingerprint of everything a capture takes from these prompts."""
-    return hashlib.sha256(json.dumps([astuple(p) for p in prompts]).encode()).hexdigest()[:16]
+    return combined_digest({prompt.id: prompt_digest(prompt) for prompt in prompts})
+
+
+def combined_digest(digests: Mapping[str, str]) -> str:
+    """The `digest` of prompts of which the id and the `prompt_digest` are known, in their order."""
+    return _fingerprint(list(digests.items()))
+
+
+def _fingerprint(values: Sequence[object]) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
 def _rows(path: Path, reader: csv.DictReader) -> Iterator[dict]:

@@ -25,7 +25,7 @@ from sinkstudy.explorer.packing import (
 from sinkstudy.explorer.study import Shape, thinning
 from sinkstudy.prompts import Prompt
 from sinkstudy.stats.scores import null_score
-from sinkstudy.store import CaptureWriter, PromptRecord
+from sinkstudy.store import PromptRecord, write_capture
 
 ATTRIBUTES = {"source": "models/made-up", "revision": "none", "dtype": "float32", "bos": "auto"}
 HOSTILE = [
@@ -51,9 +51,9 @@ def softmax_maps(rng: np.random.Generator, layers: int, heads: int, n: int) -> n
     return (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
 
 
-def write_capture(path: Path, model: str, maps: dict[str, np.ndarray], full_rows: bool = True) -> None:
+def made_up_capture(path: Path, model: str, maps: dict[str, np.ndarray], full_rows: bool = True) -> None:
     """A capture of these maps by prompt, whole ones only of up to 64 tokens."""
-    with CaptureWriter(path, ATTRIBUTES | {"model": model}, ("first",)) as writer:
+    with write_capture(path, ATTRIBUTES | {"model": model}, ("first",)) as writer:
         for name, attention in maps.items():
             n = attention.shape[2]
             words = [HOSTILE[i % len(HOSTILE)] for i in range(n)]
@@ -170,7 +170,7 @@ def study(tmp_path_factory) -> tuple[Path, dict[str, dict[str, np.ndarray]]]:
                 for name, part in maps[model].items()
             }
         captures[model] = [folder / model / "00000.h5"]
-        write_capture(captures[model][0], model, maps[model], full_rows=model == "wide")
+        made_up_capture(captures[model][0], model, maps[model], full_rows=model == "wide")
     for name in ("explorer.html", "again.html"):
         write_page(captures, [0.3, 0.9, 0.905], 0.9, folder / name)
     return folder / "explorer.html", maps

@@ -8,7 +8,8 @@ import pytest
 from study import SMALL, snakemake, write_study
 
 from sinkstudy.prompts import Prompt, read_prompts, shards
-from sinkstudy.store import CaptureWriter, PromptRecord
+from sinkstudy.store import PromptRecord, write_capture
+from sinkstudy.store.writing import CaptureWriter
 
 pytestmark = pytest.mark.slow
 
@@ -49,9 +50,11 @@ atexit.register(note)
 def write_captures(folder: Path) -> None:
     """Captures that no model made: every head of every prompt has a level of its own, and one prompt has maps."""
     rng = np.random.default_rng(0)
+    source = SMALL["models"]["reference"]["source"]
+    attributes = {"model": "made_up", "source": source, "dtype": "float32", "bos": "auto"}
     for shard, prompts in shards(read_prompts(folder / "prompts.tsv"), TOKENS_PER_SHARD).items():
         path = folder / f"results/captures/made_up/{shard}.h5"
-        with CaptureWriter(path, {"model": "made_up"}, KEY_CLASSES) as writer:
+        with write_capture(path, attributes, KEY_CLASSES) as writer:
             for prompt in prompts:
                 write_prompt(writer, prompt, rng.beta(0.5, 0.5, (LAYERS, HEADS)))
 

@@ -16,7 +16,8 @@ from sinkstudy.capture.masses import KEY_CLASSES, Masses
 from sinkstudy.errors import StudyError
 from sinkstudy.models.loading import LoadedModel, encode, within_context
 from sinkstudy.prompts import Prompt
-from sinkstudy.store import CaptureWriter, PromptRecord
+from sinkstudy.store import PromptRecord, write_capture
+from sinkstudy.store.writing import CaptureWriter
 
 # On a CPU, layers of a small model stay in its cache; a GPU needs many tokens to be busy.
 _TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 4096}
@@ -43,7 +44,7 @@ def record(
     token_ids = within_context(loaded, encode(loaded, {p.id: p.text for p in prompts}), too_long)
     decoded = cache(lambda token: loaded.tokenizer.decode([token]))
     with (
-        CaptureWriter(path, _attributes(name, loaded), KEY_CLASSES) as writer,
+        write_capture(path, _attributes(name, loaded), KEY_CLASSES) as writer,
         watched(loaded.model, norms=True) as forward,
     ):
         for prompt in prompts:
@@ -150,6 +151,7 @@ def _batches(token_ids: dict[str, list[int]], tokens: int, maps_max_tokens: int)
 def _attributes(name: str, loaded: LoadedModel) -> dict[str, str]:
     return {
         "model": name,
+        "quantization": "none",
         **loaded.provenance,
         "torch": str(torch.__version__),
         "transformers": transformers.__version__,

@@ -1,5 +1,6 @@
 """Recomputing captures by the model's own eager attention, which captures never use."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,31 +8,50 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from sinkstudy.errors import StudyError
 from sinkstudy.models.loading import LoadedModel
-from sinkstudy.store import read_captures
+from sinkstudy.store import Expected, read_captures
+
+# The most by which a head's captured and recomputed score may differ: the precision of attention's inputs, magnified
+# by the layers before it. Captures of other weights or prompts differ by 0.1 and more.
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
-def verify(name: str, loaded: LoadedModel, captures: list[Path], count: int) -> pd.DataFrame:
+def verify(
+    name: str, loaded: LoadedModel, captures: list[Path], count: int, expected: Expected | None = None
+) -> pd.DataFrame:
     """Largest differences between stored masses and eager attention, for `count` prompts spread over the lengths.
 
     All of `captures`, files, is read, so that a damaged one shows; what is held of them are the prompts compared.
     `max_mass_difference` is over layers, heads and queries; `max_score_difference` over layers and heads, of the
     mean over queries (in half precision single rows differ by rounding, their mean should not).
+
+    Raises StudyError where captures are not the `expected` ones, are of other weights than `loaded`, or have a
+    `max_score_difference` above TOLERANCE.
     """
-    prompts = sorted((capture.n_tokens, capture.prompt) for capture in read_captures(captures, parts=["sink_mass"]))
+    if expected is not None:
+        expected = replace(expected, attributes={**expected.attributes, "revision": loaded.resolved})
+    prompts = sorted((capture.n_tokens, capture.prompt) for capture in read_captures(captures, expected))
     chosen = {prompts[i] for i in np.linspace(0, len(prompts) - 1, count).round().astype(int)}
     sample = {key: one for one in read_captures(captures) if (key := (one.n_tokens, one.prompt)) in chosen}
     rows = []
     for _, capture in tqdm(sorted(sample.items()), desc=f"verify {name}", unit="prompt"):
-        eager = eager_sink_mass(loaded, capture.token_ids)
+        difference = eager_sink_mass(loaded, capture.token_ids) - capture.sink_mass
+        worst, tolerance = np.abs(difference.mean(-1)).max(), TOLERANCE[loaded.model.dtype]
+        if not worst <= tolerance:
+            raise StudyError(
+                f"model {name!r}, prompt {capture.prompt!r}: a captured score differs from eager attention by "
+                f"{worst:.1e}, where at most {tolerance:g} is rounding; delete {Path(captures[0]).parent} and run "
+                "again, and if it differs once more the capture does not fit this model."
+            )
         rows.append(
             {
                 "model": name,
                 "set": capture.set,
                 "prompt": capture.prompt,
                 "n_tokens": capture.n_tokens,
-                "max_mass_difference": np.abs(eager - capture.sink_mass).max(),
-                "max_score_difference": np.abs((eager - capture.sink_mass).mean(-1)).max(),
+                "max_mass_difference": np.abs(difference).max(),
+                "max_score_difference": worst,
             }
         )
     return pd.DataFrame(rows)

@@ -9,11 +9,18 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from sinkstudy.explorer.study import read_study
+from sinkstudy.store import Expected, atomic_write
 
 
-def write_page(captures: Mapping[str, list[Path]], thresholds: list[float], threshold: float, page: Path) -> None:
+def write_page(
+    captures: Mapping[str, list[Path]],
+    thresholds: list[float],
+    threshold: float,
+    page: Path,
+    expected: Mapping[str, Expected] | None = None,
+) -> None:
     """Write the page for each model's capture files; for arguments and errors see `read_study`."""
-    study = read_study(captures, thresholds, threshold)
+    study = read_study(captures, thresholds, threshold, expected)
     environment = Environment(
         loader=PackageLoader("sinkstudy.explorer", ""), autoescape=True, undefined=StrictUndefined
     )
@@ -21,7 +28,7 @@ def write_page(captures: Mapping[str, list[Path]], thresholds: list[float], thre
     html = environment.get_template("page.html").stream(
         description=study.description, packs=study.packs, plotly=Markup(get_plotlyjs())
     )
-    with page.open("wb") as stream:
+    with atomic_write(page) as temporary, temporary.open("wb") as stream:
         html.dump(stream, encoding="utf-8")
 
 

@@ -1,6 +1,7 @@
 """What the explorer's page knows of a study: a description, and packed scores and maps per prompt."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from sinkstudy.explorer.packing import (
     stored_lengths,
 )
 from sinkstudy.stats.scores import prefix_scores
-from sinkstudy.store import read_captures, read_maps, read_provenance, read_tokens
+from sinkstudy.store import Expected, open_capture
+from sinkstudy.store.reading import CaptureFile
 
 # The page stays under 25 MB, 5 of which are the plotting library.
 PACKED_BYTES = 20_000_000
@@ -68,49 +70,28 @@ def thinning(shapes: list[Shape]) -> Thinning:
     return Thinning(dense, next((block for block in _BLOCKS if maps(block) <= left), _BLOCKS[-1]))
 
 
-def read_study(captures: Mapping[str, list[Path]], thresholds: list[float], threshold: float) -> Study:
+def read_study(
+    captures: Mapping[str, list[Path]],
+    thresholds: list[float],
+    threshold: float,
+    expected: Mapping[str, Expected] | None = None,
+) -> Study:
     """Everything the page shows, from each model's capture files.
 
     Sink decisions are exact at `thresholds`, the configured ones, and at every step of the page's slider, which starts
-    at `threshold`. Raises StudyError for damaged captures and for thresholds too close to each other.
+    at `threshold`. `expected`: by model, which captures these must be. Raises StudyError for damaged captures and for
+    thresholds too close to each other.
     """
-    thin = thinning([shape for paths in captures.values() for shape in _shapes(paths)])
     levels = sorted({*SLIDER, *thresholds})
     packs: dict[str, str] = {}
-    models = []
-    for model, paths in captures.items():
-        prompts = []
-        for path in paths:
-            for capture in read_captures([path]):
-                name = f"{len(models)}-{len(prompts)}"
-                score = prefix_scores(capture.sink_mass, capture.row_sum)  # (layer, head, query)
-                lengths = stored_lengths(capture.n_tokens, thin.dense)
-                kind, packs[f"scores-{name}"] = pack_scores(score_steps(score[..., lengths - 1], lengths, levels))
-                maps = _maps(path, capture.prompt, len(capture.layers), thin.block)
-                if maps is not None:
-                    packs[f"maps-{name}"] = pack_bytes(maps)
-                prompts.append(
-                    {
-                        "id": capture.prompt,
-                        "set": capture.set,
-                        "tokens": read_tokens(path, capture.prompt),
-                        "lengths": lengths.tolist(),
-                        "scores": f"scores-{name}",
-                        "type": kind,
-                        "maps": None if maps is None else f"maps-{name}",
-                    }
-                )
-                layers, heads = capture.layers.tolist(), score.shape[1]
-        origin = read_provenance(paths[0])
-        models.append(
-            {
-                "name": model,
-                "origin": f"{origin['source']}, {origin['dtype']}, bos {origin['bos']}",
-                "layers": layers,
-                "heads": heads,
-                "prompts": prompts,
-            }
-        )
+    with ExitStack() as stack:
+        # How much is thinned depends on the size of all captures, so all of them are open at once.
+        files = {
+            model: [stack.enter_context(open_capture(path, (expected or {}).get(model))) for path in paths]
+            for model, paths in captures.items()
+        }
+        thin = thinning([_shape(file, prompt) for of in files.values() for file in of for prompt in file.prompts])
+        models = [_model(f"{i}", model, of, thin, levels, packs) for i, (model, of) in enumerate(files.items())]
     description = {
         "threshold": threshold,
         "thresholds": levels,
@@ -123,15 +104,45 @@ def read_study(captures: Mapping[str, list[Path]], thresholds: list[float], thre
     return Study(description, packs)
 
 
-def _shapes(paths: list[Path]) -> Iterator[Shape]:
-    for path in paths:
-        for capture in read_captures([path]):
-            layers, heads, n = capture.sink_mass.shape
-            yield Shape(layers * heads, n, read_maps(path, capture.prompt, 0) is not None)
+def _model(
+    number: str, model: str, files: list[CaptureFile], thin: Thinning, levels: list[float], packs: dict[str, str]
+) -> dict[str, object]:
+    """The description of one model; its packs are added to `packs` under names that begin with its number."""
+    prompts = []
+    for file in files:
+        for prompt in file.prompts:
+            capture, name = file.capture(prompt), f"{number}-{len(prompts)}"
+            score = prefix_scores(capture.sink_mass, capture.row_sum)  # (layer, head, query)
+            lengths = stored_lengths(capture.n_tokens, thin.dense)
+            kind, packs[f"scores-{name}"] = pack_scores(score_steps(score[..., lengths - 1], lengths, levels))
+            has_maps = _shape(file, prompt).has_maps
+            if has_maps:
+                rows = range(len(file.layers))
+                maps = np.stack([pack_maps(file.maps(prompt, row), thin.block) for row in rows])  # (layer, head, cell)
+                packs[f"maps-{name}"] = pack_bytes(maps)
+            prompts.append(
+                {
+                    "id": prompt,
+                    "set": capture.set,
+                    "tokens": file.tokens(prompt),
+                    "lengths": lengths.tolist(),
+                    "scores": f"scores-{name}",
+                    "type": kind,
+                    "maps": f"maps-{name}" if has_maps else None,
+                }
+            )
+            layers, heads = file.layers.tolist(), score.shape[1]
+    origin = files[0].attributes
+    return {
+        "name": model,
+        "origin": f"{origin['source']}, {origin['dtype']}, bos {origin['bos']}",
+        "layers": layers,
+        "heads": heads,
+        "prompts": prompts,
+    }
 
 
-def _maps(path: Path, prompt: str, layers: int, block: int) -> np.ndarray | None:
-    """Packed maps (layer, head, cell) uint8, or None where the capture holds none."""
-    parts = (read_maps(path, prompt, row) for row in range(layers))
-    packed = [pack_maps(part, block) for part in parts if part is not None]
-    return np.stack(packed) if packed else None
+def _shape(file: CaptureFile, prompt: str) -> Shape:
+    shapes = file.shapes(prompt)
+    layers, heads, n = shapes["sink_mass"]
+    return Shape(layers * heads, n, "attention" in shapes)

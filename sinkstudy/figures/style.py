@@ -11,6 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from sinkstudy.store import atomic_write
+
 # Widths in inches. At a column's width (3.4 in) the wide ones are still 5 points and more.
 COLUMN, PAGE = 3.4, 5.4
 SCORE_MAP = "cividis"  # even in lightness, so it reads in greyscale and with any colour vision
@@ -91,8 +93,9 @@ def length_axis(axes: Axes, longest: int) -> None:
 def save(figure: Figure, png: Path, svg: Path) -> None:
     """Write both formats without dates, so that the same data gives the same bytes."""
     with mpl.rc_context(_RC):
-        figure.savefig(png, metadata={"Software": None})
-        figure.savefig(svg, metadata={"Date": None})
+        for path, kind, metadata in ((png, "png", {"Software": None}), (svg, "svg", {"Date": None})):
+            with atomic_write(path) as temporary:
+                figure.savefig(temporary, format=kind, metadata=metadata)
 
 
 def watermark(axes: Axes, text: str = "SIMULATED", color: str = "white") -> None:

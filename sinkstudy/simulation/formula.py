@@ -14,7 +14,7 @@ import pandas as pd
 
 from sinkstudy.stats.correlation import correlate
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.store.temporary import temporary_for
+from sinkstudy.store import write_file
 
 _TENDENCY = (2, 3)  # of the Beta distribution
 
@@ -97,8 +97,7 @@ def summary_table(
 
 def write_simulation(path: Path, preset: str, simulated: list[SimulatedSinks], threshold: float) -> None:
     """Write the matrices as HDF5 datasets (length, layer, head), every name marked simulated."""
-    temporary = temporary_for(path)
-    with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+    with h5py.File.in_memory(libver=("v110", "v110")) as file:
         file.attrs.update({"simulated": True, "preset": preset, "threshold": threshold, "complete": True})
         file["simulated_n_tokens"] = np.array([one.n_tokens for one in simulated], dtype=np.int32)
         file["simulated_n_tokens"].make_scale("simulated_n_tokens")
@@ -107,7 +106,8 @@ def write_simulation(path: Path, preset: str, simulated: list[SimulatedSinks], t
             for axis, label in zip(dataset.dims, ("simulated_n_tokens", "layer", "head"), strict=True):
                 axis.label = label
             dataset.dims[0].attach_scale(file["simulated_n_tokens"])
-    temporary.replace(path)
+        file.flush()
+        write_file(path, file.id.get_file_image())
 
 
 def read_simulation(path: Path) -> tuple[list[int], np.ndarray, np.ndarray]:

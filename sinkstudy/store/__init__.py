@@ -1,41 +1,26 @@
-"""The HDF5 capture file: one group per prompt, written whole or not at all.
+"""The files of the study: captures (HDF5), tables (CSV), and the one way in which any file gets its name.
 
-Layout::
+A capture has a group per prompt with the datasets of `LAYOUT`, and `tokens` (query,), each decoded by itself, UTF-8 of
+fixed length. Attributes of a prompt: `set`, `digest` (of its id, set and text), `row_sum_error`. Attributes of a file:
+`schema` and `complete`, provenance, `prompts` (how many), `first_token_id` (-1 where prompts begin differently),
+`key_classes` (the last axis of key_mass) and `layers` (true layer indices: in some models only some layers attend).
 
-    /{prompt}/token_ids    (query,) int32
-    /{prompt}/sink_mass    (layer, head, query) float32
-    /{prompt}/key_mass     (layer, head, query, key_class) float32
-    /{prompt}/row_sum      (layer, head, query) float32, only where rows sum to less than 1 (learned sinks)
-    /{prompt}/attention    (layer, head, query, key) float16, only up to maps_max_tokens
-
-Attributes, all of the file: `schema` and `complete`, provenance, `prompts` (how many), `key_classes` (the last axis of
-key_mass) and `layers`, the true layer indices along the layer axis: in some models only some layers attend.
-One per prompt, in the order of the groups: `sets`, `n_tokens`, `row_sum_errors` and `output_norm` (prompt, layer, head)
-float32, mean over queries, NaN where it could not be measured. One per token that occurs: `vocabulary_ids` and
-`vocabulary`, each decoded by itself. These are no datasets of each prompt, as one more dataset takes a fifth of a short
-prompt's forward pass.
-
-`offsets` (prompt, array) int64 says where in the file the bytes of each of `arrays` begin, 0 where they are packed.
-Behind all that a `seal`: captures are not to be changed.
+All that the readers read has a checksum: HDF5 checks its headers by itself, and every dataset has fletcher32. Text of
+variable length would have none, so there is none but the labels of the axes.
 """
 
-from sinkstudy.store.reading import (
-    Capture,
-    open_capture,
-    read_captures,
-    read_maps,
-    read_provenance,
-    read_tokens,
-)
-from sinkstudy.store.writing import CaptureWriter, PromptRecord
+from sinkstudy.store.atomic import atomic_write, write_file
+from sinkstudy.store.reading import Capture, Expected, open_capture, read_captures, read_provenance
+from sinkstudy.store.writing import PromptRecord, write_capture
 
 __all__ = [
     "Capture",
-    "CaptureWriter",
+    "Expected",
     "PromptRecord",
+    "atomic_write",
     "open_capture",
     "read_captures",
-    "read_maps",
     "read_provenance",
-    "read_tokens",
+    "write_capture",
+    "write_file",
 ]

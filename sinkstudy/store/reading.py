@@ -1,8 +1,8 @@
-"""Reading capture files: whole prompts, single maps, provenance; whatever is damaged is refused by name."""
+"""Reading capture files: what is damaged, foreign or not the one expected is refused by name."""
 
 import errno
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,31 +11,35 @@ import h5py
 import numpy as np
 
 from sinkstudy.errors import DamagedFileError, StudyError
-from sinkstudy.store.arrays import read_packed, read_plain
-from sinkstudy.store.seal import check_seal
+from sinkstudy.prompts import combined_digest
 
-SCHEMA = 5
-LISTS = ("sets", "n_tokens", "row_sum_errors", "output_norm", "vocabulary_ids", "vocabulary", "offsets")
-PARTS = ("token_ids", "sink_mass", "key_mass", "output_norm")
-_TYPES = {"token_ids": np.int32, "sink_mass": np.float32, "key_mass": np.float32, "row_sum": np.float32}
+SCHEMA = 6
+# Type and axes of each dataset of a prompt. `row_sum` is there only where rows sum to less than 1 (learned sinks),
+# `attention` only up to maps_max_tokens; `output_norm` is a mean over queries, NaN where it could not be measured.
+LAYOUT = {
+    "token_ids": (np.int32, ("query",)),
+    "tokens": (None, ("query",)),
+    "sink_mass": (np.float32, ("layer", "head", "query")),
+    "key_mass": (np.float32, ("layer", "head", "query", "key_class")),
+    "output_norm": (np.float32, ("layer", "head")),
+    "row_sum": (np.float32, ("layer", "head", "query")),
+    "attention": (np.float16, ("layer", "head", "query", "key")),
+}
+_IDENTITY = ("model", "source", "revision", "quantization", "dtype", "bos")
 
 
 @dataclass(frozen=True)
 class Capture:
-    """One prompt's capture without its maps.
-
-    `layers` are true layer indices; `row_sum` None means 1; `token_ids`, `key_mass` and `output_norm` are None
-    where they were not asked for.
-    """
+    """One prompt's capture without its maps, see `LAYOUT`. `layers` are true layer indices; `row_sum` None means 1."""
 
     prompt: str
     set: str
-    token_ids: np.ndarray | None
     layers: np.ndarray
+    token_ids: np.ndarray
     sink_mass: np.ndarray
-    key_mass: np.ndarray | None
-    output_norm: np.ndarray | None
-    row_sum: np.ndarray | None
+    key_mass: np.ndarray
+    output_norm: np.ndarray
+    row_sum: np.ndarray | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -46,86 +50,142 @@ class Capture:
         return sum(part.nbytes for part in (self.sink_mass, self.key_mass, self.row_sum) if part is not None)
 
 
-def read_captures(paths: list[Path], *, parts: Collection[str] = PARTS) -> Iterator[Capture]:
-    """The captures of several files, one at a time, in the order in which they were written.
+@dataclass(frozen=True)
+class Expected:
+    """Which captures a reader is to find.
 
-    `parts` names those that are needed, `sink_mass` or `key_mass` among them (the first key class is the mass on the
-    first token).
-
-    Raises DamagedFileError naming the file when it is not a complete capture of this schema or is damaged.
+    `attributes`: what the files must say of themselves. `shards`: by the name of a file without its ending, the digest
+    of its prompts (`sinkstudy.prompts.digest`).
     """
-    for path in paths:
-        with open_capture(path) as file:
-            handle, layers, norms = file.id.get_vfd_handle(), file.attrs["layers"], file.attrs["output_norm"]
-            classes, names = len(file.attrs["key_classes"]), list(file.attrs["arrays"])
-            wanted = {name: names.index(name) for name in (*parts, "row_sum") if name in names}
-            lists = [file.attrs[name].tolist() for name in ("sets", "n_tokens", "offsets")]
-            if not all(len(entries) == len(file) == file.attrs["prompts"] for entries in (*lists, norms)):
-                raise DamagedFileError(path, "its lists are not of one entry per prompt")
-            for prompt, of_set, n, offsets, norm in zip(list(file), *lists, norms, strict=True):
-                masses = (*norm.shape, n)
-                shapes = {"token_ids": (n,), "key_mass": (*masses, classes)}
-                arrays = dict.fromkeys(_TYPES)
-                for name, column in wanted.items():
-                    if offset := offsets[column]:
-                        arrays[name] = read_plain(handle, offset, shapes.get(name, masses), _TYPES[name])
-                    else:
-                        arrays[name] = read_packed(file.id, f"{prompt}/{name}", _TYPES[name])
-                if arrays["sink_mass"] is None:
-                    arrays["sink_mass"] = arrays["key_mass"][..., 0]
-                _check(path, prompt, arrays, masses)
-                norm = norm if "output_norm" in parts else None
-                yield Capture(prompt=prompt, set=of_set, layers=layers, output_norm=norm, **arrays)
+
+    attributes: Mapping[str, str]
+    shards: Mapping[str, str]
+
+    def check(self, file: "CaptureFile") -> None:
+        """Raise DamagedFileError naming what is not as expected."""
+        for name, expected in self.attributes.items():
+            found = file.attributes.get(name)
+            if found != str(expected):
+                raise DamagedFileError(file.path, f"its {name} is {found!r}, where the study has {str(expected)!r}")
+        if combined_digest(file.prompts) != self.shards.get(file.path.stem):
+            raise DamagedFileError(file.path, f"its prompts are not those of the study's shard {file.path.stem}")
 
 
-def read_tokens(path: Path, prompt: str) -> list[str]:
-    """The decoded tokens of one prompt."""
-    with open_capture(path) as file:
-        decoded = dict(zip(file.attrs["vocabulary_ids"].tolist(), file.attrs["vocabulary"].tolist(), strict=True))
-        return [decoded[token].decode() for token in _group(path, file, prompt)["token_ids"][()].tolist()]
+class CaptureFile:
+    """An open capture; its methods raise DamagedFileError where what they read is damaged.
 
+    `attributes`: those of the file, as text. `layers`: true layer indices. `prompts`: the digest of each prompt by its
+    id, in the order written.
+    """
 
-def read_maps(path: Path, prompt: str, layer_row: int) -> np.ndarray | None:
-    """One layer's maps (head, query, key) float16 by row of the layer axis, or None where none were stored."""
-    with open_capture(path) as file:
-        group = _group(path, file, prompt)
-        return group["attention"][layer_row] if "attention" in group else None
+    def __init__(self, path: Path, file: h5py.File):
+        self.path, self._file = path, file
+        with _reading(path):
+            if not file.attrs.get("complete", False) or file.attrs.get("schema") != SCHEMA:
+                raise DamagedFileError(path, f"it is not a complete capture of schema {SCHEMA}")
+            self.attributes = {name: _text(value) for name, value in file.attrs.items()}
+            self.layers = np.asarray(file.attrs["layers"])
+            self.prompts = {name: _text(file[name].attrs["digest"]) for name in file}
+            if len(self.prompts) != file.attrs["prompts"]:
+                raise DamagedFileError(path, f"it holds {len(self.prompts)} of {file.attrs['prompts']} prompts")
 
+    def shapes(self, prompt: str) -> dict[str, tuple[int, ...]]:
+        """The shape of each array that is stored of a prompt, see `LAYOUT`."""
+        with _reading(self.path):
+            return {name: self._file[prompt][name].shape for name in self._file[prompt]}
 
-def read_provenance(path: Path | str) -> dict[str, str]:
-    """The attributes of a capture file as text, without its lists of prompts and tokens."""
-    with open_capture(Path(path)) as file:
-        return {name: str(file.attrs[name]) for name in file.attrs if name not in LISTS}
+    def capture(self, prompt: str) -> Capture:
+        """What is stored of one prompt, without its maps."""
+        with _reading(self.path):
+            group = self._file[prompt]
+            names = ["token_ids", "sink_mass", "key_mass", "output_norm", *(["row_sum"] if "row_sum" in group else [])]
+            arrays = {name: np.asarray(group[name], LAYOUT[name][0]) for name in names}
+            sizes = dict(zip(("layer", "head", "query"), arrays["sink_mass"].shape, strict=True))
+            sizes["key_class"] = len(self._file.attrs["key_classes"])
+            fit = all(array.shape == tuple(map(sizes.get, LAYOUT[name][1])) for name, array in arrays.items())
+            if not fit or sizes["layer"] != len(self.layers):
+                raise DamagedFileError(self.path, f"prompt {prompt!r} has axes that do not fit each other")
+            if not all(np.isfinite(array).all() for name, array in arrays.items() if name != "output_norm"):
+                raise DamagedFileError(self.path, f"prompt {prompt!r} holds values that are not finite")
+            if not np.array_equal(arrays["key_mass"][..., 0], arrays["sink_mass"]):
+                raise DamagedFileError(self.path, f"sink_mass and key_mass of prompt {prompt!r} contradict each other")
+            return Capture(prompt, _text(group.attrs["set"]), self.layers, **arrays)
+
+    def tokens(self, prompt: str) -> list[str]:
+        """The tokens of one prompt, each decoded by itself."""
+        with _reading(self.path):
+            return [_text(token) for token in self._file[prompt]["tokens"][()].tolist()]
+
+    def maps(self, prompt: str, layer_row: int) -> np.ndarray:
+        """One layer's maps (head, query, key) float16, by row of the layer axis."""
+        with _reading(self.path):
+            return self._file[prompt]["attention"][layer_row]
 
 
 @contextmanager
-def open_capture(path: Path) -> Iterator[h5py.File]:
-    """A capture open for reading. Raises DamagedFileError, here or at a later read, when it is none or is damaged."""
+def open_capture(path: Path | str, expected: Expected | None = None) -> Iterator[CaptureFile]:
+    """A capture open for reading; what the block raises passes through.
+
+    Raises DamagedFileError when the file is damaged, no complete capture, or not the `expected` one.
+    """
+    path = Path(path)
+    with _reading(path):
+        file = h5py.File(path, "r")
+    with file:
+        capture = CaptureFile(path, file)
+        if expected is not None:
+            expected.check(capture)
+        yield capture
+
+
+def read_captures(paths: Iterable[Path | str], expected: Expected | None = None) -> Iterator[Capture]:
+    """The captures of one model's files, one prompt at a time, in the order in which they were written.
+
+    Raises DamagedFileError as `open_capture` does, and StudyError where two files are not of the same model, weights
+    and settings, or hold the same prompt.
+    """
+    holders: dict[str, Path] = {}
+    first: CaptureFile | None = None
+    for path in paths:
+        with open_capture(path, expected) as file:
+            first = first or file
+            if any(file.attributes.get(name) != first.attributes.get(name) for name in _IDENTITY):
+                raise StudyError(
+                    f"{path}: is not of the same model, weights and settings as {first.path}; delete the one that does "
+                    "not belong there and run again."
+                )
+            for prompt in file.prompts:
+                if prompt in holders:
+                    raise StudyError(
+                        f"{path}: holds prompt {prompt!r}, as {holders[prompt]} does; delete the one that does not "
+                        "belong there and run again."
+                    )
+                holders[prompt] = file.path
+                yield file.capture(prompt)
+
+
+def read_provenance(path: Path | str, expected: Expected | None = None) -> dict[str, str]:
+    """The attributes of a capture file as text."""
+    with open_capture(path, expected) as file:
+        return file.attributes
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever HDF5 and NumPy raise over a damaged file in the block, which only reads it, names the file."""
     try:
-        with h5py.File(path, "r") as file:
-            check_seal(path, file.id.get_vfd_handle())
-            if not file.attrs.get("complete", False) or file.attrs.get("schema") != SCHEMA:
-                raise DamagedFileError(path, f"is not a complete capture of schema {SCHEMA}")
-            yield file
-    except (OSError, KeyError, RuntimeError) as error:
+        yield
+    except StudyError:
+        raise
+    except Exception as error:
         # With an error number it is the system that failed (no such file, a lock, a lost mount), else the content.
-        if isinstance(error, OSError) and error.errno is not None and error.errno != errno.EISDIR:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EISDIR):
             raise StudyError(
-                f"{path}: cannot be opened ({os.strerror(error.errno)}); mend that and run again."
-            ) from None
+                f"{path}: cannot be read ({os.strerror(error.errno)}); mend that and run again."
+            ) from error
         reason = " ".join(str(error).strip("'\"").split())
-        raise DamagedFileError(path, f"cannot be read as a capture ({reason})") from None
+        raise DamagedFileError(path, f"it cannot be read as a capture ({reason})") from error
 
 
-def _check(path: Path, prompt: str, arrays: dict[str, np.ndarray | None], masses: tuple[int, ...]) -> None:
-    token_ids, sink_mass = arrays["token_ids"], arrays["sink_mass"]
-    if sink_mass.shape != masses or (token_ids is not None and len(token_ids) != masses[-1]):
-        raise DamagedFileError(path, f"prompt {prompt!r} has axes that do not fit each other")
-    if not np.isfinite(sink_mass).all():
-        raise DamagedFileError(path, f"prompt {prompt!r} holds values that are not finite")
-
-
-def _group(path: Path, file: h5py.File, prompt: str) -> h5py.Group:
-    if prompt not in file:
-        raise StudyError(f"{path}: holds no prompt {prompt!r}; its prompts are {', '.join(file)}.")
-    return file[prompt]
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -4,67 +4,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import orjson
 import pandas as pd
 
-from sinkstudy.store.temporary import temporary_for
+from sinkstudy.store.atomic import atomic_write
 
 _ROWS_AT_ONCE = 1 << 14
+_WRITE = {"index": False, "float_format": "%.9g", "lineterminator": "\n"}
 # Only empty cells are undefined: a prompt may be called NA.
 _READ = {"dtype": {"model": str, "set": str, "prompt": str}, "keep_default_na": False, "na_values": [""]}
-_NUMBER = "{:.9g}".format
-_POWERS = np.array([10.0**i for i in range(13)])
 
 
 def write_table(table: pd.DataFrame | Iterable[pd.DataFrame], path: Path | str) -> None:
     """Write a table, or its parts as they come, with nine significant digits; undefined values are empty cells."""
-    path = Path(path)
-    temporary = temporary_for(path)
     parts = [table] if isinstance(table, pd.DataFrame) else table
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as stream:
-            names = None
-            for part in parts:
-                if names is None:
-                    names = part.columns
-                    stream.write(",".join(map(_quoted, names)) + "\n")
-                cells = zip(*(_as_text(part[name]) for name in names), strict=True)
-                stream.write("\n".join([*map(",".join, cells), ""]))
-                del part, cells  # two parts are never held at once
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _as_text(column: pd.Series) -> list[str]:
-    """The cells of a column. Each distinct value is put into words once."""
-    places, values = pd.factorize(column)
-    if values.dtype.kind == "f":
-        words = _numbers(np.asarray(values, float))
-    else:
-        words = [_NUMBER(value) if isinstance(value, float) else _quoted(str(value)) for value in values.tolist()]
-    return np.array([*words, ""], object)[places].tolist()  # an undefined value has place -1
-
-
-def _numbers(values: np.ndarray) -> list[str]:
-    """_NUMBER of each, in a fifth of its time: rounded, then written as short as tells one double from the next."""
-    size = np.abs(values)
-    fixed = (size >= 1e-4) & (size < 1e8)  # written without an exponent
-    powers = _POWERS[8 - np.floor(np.log10(size, where=fixed, out=np.zeros_like(size))).astype(int)]
-    scaled = np.where(fixed, values, 0) * powers
-    whole = np.rint(scaled)
-    fixed &= np.abs(np.abs(scaled - whole) - 0.5) > 1e-6  # else the product's own rounding may decide
-    text = orjson.dumps(whole / powers, option=orjson.OPT_SERIALIZE_NUMPY).decode()
-    words = f"{text[1:-1]},".replace(".0,", ",").split(",")[: len(values)]
-    for i in np.flatnonzero(~fixed):
-        words[i] = _NUMBER(values[i])
-    return words
-
-
-def _quoted(word: str) -> str:
-    """As the standard library's csv module quotes where it must."""
-    return '"' + word.replace('"', '""') + '"' if any(c in word for c in ',"\r\n') else word
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        for part in parts:
+            part.infer_objects().to_csv(stream, header=stream.tell() == 0, **_WRITE)
+            del part  # Two parts are never held at once.
 
 
 def read_tables(paths: Iterable[Path | str]) -> pd.DataFrame:

@@ -1,28 +1,29 @@
-"""Writing a capture file: under a temporary name, checked, then renamed."""
+"""Writing a capture file, prompt by prompt, under a temporary name until it is complete."""
 
-from collections.abc import Mapping
-from contextlib import suppress
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
-from h5py import h5g, h5p
 
-from sinkstudy.prompts import Prompt
-from sinkstudy.store.arrays import AXES, ArrayWriter, Maps
-from sinkstudy.store.disk import Disk
-from sinkstudy.store.reading import SCHEMA, open_capture
-from sinkstudy.store.seal import seal
-from sinkstudy.store.temporary import temporary_for
+from sinkstudy.prompts import Prompt, prompt_digest
+from sinkstudy.store.atomic import atomic_write
+from sinkstudy.store.reading import LAYOUT, SCHEMA, read_captures
+
+# HDF5 1.10's format is the oldest that checksums all headers, and the newest that its command-line tools mostly read.
+LIBVER = ("v110", "v110")
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class PromptRecord:
-    """What is stored of one prompt but for its maps, see the layout; the first key class is the first token.
+    """What is stored of one prompt beside its tokens and maps; the first key class is the first token.
 
-    `key_mass` (layer, head, query, key_class), `output_norm` (layer, head) and `row_sum` (layer, head, query), all
-    stored as float32. `layers`: the true layer index along the layer axis, the same for all prompts of a file.
+    `key_mass` (layer, head, query, key_class), `output_norm` (layer, head) and `row_sum` (layer, head, query; None: 1),
+    all stored as float32. `layers`: the true layer index along the layer axis, the same for all prompts of a file.
     """
 
     layers: list[int]
@@ -32,135 +33,133 @@ class PromptRecord:
     row_sum: np.ndarray | None = None
 
 
-@dataclass
-class _Begun:
-    token_ids: list[int]
-    group: h5g.GroupID
-    maps: Maps | None = None
-
-
-@dataclass(frozen=True)
-class _Finished:
-    """What the lists of the file say of a prompt."""
-
-    n_tokens: int
-    row_error: float
-    output_norm: np.ndarray
-    offsets: dict[str, int]
+@contextmanager
+def write_capture(
+    path: Path, attributes: Mapping[str, str | int | float], key_classes: tuple[str, ...]
+) -> Iterator["CaptureWriter"]:
+    """Write the capture file `path`. On an exception nothing is left behind, and `path` stays as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        with _Disk(temporary, "w+") as disk:
+            with h5py.File(disk, "w", libver=LIBVER, track_order=True) as file:
+                _describe(file, {**attributes, "key_classes": key_classes, "schema": SCHEMA, "complete": False})
+                writer = CaptureWriter(file, disk)
+                yield writer
+                writer.complete()
+            disk.check()
+        for _ in read_captures([temporary]):  # What cannot be read back whole never gets the name.
+            pass
 
 
 class CaptureWriter:
-    """Context manager that writes a capture under a temporary name and renames it when it is complete and checked.
+    """For each prompt `begin`, `add_map` for every layer if its maps are to be stored, and `finish`.
 
-    On an exception the temporary file is removed and nothing appears under the final name.
+    Prompts are stored in the order in which they began, and may be finished in any.
     """
 
-    def __init__(self, path: Path, attributes: Mapping[str, str | int | float], key_classes: tuple[str, ...]):
-        self.path = path
-        self._attributes = {**attributes, "schema": SCHEMA, "complete": False, "key_classes": list(key_classes)}
+    def __init__(self, file: h5py.File, disk: "_Disk"):
+        self._file, self._disk = file, disk
         self._layers: list[int] | None = None
-        self._begun: dict[str, _Begun] = {}
-        self._sets: dict[str, str] = {}
-        self._finished: dict[str, _Finished] = {}
-        self._vocabulary: dict[int, str] = {}
-
-    def __enter__(self) -> "CaptureWriter":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = temporary_for(self.path)
-        self._disk = Disk(self._temporary)
-        self._arrays = ArrayWriter(self._disk)
-        self._file = h5py.File(self._disk, "w", libver=("v110", "v110"), track_order=True)
-        self._names = h5p.create(h5p.LINK_CREATE)
-        self._names.set_char_encoding(h5py.h5t.CSET_UTF8)
-        self._groups = h5p.create(h5p.GROUP_CREATE)
-        self._groups.set_obj_track_times(False)  # the same captures are the same bytes
-        try:
-            self._file.attrs.update(self._attributes)
-        except BaseException:
-            self._discard()
-            raise
-        return self
+        self._first_tokens: set[int] = set()
+        self._maps: dict[str, list[np.ndarray]] = {}  # of each prompt the latest layers, less than a chunk of them
 
     def begin(self, prompt: Prompt, token_ids: list[int], tokens: list[str]) -> None:
-        """Open a prompt's group; its maps follow if they are to be stored, then `finish`."""
-        group = h5g.create(self._file.id, prompt.id.encode(), self._names, self._groups)
-        self._begun[prompt.id] = _Begun(token_ids, group)
-        self._sets[prompt.id] = prompt.set
-        self._vocabulary |= zip(token_ids, tokens, strict=True)
+        """Make a prompt's group; `tokens` are its token ids, each decoded by itself."""
+        group = self._file.create_group(prompt.id)
+        _describe(group, {"set": prompt.set, "digest": prompt_digest(prompt)})
+        _store(group, "token_ids", token_ids)
+        _store(group, "tokens", _text(tokens))
+        self._first_tokens.add(token_ids[0])
 
     def add_map(self, prompt: str, attention: np.ndarray) -> None:
-        """The next layer's map (head, query, key), packed as float16 at once."""
-        begun = self._begun[prompt]
-        if begun.maps is None:
-            begun.maps = Maps(*attention.shape[:2])
-        begun.maps.add_layer(attention)
+        """The next layer's map (head, query, key), stored as float16."""
+        held = self._maps.setdefault(prompt, [])
+        held.append(attention.astype(np.float16))
+        if (len(held) + 1) * held[0].nbytes > _CHUNK_BYTES:
+            self._store_maps(prompt)
 
     def finish(self, prompt: str, record: PromptRecord) -> None:
-        """Write a prompt and let go of it. Raises OSError when what was written so far did not reach the disk."""
-        if self._disk.error:
-            raise self._disk.error
-        begun = self._begun.pop(prompt)
-        if record.layers != (self._layers or record.layers):
+        """Write the rest of a prompt. Raises OSError when what was written so far did not reach the disk."""
+        self._disk.check()
+        self._store_maps(prompt)
+        self._layers = self._layers or record.layers
+        if record.layers != self._layers:
             raise RuntimeError(f"prompt {prompt!r} has layers {record.layers}, others {self._layers}")
-        self._layers = record.layers
-        group, tokens = begun.group, begun.token_ids
-        key_mass = np.ascontiguousarray(record.key_mass, np.float32)
-        if key_mass.shape[2] != len(tokens):
-            raise RuntimeError(f"prompt {prompt!r} has {len(tokens)} tokens, but masses of {key_mass.shape[2]} queries")
-        if not np.isfinite(key_mass).all():
-            raise RuntimeError(f"prompt {prompt!r} has masses that are not finite")
-        arrays = {
-            "token_ids": (np.array(tokens, np.int32), AXES[2:3]),
-            "sink_mass": (key_mass[..., 0], AXES[:3]),
-            "key_mass": (key_mass, (*AXES[:3], "key_class")),
-        }
+        group = self._file[prompt]
+        _store(group, "sink_mass", record.key_mass[..., 0])
+        _store(group, "key_mass", record.key_mass)
+        _store(group, "output_norm", record.output_norm)
         if record.row_sum is not None:
-            arrays["row_sum"] = (np.asarray(record.row_sum, np.float32), AXES[:3])
-        offsets = {name: self._arrays.write(group, name, *array) for name, array in arrays.items()}
-        if begun.maps is not None:
-            self._arrays.write_maps(group, begun.maps)
-        self._finished[prompt] = _Finished(len(tokens), record.row_error, record.output_norm, offsets)
+            _store(group, "row_sum", record.row_sum)
+        _describe(group, {"row_sum_error": record.row_error})
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+    def _store_maps(self, prompt: str) -> None:
+        """Append the layers that are held to the prompt's maps: as many at once as share a chunk."""
+        if held := self._maps.pop(prompt, None):
+            group, layers = self._file[prompt], np.stack(held)
+            if "attention" in group:
+                group["attention"].resize(len(group["attention"]) + len(layers), axis=0)
+                group["attention"][-len(layers) :] = layers
+            else:
+                growing = {"maxshape": (None, *layers.shape[1:]), "compression": 2, "shuffle": True}
+                _store(group, "attention", layers, **growing)
+
+    def complete(self) -> None:
+        """Describe the file as a whole and mark it complete."""
+        first = self._first_tokens.pop() if len(self._first_tokens) == 1 else -1
+        about = {"layers": np.array(self._layers or [], np.int32), "prompts": len(self._file), "first_token_id": first}
+        _describe(self._file, about | {"complete": True})
+
+
+class _Disk(io.FileIO):
+    """The file under an HDF5 file. HDF5 ends the process by a segmentation fault when it cannot write what is left at
+    closing, so it never learns of a full disk: the first error is kept for `check` to raise."""
+
+    error: OSError | None = None
+
+    def write(self, data: memoryview) -> int:
+        left = memoryview(data)
         try:
-            if kind is None:
-                self._complete()
-        finally:
-            self._discard()
+            while left and self.error is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = error
+        return len(data)
 
-    def _discard(self) -> None:
-        # Whatever HDF5 makes of a write that went nowhere, the first error is the one worth reading.
-        with suppress(Exception):
-            self._file.close()
-        self._disk.close()
-        self._temporary.unlink(missing_ok=True)
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return size if self.error else super().truncate(size)
+        except OSError as error:
+            self.error = error
+            return size
 
-    def _complete(self) -> None:
-        if self._begun:
-            raise RuntimeError(f"prompts begun but not finished: {', '.join(self._begun)}")
-        words = [token.encode() for token in self._vocabulary.values()]
-        rows = [self._finished[prompt] for prompt in self._sets]
-        arrays = list(rows[0].offsets) if rows else []
-        self._file.attrs.update(
-            {
-                "sets": np.array(list(self._sets.values()), h5py.string_dtype()),
-                "n_tokens": np.array([row.n_tokens for row in rows], np.int32),
-                "row_sum_errors": np.array([row.row_error for row in rows], float),
-                "output_norm": np.array([row.output_norm for row in rows], np.float32),
-                "vocabulary_ids": np.array(list(self._vocabulary), np.int32),
-                "vocabulary": np.array(words, h5py.string_dtype("utf-8", max(map(len, words), default=0) or 1)),
-                "offsets": np.array([list(row.offsets.values()) for row in rows], np.int64),
-                "arrays": arrays,
-                "layers": np.array(self._layers or [], np.int32),
-                "prompts": len(rows),
-                "complete": True,
-            }
-        )
-        self._file.close()
-        if self._disk.error:
-            raise self._disk.error
-        self._disk.close()
-        seal(self._temporary, self._arrays.packed)
-        with open_capture(self._temporary):  # every stage that reads checks the content anew
-            pass
-        self._temporary.replace(self.path)
+    def check(self) -> None:
+        if self.error:
+            raise self.error
+
+
+def _store(group: h5py.Group, name: str, values: np.ndarray | list[int], **settings: object) -> None:
+    dtype, axes = LAYOUT[name]
+    values = np.asarray(values, dtype)
+    dataset = group.create_dataset(name, data=values, chunks=_chunk(values), fletcher32=True, **settings)
+    for axis, label in zip(dataset.dims, axes, strict=True):
+        axis.label = label
+
+
+def _chunk(values: np.ndarray) -> tuple[int, ...]:
+    """As many of the last axes as fit in _CHUNK_BYTES, and a part of the axis before them."""
+    shape, size = [], values.itemsize
+    for length in reversed(values.shape):
+        shape.append(max(1, min(length, _CHUNK_BYTES // size)))
+        size *= shape[-1]
+    return tuple(reversed(shape))
+
+
+def _describe(item: h5py.Group, attributes: Mapping[str, object]) -> None:
+    for name, value in attributes.items():
+        item.attrs[name] = _text(value) if isinstance(value, str | tuple) else value
+
+
+def _text(words: str | tuple[str, ...] | list[str]) -> np.ndarray:
+    encoded = np.char.encode(words, "utf-8")
+    return encoded.astype(h5py.string_dtype("utf-8", max(1, encoded.itemsize)))

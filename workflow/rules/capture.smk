@@ -48,6 +48,7 @@ rule verification:
         runtime=60,
     params:
         code=code_of("verification.py"),
+        expected=expected,
         sample=config["capture"]["verify_prompts"],
         model=model_spec,
     message:

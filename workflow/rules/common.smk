@@ -8,7 +8,7 @@ from snakemake.common.configfile import load_configfile
 
 from sinkstudy.models.cache import PLACE
 from sinkstudy.models.sources import as_path, file_patterns, model_files
-from sinkstudy.models.spec import WHEEL, is_gguf, is_remote
+from sinkstudy.models.spec import WHEEL, is_gguf, is_remote, stated_revision
 from sinkstudy.prompts import digest, read_prompts, shards
 from sinkstudy.workflow.config import COMMAND_LINE, check_config, control_pairs, replaced_by_overlays
 from sinkstudy.workflow.files import check_folders
@@ -111,6 +111,24 @@ def gguf_request(wildcards):
 def shard_digest(wildcards):
     """Changes when, and only when, a prompt of this shard changes."""
     return digest(SHARDS[wildcards.shard])
+
+
+def expected_of(model, shards=SHARDS):
+    """What a reader must find in the captures of a model, see `sinkstudy.store.Expected`: plain, sorted mappings."""
+    settings = config["models"][model]
+    attributes = {key: settings[key] for key in ("bos", "dtype", "source")} | {"model": model}
+    if stated_revision(settings):
+        attributes["revision"] = stated_revision(settings)
+    return {
+        "attributes": dict(sorted(attributes.items())),
+        "shards": {shard: digest(SHARDS[shard]) for shard in sorted(shards)},
+    }
+
+
+def expected(wildcards):
+    """As `expected_of`, for the model of a rule, or the one that a simulation is fitted to."""
+    model = wildcards.get("model") or config["simulation"][wildcards.preset].get("fitted_to")
+    return expected_of(model) if model else None
 
 
 def captures(wildcards):

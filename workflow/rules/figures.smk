@@ -63,6 +63,7 @@ rule lengths_figures:
         runtime=30,
     params:
         code=code_of("fig_lengths.py"),
+        expected=expected,
         threshold=THRESHOLD,
     message:
         "Drawing scores of {wildcards.model} against length"
@@ -118,6 +119,7 @@ rule maps_figure:
         runtime=30,
     params:
         code=code_of("fig_maps.py"),
+        expected=expected,
     message:
         "Drawing example attention maps of {wildcards.model}"
     script:

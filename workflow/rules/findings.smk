@@ -27,6 +27,7 @@ rule findings:
         runtime=30,
     params:
         code=code_of("findings.py"),
+        expected=[expected_of(model, list(SHARDS)[:1]) for model in MODELS],
         threshold=THRESHOLD,
     message:
         "Writing the findings"
@@ -50,6 +51,7 @@ rule explorer:
         runtime=30,
     params:
         code=code_of("explorer.py"),
+        expected={model: expected_of(model) for model in MODELS},
         threshold=THRESHOLD,
         thresholds=config["sinks"]["thresholds"],
     message:

@@ -14,6 +14,7 @@ rule scores:
         runtime=30,
     params:
         code=code_of("scores.py"),
+        expected=expected,
         threshold=THRESHOLD,
     message:
         "Scoring every head of {wildcards.model}"
@@ -61,6 +62,7 @@ rule correlation:
         runtime=60,
     params:
         code=code_of("correlation.py"),
+        expected=expected,
         lengths=correlation_lengths(),
         reported=REPORTED_LENGTHS,
         resampling=dict(sorted(config["statistics"].items())),

@@ -15,6 +15,7 @@ rule simulation:
         runtime=30,
     params:
         code=code_of("simulation.py"),
+        expected=expected,
         preset=lambda wildcards: dict(sorted(config["simulation"][wildcards.preset].items())),
         resampling=dict(sorted(config["statistics"].items())),
         threshold=THRESHOLD,
@@ -41,6 +42,7 @@ rule heldout:
         runtime=30,
     params:
         code=code_of("heldout.py"),
+        expected=expected,
         lengths=sorted({*REPORTED_LENGTHS, *SIMULATED_LENGTHS}),
         resampling=dict(sorted(config["statistics"].items())),
         thresholds=config["sinks"]["thresholds"],

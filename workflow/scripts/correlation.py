@@ -1,17 +1,15 @@
 """Correlation, curves over length, layer pairs and persistence of the heads of one model."""
 
-from pathlib import Path
-
 from sinkstudy.stats.analysis import analyse
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.store import read_captures
+from sinkstudy.store import Expected, read_captures
 from sinkstudy.store.tables import write_table
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     params = snakemake.params
     tables = analyse(
-        read_captures([Path(path) for path in snakemake.input], parts=["sink_mass"]),
+        read_captures(snakemake.input, Expected(**params.expected)),
         snakemake.wildcards.model,
         params.thresholds,
         params.lengths,

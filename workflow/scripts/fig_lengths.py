@@ -1,19 +1,17 @@
 """Sinks and scores of one model against prompt length: over all heads, and head by head."""
 
-from pathlib import Path
-
 from sinkstudy.figures.lengths import head_curves_figure, length_figure
 from sinkstudy.figures.style import save
 from sinkstudy.stats.profile import head_curves
 from sinkstudy.stats.scores import null_score
-from sinkstudy.store import read_captures
+from sinkstudy.store import Expected, read_captures
 from sinkstudy.store.tables import read_tables
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     curves = read_tables([snakemake.input.curves])
     save(length_figure(curves[curves["set"] == "all"]), *snakemake.output.lengths)
-    scores, prompts = head_curves(read_captures([Path(path) for path in snakemake.input.captures]))
+    scores, prompts = head_curves(read_captures(snakemake.input.captures, Expected(**snakemake.params.expected)))
     null = null_score(range(1, len(prompts) + 1))
     figure = head_curves_figure(snakemake.wildcards.model, scores, prompts, null, snakemake.params.threshold)
     save(figure, *snakemake.output.heads)

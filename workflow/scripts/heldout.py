@@ -1,16 +1,14 @@
 """Predict every half of one model's prompts by the formula and by a simulator fitted to the other half."""
 
-from pathlib import Path
-
 from sinkstudy.simulation.heldout import heldout_tables
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.store import read_captures
+from sinkstudy.store import Expected, read_captures
 from sinkstudy.store.tables import write_table
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     params = snakemake.params
-    captures = read_captures([Path(path) for path in snakemake.input], parts=["sink_mass"])
+    captures = read_captures(snakemake.input, Expected(**params.expected))
     predictions, errors = heldout_tables(
         captures, snakemake.wildcards.model, params.thresholds, params.lengths, Resampling(**params.resampling)
     )

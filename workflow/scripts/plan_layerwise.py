@@ -9,6 +9,7 @@ from sinkstudy.evaluation.policies import layerwise
 from sinkstudy.models.loading import encode, load_model, within_context
 from sinkstudy.models.spec import pinned
 from sinkstudy.prompts import read_prompts
+from sinkstudy.store import atomic_write
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
@@ -17,4 +18,5 @@ with job_log(snakemake.log[0]):
     prompts = within_context(loaded, encode(loaded, texts), "cut")
     ids = [torch.tensor([tokens], device=loaded.model.device) for tokens in prompts.values()]
     plan = layerwise(loaded.model, Plan.load(snakemake.input.plan), ids, snakemake.params.budget)
-    plan.save(snakemake.output[0])
+    with atomic_write(snakemake.output[0]) as path:
+        plan.save(path)

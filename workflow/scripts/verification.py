@@ -7,11 +7,12 @@ import torch
 from sinkstudy.capture.verification import verify
 from sinkstudy.models.loading import load_model
 from sinkstudy.models.spec import pinned
+from sinkstudy.store import Expected
 from sinkstudy.store.tables import write_table
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
-    captures = [Path(path) for path in snakemake.input.captures]
-    loaded = load_model(pinned(snakemake.params.model, snakemake.input.model, Path.cwd()))
-    write_table(verify(snakemake.wildcards.model, loaded, captures, snakemake.params.sample), snakemake.output[0])
+from sinkstudy.models.loading import load_model
+from sinkstudy.models.spec import pinned
+from sinkstudy.store import Expected
