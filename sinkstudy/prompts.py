@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -78,12 +78,12 @@ def prompt_digest(prompt: Prompt) -> str:
 
 def digest(prompts: list[Prompt]) -> str:
     """A short fingerprint of everything a capture takes from these prompts."""
-    return combined_digest({prompt.id: prompt_digest(prompt) for prompt in prompts})
+    return combined_digest((prompt.id, prompt_digest(prompt)) for prompt in prompts)
 
 
-def combined_digest(digests: Mapping[str, str]) -> str:
-    """The `digest` of prompts of which the id and the `prompt_digest` are known, in their order."""
-    return _fingerprint(list(digests.items()))
+def combined_digest(prompts: Iterable[tuple[str, str]]) -> str:
+    """The `digest` of prompts of which only id and `prompt_digest` are known, in their order."""
+    return _fingerprint(list(prompts))
 
 
 def _fingerprint(values: Sequence[object]) -> str:

@@ -104,8 +104,7 @@ def test_two_processes_write_under_names_of_their_own(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path):
     with pytest.raises(OSError, match="No space left") as caught, atomic_write(tmp_path / "a.csv"):
-        with open("/dev/full", "w") as full:  # noqa: PTH123
-            full.write("x")
+        os.write(os.open("/dev/full", os.O_WRONLY), b"x")
     assert caught.value.filename == str(tmp_path / "a.csv")
 
 

@@ -154,9 +154,9 @@ def cut(path: Path) -> None:
 
 def flip_a_bit(path: Path) -> None:
     with h5py.File(path) as file:
-        stored = file["hello/sink_mass"][()].tobytes()
+        chunk = file["hello/sink_mass"].id.get_chunk_info(0)
     content = bytearray(path.read_bytes())
-    content[content.index(stored) + len(stored) // 2] ^= 1
+    content[chunk.byte_offset + chunk.size // 2] ^= 1
     path.write_bytes(content)
 
 
@@ -176,16 +176,23 @@ def change_the_schema(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, flip_a_bit, replace_by_another, replace_by_text, change_the_schema])
-def test_a_damaged_capture_is_named_when_read_set_aside_and_captured_again(finished, damage):
+def test_a_damaged_capture_is_named_when_read_and_captured_again_by_the_line_that_is_given(finished, damage):
     expected, other = contents(finished), (finished / SHARDS[1]).read_bytes()
     damage(finished / SHARDS[0])
     damaged = (finished / SHARDS[0]).read_bytes()
-    one_sentence(run(finished, "results/lengths/reference.csv"), SHARDS[0], "the next run makes it anew")
-    assert (finished / f"{SHARDS[0]}.damaged").read_bytes() == damaged
+    one_sentence(run(finished, "results/lengths/reference.csv"), f"rm {SHARDS[0]} && snakemake --cores 4")
+    assert (finished / SHARDS[0]).read_bytes() == damaged
+    (finished / SHARDS[0]).unlink()
     result = run(finished)
     assert result.returncode == 0, result.stderr[-3000:]
     assert contents(finished) == expected
     assert (finished / SHARDS[1]).read_bytes() == other
+
+
+def test_a_shard_in_the_place_of_another_stops_every_job_that_reads_it(finished):
+    shutil.copyfile(finished / SHARDS[0], finished / SHARDS[1])
+    for target in ("scores/reference.csv", "lengths/reference.csv", "verification/reference.csv", "explorer.html"):
+        one_sentence(run(finished, f"results/{target}"), "shard 00001", f"rm {SHARDS[1]} && snakemake --cores 4")
 
 
 # Disks

@@ -80,12 +80,16 @@ def test_provenance_is_stored_and_no_secret(loaded, tmp_path, monkeypatch):
     path = tmp_path / "one.h5"
     record(path, "reference", loaded, PROMPTS[:1], maps_max_tokens=0)
     with h5py.File(path) as file:
-        attributes = dict(file.attrs)
+        attributes = {name: _as_text(value) for name, value in file.attrs.items()}
     assert attributes["source"] == "models/reference"
     assert attributes["revision"].startswith("sha256:")
     assert (attributes["dtype"], attributes["bos"], attributes["device"]) == ("float32", "auto", "cpu")
-    assert {"torch", "transformers", "schema", "model", "h5py"} <= attributes.keys()
+    assert {"torch", "transformers", "schema", "model", "h5py", "quantization", "first_token_id"} <= attributes.keys()
     assert b"hf_secret_token" not in path.read_bytes()
+
+
+def _as_text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 @pytest.mark.parametrize("layer", [0, 3])

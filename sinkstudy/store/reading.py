@@ -67,7 +67,7 @@ class Expected:
             found = file.attributes.get(name)
             if found != str(expected):
                 raise DamagedFileError(file.path, f"its {name} is {found!r}, where the study has {str(expected)!r}")
-        if combined_digest(file.prompts) != self.shards.get(file.path.stem):
+        if combined_digest(file.prompts.items()) != self.shards.get(file.path.stem):
             raise DamagedFileError(file.path, f"its prompts are not those of the study's shard {file.path.stem}")
 
 
