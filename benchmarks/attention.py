@@ -16,12 +16,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from sinkstudy.attention.cut import CutAttention
+from sinkstudy.attention.run import Run
 from transformers import AttentionInterface, LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
-from sinkstudy.attention.cut import CutAttention
 from sinkstudy.attention.plan import Plan
-from sinkstudy.attention.run import Run
 from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.attention.strategies.contract import HiddenStates
 from sinkstudy.evaluation.benchmark import measure

@@ -30,11 +30,3 @@ def refuses() -> Callable[..., AbstractContextManager[None]]:
             assert mention in message, message
 
     return expect
-
-
-@pytest.fixture(scope="module")
-def tiny_layers_are_divided() -> Iterator[None]:
-    """Models of the size tests can run are divided like large ones."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sinkstudy.attention.projections._WORTH_DIVIDING", 0)
-        yield

@@ -71,7 +71,8 @@ def replacement(plan, layer, head, attended, values, first_layer_map):
 def measured(attended):
     """Weight of each other token relative to the first's, over 16 queries evenly spread over the prompt."""
     n = len(attended)
-    sample = torch.linspace(0, n - 1, min(16, n)).long().tolist()
+    m = min(16, n)
+    sample = [j * (n - 1) // max(1, m - 1) for j in range(m)]
     rest = sum(1 - attended[i, 0].item() for i in sample if i > 0)
     first = sum(i * attended[i, 0].item() for i in sample)
     return rest / first if first else 1.0

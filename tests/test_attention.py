@@ -57,6 +57,9 @@ def test_a_file_that_is_no_plan_is_named(tmp_path, text):
         ({"heads": {0: [1]}, "rest_weight": {0: {1: -0.1}}}, "layer 0, head 1"),
         ({"heads": {0: [1]}, "rest_weight": {0: {1: float("nan")}}}, "layer 0, head 1"),
         ({"window": 0}, "at least 1"),
+        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"first_layer_threshold": float("nan")}, "first_layer_threshold is nan"),
+        ({"first_layer_threshold": 1.5}, "from 0 to 1"),
     ],
 )
 def test_settings_that_make_no_plan_are_refused(settings, mentions, refuses):

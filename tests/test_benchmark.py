@@ -18,8 +18,6 @@ from sinkstudy.evaluation.ceiling import Shape, decode_ceiling, prefill_ceiling
 from sinkstudy.evaluation.quality import compare
 from sinkstudy.evaluation.timing import Alternative, interleaved, peak_bytes
 
-pytestmark = pytest.mark.usefixtures("tiny_layers_are_divided")
-
 GRID = {"lengths": [8, 20], "batches": [1, 3], "strategies": ["reuse", "first_value"], "repeats": 3}
 TOKENS = [1, *np.random.default_rng(0).integers(3, 99, 60).tolist()]
 HEADS = {1: [0, 1], 2: [3]}

@@ -8,14 +8,13 @@ import torch
 from arithmetic import assert_within, is_within, truth_of
 from readable import readable_logits
 from tiny import prompt_ids, tiny_model
+from torch.overrides import TorchFunctionMode
 from transformers import DynamicCache, StaticCache
 
 from sinkstudy.attention import Plan, optimized
-from sinkstudy.attention.cache import ReducedLayer, cache_bytes
-from sinkstudy.attention.projections import CUTTABLE
+from sinkstudy.attention.cache import SplitKVCache, cache_bytes
+from sinkstudy.attention.projections import PRUNABLE
 from sinkstudy.errors import StudyError
-
-pytestmark = pytest.mark.usefixtures("tiny_layers_are_divided")
 
 # Model types whose attention class is in the table, set so that their layers do not slide.
 FULL = {
@@ -50,13 +49,13 @@ def full_model(model_type):
 @pytest.mark.parametrize("strategy", PLANS)
 @pytest.mark.parametrize("model_type", FULL)
 @torch.no_grad()
-def test_a_cut_model_equals_one_whose_attention_alone_is_left_out(model_type, strategy):
+def test_a_pruned_model_equals_one_whose_attention_alone_is_left_out(model_type, strategy):
     model, ids = full_model(model_type), prompt_ids(15)
     expected = truth_of(readable_logits, model, ids, PLANS[strategy])
     with optimized(model, PLANS[strategy], "attention"):
         assert_within(model(ids).logits, expected)
     with optimized(model, PLANS[strategy]) as run:
-        assert sorted(run.cut) == ([1, 2] if strategy == "reuse" else [0, 1, 2])
+        assert sorted(run.pruned) == ([0, 1, 2] if strategy.startswith("first_value") else [])
         cache = model(ids[:, :12]).past_key_values
         steps = [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(12, 15)]
         assert_within(model(ids, use_cache=False).logits, expected)
@@ -65,7 +64,7 @@ def test_a_cut_model_equals_one_whose_attention_alone_is_left_out(model_type, st
 
 def test_every_class_in_the_table_is_tested():
     models = {type(tiny_model(name, **FULL[name]).model.layers[0].self_attn).__name__ for name in FULL}
-    assert models == set(CUTTABLE)
+    assert models == set(PRUNABLE)
 
 
 @pytest.mark.parametrize("model_type", ["olmo2", "gpt_neox", "phi3", "cohere", "mistral", "opt"])
@@ -75,7 +74,7 @@ def test_other_models_run_at_the_attention_depth(model_type):
     results = []
     for depth in ("projections", "attention"):
         with optimized(model, PLANS["first_value"], depth) as run:
-            assert not run.cut
+            assert not run.pruned
             results.append(model(ids).logits)
     assert torch.equal(*results)
     assert not torch.equal(results[0], model(ids).logits)
@@ -104,18 +103,17 @@ def test_the_cache_keeps_only_kv_heads_that_are_read():
     assert cache_bytes(cache) < 0.4 * whole
 
 
-@pytest.mark.parametrize(("strategy", "numbers"), [("reuse", [100, 75, 75]), ("sink_window", [10, 55, 55])])
+@pytest.mark.parametrize(("strategy", "numbers"), [("reuse", [100, 100, 100]), ("sink_window", [10, 55, 55])])
 @torch.no_grad()
 def test_kv_heads_that_only_replaced_heads_read_keep_what_the_strategy_needs(strategy, numbers):
-    """Numbers stored for each of 2 widths of 8: of 50 tokens a key and a value, the value alone, or the first two
-    tokens and the latest three."""
+    """Pairs of vectors of width 8 in the cache: of 50 tokens keys and values, or of the first two and last three."""
     model, ids = full_model("llama"), prompt_ids(50)
     with optimized(model, PLANS[strategy]):
         cache = model(ids[:, :1]).past_key_values
         for i in range(1, 50):
             model(ids[:, i : i + 1], past_key_values=cache)
     held = [
-        layer.tensors() if isinstance(layer, ReducedLayer) else [layer.keys, layer.values] for layer in cache.layers
+        layer.tensors() if isinstance(layer, SplitKVCache) else [layer.keys, layer.values] for layer in cache.layers
     ]
     assert [sum(t.numel() for t in tensors) // 16 for tensors in held] == numbers
     with optimized(model, PLANS[strategy]):  # a prefill holds no more than it says either
@@ -124,25 +122,26 @@ def test_kv_heads_that_only_replaced_heads_read_keep_what_the_strategy_needs(str
         assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 
 
-@pytest.mark.parametrize(
-    ("strategy", "expected"),
-    [
-        ("first_value", {"q_proj": (32, 16), "k_proj": (32, 8), "v_proj": (32, 8), "o_proj": (16, 32)}),
-        ("reuse", {"q_proj": (32, 16), "k_proj": (32, 8), "v_proj": (32, 16), "o_proj": (32, 32)}),
-        ("sink_window", {"q_proj": (32, 32), "k_proj": (32, 16), "v_proj": (32, 16), "o_proj": (32, 32)}),
-    ],
-)
 @torch.no_grad()
-def test_projections_read_only_what_the_strategy_needs(strategy, expected):
+def test_projections_read_only_what_the_strategy_needs():
+    """Widths of every linear layer that is applied to layer 1's input or output, two of whose four heads are kept."""
     model, ids = full_model("llama"), prompt_ids(5)
-    attention = model.model.layers[1].self_attn
-    seen = {}
-    with optimized(model, PLANS[strategy]) as run:
-        for name, linear in run.cut[1]._parts.items():
-            linear.register_forward_hook(lambda m, i, o, name=name: seen.update({name: (i[0].shape[-1], o.shape[-1])}))
+    sizes = []
+
+    class Applied(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function is torch.nn.functional.linear:
+                sizes.append((args[0].shape[1], args[1].shape[1], args[1].shape[0]))
+            return function(*args, **kwargs or {})
+
+    plan = Plan(heads={1: [0, 1]})
+    with optimized(model, plan), Applied():
         model(ids)
-    assert seen == expected
-    assert (attention.q_proj.out_features, attention.k_proj.out_features) == (32, 16)
+    whole = [(5, 32, 32), (5, 32, 16), (5, 32, 16), (5, 32, 32)]  # query, key, value, output
+    first_value = [(1, 32, 8), (1, 8, 32)]
+    pruned = [(5, 32, 16), (5, 32, 8), (5, 32, 8), (5, 16, 32)]
+    attention = [size for size in sizes if 48 not in size[1:] and 99 not in size[1:]]  # no feed-forward, no head
+    assert attention == whole + first_value + pruned + whole
 
 
 @pytest.mark.parametrize("strategy", PLANS)
@@ -224,19 +223,23 @@ def test_a_cache_filled_before_the_block_is_continued_at_the_attention_depth():
     assert_within(step, truth_of(readable_logits, model, ids, plan)[:, 11:])
 
 
+@pytest.mark.parametrize("depth", ["projections", "attention"])
+@pytest.mark.parametrize("strategy", PLANS)
 @torch.no_grad()
-def test_a_bare_dynamic_cache_is_reduced_and_a_static_one_is_left_whole():
-    model, ids = full_model("llama"), prompt_ids(6)
-    expected = truth_of(readable_logits, model, ids, PLANS["first_value"])
-    with optimized(model, PLANS["first_value"]):
-        bare, static = DynamicCache(), StaticCache(config=model.config, max_cache_len=10)
+def test_bare_dynamic_and_static_caches_decode_as_the_default_one(strategy, depth):
+    model, ids = full_model("llama"), prompt_ids(14)
+    expected = truth_of(readable_logits, model, ids, PLANS[strategy])
+    with optimized(model, PLANS[strategy], depth):
+        bare, static = DynamicCache(), StaticCache(config=model.config, max_cache_len=20)
         for cache in (bare, static):
-            assert_within(model(ids, past_key_values=cache).logits, expected)
-    assert all(isinstance(layer, ReducedLayer) for layer in bare.layers)
-    assert not any(isinstance(layer, ReducedLayer) for layer in static.layers)
+            pieces = [(0, 6), (6, 9), *((i, i + 1) for i in range(9, 14))]
+            logits = [model(ids[:, a:b], past_key_values=cache).logits for a, b in pieces]
+            assert_within(torch.cat(logits, 1), expected)
+    assert any(isinstance(layer, SplitKVCache) for layer in bare.layers)
+    assert not any(isinstance(layer, SplitKVCache) for layer in static.layers)
 
 
-@pytest.mark.parametrize("strategy", ["first_value_mean", "sink_window", "reuse"])
+@pytest.mark.parametrize("strategy", ["first_value_mean", "sink_window"])
 @torch.no_grad()
 def test_batches_of_a_reduced_cache_are_picked_and_repeated(strategy, refuses):
     model = full_model("llama")
@@ -276,25 +279,14 @@ def test_blocks_on_two_models_do_not_meet():
             assert torch.equal(one(ids).logits, alone)
 
 
-def test_a_model_already_hooked_into_is_not_cut():
+def test_a_model_already_hooked_into_is_not_pruned():
     model = full_model("llama")
     model.model.layers[0].self_attn.forward = model.model.layers[0].self_attn.forward
     model.model.layers[1].self_attn.q_proj = torch.nn.Sequential(model.model.layers[1].self_attn.q_proj)
     with optimized(model, PLANS["first_value"]) as run:
-        assert sorted(run.cut) == [2]
+        assert sorted(run.pruned) == [2]
 
 
 def test_an_unknown_depth_is_refused():
     with pytest.raises(StudyError, match="use one of projections, attention"):
         optimized(full_model("llama"), Plan(), "deep").__enter__()
-
-
-@torch.no_grad()
-def test_a_strategy_that_saves_little_leaves_small_layers_undivided(monkeypatch):
-    model = full_model("llama")
-    numbers = model.model.layers[0].self_attn.q_proj.weight.numel()
-    for least, layers in ((numbers, {"reuse": [1, 2]}), (numbers + 1, {"reuse": []})):
-        monkeypatch.setattr("sinkstudy.attention.projections._WORTH_DIVIDING", least)
-        for strategy, plan in PLANS.items():
-            with optimized(model, plan) as run:
-                assert sorted(run.cut) == layers.get(strategy, [0, 1, 2])

@@ -1,5 +1,7 @@
 """Every strategy at both depths against its readable reference, at awkward sizes."""
 
+from itertools import product
+
 import pytest
 import torch
 from arithmetic import WIDTH, Truth, assert_within, in_float64, roundings, truth_of
@@ -7,11 +9,9 @@ from readable import readable_logits
 from tiny import prompt_ids, tiny_model
 
 from sinkstudy.attention import Plan, optimized
-from sinkstudy.attention.explicit import pattern_of
-from sinkstudy.attention.layout import KvReads
+from sinkstudy.attention.heads import AttentionInputs
+from sinkstudy.attention.pattern import attention_pattern
 from sinkstudy.attention.strategies.first_value_mean import running_sum
-
-pytestmark = pytest.mark.usefixtures("tiny_layers_are_divided")
 
 LAYERS, HEADS = 3, 8
 SHARES = {"1:1": 8, "4:1": 2, "8:1": 1}  # query heads per KV head: number of KV heads
@@ -39,8 +39,7 @@ def logits_of(model, plan, *arguments, depth="projections", **named):
         return model(*arguments, **named).logits
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 17, 129])
-@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize(("share", "n"), [*product(SHARES, [1, 2, 3, 17]), ("4:1", 129)])
 @pytest.mark.parametrize("heads", HEADS_OF)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_strategy_equals_its_readable_reference_at_both_depths(strategy, heads, share, n):
@@ -89,9 +88,12 @@ STEPS = 9  # of decoding: more than the window
 LASTING = [name for name in STRATEGIES if name != "first_value_mean, measured"]  # measured on the prompt alone
 
 
+@pytest.mark.parametrize("depth", ["projections", "attention"])
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("heads", HEADS_OF)
+@pytest.mark.parametrize("strategy", LASTING)
 @torch.no_grad()
-def check_in_pieces(strategy, heads, share, depth):
-    """A prefill in two pieces and decoding, against the readable reference of the whole."""
+def test_a_prefill_in_pieces_and_decoding_equal_a_prefill_of_the_whole(strategy, heads, share, depth):
     model, ids = model_of(share), prompt_ids(20)
     plan = Plan(heads=HEADS_OF[heads], **STRATEGIES[strategy])
     with optimized(model, plan, depth):
@@ -101,22 +103,6 @@ def check_in_pieces(strategy, heads, share, depth):
     assert cache.get_seq_length() == 20
     expected = truth_of(readable_logits, model, ids, plan)[:, 9:]
     assert_within(torch.cat(steps, 1), expected)
-
-
-@pytest.mark.parametrize("depth", ["projections", "attention"])
-@pytest.mark.parametrize("share", SHARES)
-@pytest.mark.parametrize("heads", HEADS_OF)
-@pytest.mark.parametrize("strategy", LASTING)
-def test_a_prefill_in_pieces_and_decoding_equal_a_prefill_of_the_whole(strategy, heads, share, depth):
-    check_in_pieces(strategy, heads, share, depth)
-
-
-@pytest.mark.parametrize("depth", ["projections", "attention"])
-@pytest.mark.parametrize("share", SHARES)
-@pytest.mark.parametrize("heads", HEADS_OF)
-def test_reuse_where_keys_are_too_many_to_read_all(heads, share, depth, monkeypatch):
-    monkeypatch.setattr("sinkstudy.attention.layout._FEW", 0)
-    check_in_pieces("reuse", heads, share, depth)
 
 
 @pytest.mark.parametrize("depth", ["projections", "attention"])
@@ -137,12 +123,12 @@ def test_sinks_and_window_filled_token_by_token(sink_tokens, window, depth):
 @pytest.mark.parametrize("strategy", LASTING)
 @torch.no_grad()
 def test_a_piece_longer_than_every_block_after_a_cached_one(strategy, depth):
-    model, ids = model_of("4:1"), prompt_ids(300)
+    model, ids = model_of("4:1"), prompt_ids(160)
     plan = Plan(heads=HEADS_OF["a whole group and more"], **STRATEGIES[strategy])
     with optimized(model, plan, depth):
-        cache = model(ids[:, :30], use_cache=True).past_key_values
-        piece = model(ids[:, 30:], past_key_values=cache).logits
-    assert_within(piece, truth_of(readable_logits, model, ids, plan)[:, 30:])
+        cache = model(ids[:, :20], use_cache=True).past_key_values
+        piece = model(ids[:, 20:], past_key_values=cache).logits
+    assert_within(piece, truth_of(readable_logits, model, ids, plan)[:, 20:])
 
 
 @pytest.mark.parametrize("strategy", ["first_value", "sink_window", "reuse"])
@@ -152,7 +138,7 @@ def test_what_the_first_layer_decided_lasts_through_decoding(strategy):
     settings = STRATEGIES[strategy]
     with optimized(model, Plan(first_layer_threshold=0.15, **settings)) as run:
         cache = model(ids[:, :15], use_cache=True).past_key_values
-        heads = run.first_layer_heads
+        heads = run.replaced_heads(1)
         steps = [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(15, 20)]
     assert 0 < len(heads) < 4
     expected = truth_of(readable_logits, model, ids, Plan(heads={1: heads, 2: heads}, **settings))[:, 15:]
@@ -184,7 +170,7 @@ def test_patterns_of_large_scores_stay_finite_in_every_dtype(dtype):
     query = torch.full((1, 4, 5, 64), 40.0, dtype=dtype)
     key = query[:, :2] * torch.linspace(1, 0.5, 5, dtype=dtype)[:, None]
     assert query[0, 0, 0].float() @ key[0, 0, 0].float() > torch.finfo(torch.float16).max
-    pattern = pattern_of(query, key, KvReads.evenly(4, 2, query.device), None, 1 / 64)
+    pattern = attention_pattern(AttentionInputs(query, key, key, None, 1 / 64), range(4))
     assert pattern.dtype == torch.float32
     # The next key's weight is exp(-200): what is left to round is a quotient of equal numbers.
     torch.testing.assert_close(pattern[..., 0], torch.ones(1, 4, 5), atol=roundings(2), rtol=0)
@@ -228,6 +214,18 @@ def test_a_padded_batch_and_its_decoding_equal_its_prompts_alone(strategy, share
         alone = truth_of(readable_logits, model, torch.cat([prompt, following[row]])[None], plan)[0]
         assert_within(prefill.logits[row, place], alone[:-STEPS])
         assert_within(decoded[row], alone[-STEPS:])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@torch.no_grad()
+def test_a_weight_measured_in_a_padded_batch_is_that_of_the_prompt_alone(side):
+    model, plan = model_of("4:1"), Plan(heads=HEADS_OF["a whole group and more"], strategy="first_value_mean")
+    prompts = [prompt_ids(n, seed=n)[0] for n in (40, 23, 9, 1)]
+    ids, mask, positions, places = padded(prompts, side)
+    batch = logits_of(model, plan, ids, attention_mask=mask, position_ids=positions)
+    for row, (prompt, place) in enumerate(zip(prompts, places, strict=True)):
+        alone = readable_logits(model, prompt[None], plan)[0]
+        torch.testing.assert_close(batch[row, place], alone, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -1,4 +1,4 @@
-"""The KV cache of a layer some of whose KV heads are not kept."""
+"""The KV cache of a layer some of whose heads are replaced."""
 
 from collections.abc import Callable
 
@@ -6,30 +6,53 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from sinkstudy.attention.heads import HeadPartition, partition_heads, select_heads
 from sinkstudy.errors import StudyError
 
 
-class ReducedLayer(DynamicLayer):
-    """Keys and values of the kept KV heads, and in `state` what the strategy needs of the others, batch first.
+class SplitKVCache(DynamicLayer):
+    """Keys and values of KV heads that kept heads read, and in `state` what the strategy keeps of the others, batch
+    first.
 
-    `length` counts the tokens seen: a layer that keeps no KV head stores no keys to count.
+    `whole`: whether the keys and values of every token and every KV head are in it. Where `split` names the number of
+    query heads and the replaced ones, KV heads that only these read go to "key" and "value" of `state`, which the
+    strategy may shorten; `update` returns the others. `entered` is set each time a layer that runs under the plan is
+    about to `update`: whoever else does continues the cache where it does not belong, unless it is empty; then it is
+    `owned` by no plan any more.
     """
 
-    is_croppable = False
-
-    def __init__(self) -> None:
+    def __init__(self, *, whole: bool, split: tuple[int, tuple[int, ...]] | None = None) -> None:
         super().__init__()
+        self.whole, self.split = whole, split
+        self.partition: HeadPartition | None = None  # of a split cache, once it is filled
         self.state: dict[str, Tensor] = {}
-        self.length = 0
+        self.entered, self.owned = False, True
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        self.length += key_states.shape[-2]
-        return super().update(key_states, value_states, *args, **kwargs)
+    @property
+    def is_croppable(self) -> bool:
+        return self.whole
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        if self.owned and not self.entered:
+            if self.get_seq_length() > 0:
+                raise StudyError(
+                    "this KV cache was filled under a plan; continue it inside `with optimized(...)` with that plan."
+                )
+            self.owned, self.whole, self.split = False, True, None  # emptied, and used as an ordinary cache
+        self.entered = False
+        if self.split is not None:
+            heads, replaced = self.split
+            self.partition = partition_heads(heads, key_states.shape[1], replaced, key_states.device)
+            index = self.partition.index
+            own, kept = index(self.partition.replaced_only_kv), index(self.partition.kept_kv)
+            for name, states in {"key": key_states, "value": value_states}.items():
+                before = [self.state[name]] if name in self.state else []
+                self.state[name] = torch.cat([*before, select_heads(states, own)], 2)
+            key_states, value_states = select_heads(key_states, kept), select_heads(value_states, kept)
+        return super().update(key_states, value_states)
 
     def get_seq_length(self) -> int:
-        return self.length
+        return self.keys.shape[-2] if self.is_initialized else 0  # counts tokens where no KV head is kept, too
 
     def tensors(self) -> list[Tensor]:
         stored = [self.keys, self.values] if self.is_initialized else []
@@ -37,13 +60,14 @@ class ReducedLayer(DynamicLayer):
 
     def reset(self) -> None:
         super().reset()
-        self.state, self.length = {}, 0
+        self.state = {}
 
     def crop(self, tokens_to_remove: int) -> None:
-        if tokens_to_remove != 0:
+        if tokens_to_remove != 0 and not self.whole:
             raise StudyError(
                 "a KV cache filled under a plan cannot be shortened: replaced heads keep no single tokens."
             )
+        super().crop(tokens_to_remove)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.batch_select_indices(beam_idx)
@@ -60,25 +84,9 @@ class ReducedLayer(DynamicLayer):
         self.state = {name: change(t) for name, t in self.state.items()}
 
 
-def reduced_layer(cache: Cache | None, layer: int) -> ReducedLayer | None:
-    """The layer's reduced cache, put in place of a fresh dynamic one; without a cache, one that is thrown away. None
-    where the cache is of another kind or was filled with all KV heads."""
-    if cache is None:
-        return ReducedLayer()
-    if cache.offloading:
-        return None
-    if cache.layer_class_to_replicate is DynamicLayer:
-        while len(cache.layers) <= layer:
-            cache.layers.append(DynamicLayer())
-    found = cache.layers[layer] if layer < len(cache.layers) else None
-    if type(found) is DynamicLayer and found.get_seq_length() == 0:
-        found = cache.layers[layer] = ReducedLayer()
-    return found if isinstance(found, ReducedLayer) else None
-
-
 def cache_bytes(cache: Cache) -> int:
     """Bytes of every tensor a cache holds."""
     held: list[Tensor] = []
     for layer in cache.layers:
-        held += layer.tensors() if isinstance(layer, ReducedLayer) else [layer.keys, layer.values]
+        held += layer.tensors() if isinstance(layer, SplitKVCache) else [layer.keys, layer.values]
     return sum(t.numel() * t.element_size() for t in held if isinstance(t, torch.Tensor))

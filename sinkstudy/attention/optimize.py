@@ -1,48 +1,50 @@
 """Running a loaded model under a plan, through Transformers' attention interface.
 
-Two depths. On every model that goes through the interface, attention of replaced heads is not computed; kept heads run
-on SDPA, as all heads do in layers the plan leaves alone. On models whose projections can be cut, replaced heads are not
-projected either (`projections`).
+Before every attention module, `PlanState.enter_layer` finds what the prompt decided. The attention of a layer is then
+`_attention_under_plan`: its heads are partitioned, SDPA attends the kept ones, the plan's strategy fills in the others.
+On models whose projections can be pruned, replaced heads are not even projected (`projections`).
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from sinkstudy.attention.cut import CutAttention
-from sinkstudy.attention.explicit import apply_pattern, pattern_of
-from sinkstudy.attention.layout import KvReads, Layout, are_few, as_index, is_small, put, take
-from sinkstudy.attention.narrowed import NarrowedAttention
+from sinkstudy.attention.heads import AttentionInputs, scatter_heads
 from sinkstudy.attention.plan import Plan
-from sinkstudy.attention.projections import cuttable_layers
-from sinkstudy.attention.run import Run, first_tokens
-from sinkstudy.attention.strategies import STRATEGIES
+from sinkstudy.attention.projections import PrunedAttention, prunable_modules
+from sinkstudy.attention.state import PlanState
 from sinkstudy.errors import StudyError
+from sinkstudy.models.implementation import attention_implementation, uses_attention_interface
 
 _NAME = "sinkstudy_optimized"
 DEPTHS = ("projections", "attention")
 
-
-_runs: "WeakKeyDictionary[nn.Module, Run]" = WeakKeyDictionary()  # by attention module, so that any thread finds it
+# By attention module, so that any thread finds it; the module that stands in for a pruned one has its own entry.
+_running: "WeakKeyDictionary[nn.Module, PlanState | PrunedAttention]" = WeakKeyDictionary()
 
 
 @contextmanager
-def optimized(model: PreTrainedModel, plan: Plan, depth: str = "projections") -> Iterator[Run | None]:
+def optimized(model: PreTrainedModel, plan: Plan, depth: str = "projections") -> Iterator[PlanState | None]:
     """Run `model(...)` and `model.generate(...)` under `plan` inside the block; restore the model exactly after it.
 
-    `depth` "projections" cuts replaced heads out of the projections where model and strategy allow it, and leaves out
-    only their attention elsewhere; "attention" does the latter everywhere. Works with the default (dynamic) KV cache.
-    A cache filled inside the block belongs to it; one filled before may be continued. Layers with a sliding window run
-    under the plan only while the context is shorter than the window.
+    `depth` "projections" leaves replaced heads out of the projections where model and strategy allow it, and leaves out
+    only their attention elsewhere; "attention" does the latter everywhere.
 
-    Yields the run's state (None for an empty plan, which changes nothing). Raises StudyError when the plan names a
+    What a prompt decides (whether it is short enough, which heads are sinks) stays with its KV cache. A cache that is
+    filled under a plan is continued under that plan and depth, in this block or a later one; one that was filled before
+    may be continued under any. A dynamic cache (the default) says so where it is continued outside; other kinds cannot.
+    Layers with a sliding window run under the plan only while the context is shorter than the window.
+
+    Inside the block weights may be changed, moved, cast and trained, but not in place through `weight.data`, which
+    PyTorch does not count; exchanging or hooking into a pruned projection, dropout, and copying or pickling the model
+    raise StudyError.
+
+    Yields the block's state (None for an empty plan, which changes nothing). Raises StudyError when the plan names a
     layer or head the model does not have, the model does not go through the attention interface, or it already runs
     under a plan.
     """
@@ -50,35 +52,41 @@ def optimized(model: PreTrainedModel, plan: Plan, depth: str = "projections") ->
     if plan.is_empty:
         yield None
         return
-    AttentionInterface.register(_NAME, _optimized_attention)
+    AttentionInterface.register(_NAME, _attention_under_plan)
     AttentionMaskInterface.register(_NAME, sdpa_mask)
-    run = Run(plan)
-    if depth == "projections":
+    with attention_implementation(model, _NAME, exclusive="runs under a plan"):
+        state = PlanState(model, plan, depth)
+        modules = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "is_causal")]
         heads = model.config.get_text_config().num_attention_heads
-        layers = cuttable_layers(model, plan)
-        kind = CutAttention if STRATEGIES[plan.strategy].from_hidden else NarrowedAttention
-        run.cut = {layer: kind(module, heads, run) for layer, module in layers.items()}
-    modules = [module for module in model.modules() if hasattr(module, "layer_idx")]
-    before = model.config._attn_implementation
-    model.set_attn_implementation(_NAME)
-    _runs.update(dict.fromkeys(modules, run))
-    for cut in run.cut.values():
-        cut.install()
-    try:
-        yield run
-    finally:
-        for cut in run.cut.values():
-            cut.remove()
-        for module in modules:
-            del _runs[module]
-        model.set_attn_implementation(before)
+        found = prunable_modules(model, plan) if depth == "projections" else []
+        pruned = [PrunedAttention(module, heads, state) for module in found]
+        state.pruned = frozenset(one.layer for one in pruned)
+        _running.update({module: state for module in modules} | {one.kept_only: one for one in pruned})
+        hooks = [module.register_forward_pre_hook(state.enter_layer, with_kwargs=True) for module in modules]
+        hooks.append(model.base_model.register_forward_pre_hook(state.begin_pass))
+        for one in pruned:
+            one.install()
+        try:
+            yield state
+        finally:
+            for one in pruned:
+                one.remove()
+            for hook in hooks:
+                hook.remove()
+            for module in [*modules, *(one.kept_only for one in pruned)]:
+                del _running[module]
 
 
 def _check(model: PreTrainedModel, plan: Plan, depth: str) -> None:
-    config = model.config.get_text_config()
-    layers, heads = config.num_hidden_layers, config.num_attention_heads
     if depth not in DEPTHS:
         raise StudyError(f"optimized: depth {depth!r} is unknown; use one of {', '.join(DEPTHS)}.")
+    if not plan.is_empty and not uses_attention_interface(model):
+        raise StudyError(
+            f"model type {model.config.model_type!r} computes attention by itself; plans need a model that goes "
+            "through Transformers' attention interface."
+        )
+    config = model.config.get_text_config()
+    layers, heads = config.num_hidden_layers, config.num_attention_heads
     for layer, named in plan.heads.items():
         bad = [h for h in named if not 0 <= h < heads]
         if not 0 <= layer < layers or bad:
@@ -86,16 +94,9 @@ def _check(model: PreTrainedModel, plan: Plan, depth: str) -> None:
                 f"plan: layer {layer}, head {bad[0] if bad else named[0]} does not exist; the model has layers 0 to "
                 f"{layers - 1} of heads 0 to {heads - 1}."
             )
-    if not plan.is_empty and not model._can_set_attn_implementation():
-        raise StudyError(
-            f"model type {model.config.model_type!r} computes attention by itself; plans need a model that goes "
-            "through Transformers' attention interface."
-        )
-    if not plan.is_empty and any(module in _runs for module in model.modules()):
-        raise StudyError("this model already runs under a plan; leave that `with optimized(...)` block first.")
 
 
-def _optimized_attention(
+def _attention_under_plan(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -105,110 +106,44 @@ def _optimized_attention(
     **features: object,
 ) -> tuple[Tensor, None]:
     """The registered attention function: output (batch, query, head, width), and no weights."""
-    run, layer = _runs[module], module.layer_idx
-    if features.get("softcap") is not None or features.get("s_aux") is not None:
-        raise StudyError(f"{type(module).__name__} caps its scores or learns sinks, which plans do not cover yet.")
+    running, layer = _running.get(module), module.layer_idx
+    _refuse(module, running, features)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if layer in run.cut and run.cut[layer].running:
-        return run.cut[layer].attend(query, key, value, attention_mask, scale), None
-    prefill, pattern = query.shape[-2] == key.shape[-2], None
-    if run.begin(layer, prefill, key.shape[-2]):
-        pattern = _first_layer(run, query, key, attention_mask, scale, prefill)
+    inputs = AttentionInputs(query, key, value, attention_mask, scale)
+    if isinstance(running, PrunedAttention):
+        return running.attend(inputs), None
+    inputs = _without_empty_places(inputs, running.now.past + query.shape[2])
+    if layer == running.now.first_layer:
+        running.see_first_layer(inputs)
     window = features.get("sliding_window")
-    replaced = run.replaced(layer)
-    if not replaced and pattern is not None:
-        reads = KvReads.evenly(query.shape[1], key.shape[1], query.device)
-        return apply_pattern(pattern, value, reads).transpose(1, 2), None
-    if not replaced or (window is not None and key.shape[-2] >= window):
+    if not running.replaced_heads(layer) or (window is not None and inputs.key.shape[2] >= window):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **features)
-    return _attend(run, layer, replaced, (query, key, value), attention_mask, scale), None
+    partition = running.partition(layer, inputs)
+    output = query.new_empty(query.shape[0], query.shape[2], partition.heads, value.shape[-1])
+    for group in running.kept_groups(partition, query.shape[2]):
+        scatter_heads(output, group.queries, group.attend(inputs))
+    for heads, given in running.head_inputs(layer, partition, inputs):
+        scatter_heads(output, partition.index(heads), running.strategy.from_heads(given).transpose(1, 2))
+    return output, None
 
 
-def _attend(
-    run: Run,
-    layer: int,
-    replaced: list[int],
-    states: tuple[Tensor, Tensor, Tensor],
-    mask: Tensor | None,
-    scale: float,
-) -> Tensor:
-    """Kept heads by SDPA, replaced ones by the plan's strategy: (batch, query, head, width)."""
-    query, key, value = states
-    layout, strategy = run.layout(replaced, query, key), STRATEGIES[run.plan.strategy]
-    if strategy.needs_first_layer and is_small(query, key) and (query.shape[2] > 1 or are_few(key)):
-        return _attend_explicitly(run, layout, states, mask, scale)
-    output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
-    for group in layout.groups(query, key):
-        put(output, group.queries, group.attend(query, key, value, mask, scale))
-    given = run.given(
-        layout.replaced,
-        (take(query, layout.replaced_index), key, value),
-        layout.reads,
-        mask,
-        scale,
-        run.memory.setdefault(layer, {}),
-        rest_weight=run.rest_weight(layer, layout.replaced, query.device),
-    )
-    put(output, layout.replaced_index, strategy.from_heads(given).transpose(1, 2))
-    return output
+def _without_empty_places(inputs: AttentionInputs, tokens: int) -> AttentionInputs:
+    """The call without the places of a static cache that hold no token yet, as a dynamic cache would make it."""
+    query, key, value, mask, scale = inputs
+    if key.shape[2] <= tokens:
+        return inputs
+    mask = None if mask is None else mask[..., :tokens]
+    return AttentionInputs(query, key[:, :, :tokens], value[:, :, :tokens], mask, scale)
 
 
-def _attend_explicitly(
-    run: Run, layout: Layout, states: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, scale: float
-) -> Tensor:
-    """The same in a small call of a strategy that takes the first layer's pattern: one product for all heads."""
-    query, key, value = states
-    reads = KvReads.evenly(layout.heads, layout.kv_heads, query.device)
-    if not layout.kept:
-        return apply_pattern(run.pattern(None, key.shape[2]), value, reads).transpose(1, 2)
-    if are_few(key) or 4 * len(layout.kept_kv) >= 3 * layout.kv_heads:  # leaving out few takes longer than it saves
-        pattern = pattern_of(query, key, reads, mask, scale)
-    else:
-        pattern = query.new_empty(*query.shape[:3], key.shape[2], dtype=torch.float32)
-        for group in layout.short_groups:
-            some, keys = query[:, group.queries], key[:, group.kv]
-            some_reads = KvReads.evenly(some.shape[1], keys.shape[1], query.device)
-            pattern[:, group.queries] = pattern_of(some, keys, some_reads, mask, scale)
-    pattern = torch.where(layout.is_replaced, run.pattern(None, key.shape[2]), pattern)
-    return apply_pattern(pattern, value, reads).transpose(1, 2)
-
-
-def _first_layer(
-    run: Run, query: Tensor, key: Tensor, mask: Tensor | None, scale: float, prefill: bool
-) -> Tensor | None:
-    """Before the first layer: decide heads where the input decides, and say how later layers get its patterns. Returns
-    the pattern of all heads where that is at hand and as good as a fused call."""
-    decides = run.plan.first_layer_threshold is not None and prefill
-    needed = STRATEGIES[run.plan.strategy].needs_first_layer and run.active
-    at_once = needed and (decides or run.mapped) and (query.shape[2] == 1 or is_small(query, key))
-    if not decides and not at_once:
-        run.compute_pattern, run.first_layer_map = partial(_pattern, query, key, mask, scale), None
-        return None
-    pattern = pattern_of(query, key, KvReads.evenly(query.shape[1], key.shape[1], query.device), mask, scale)
-    if decides:
-        run.first_layer_heads = _sinks(pattern, mask, run.plan.first_layer_threshold)
-    if at_once:
-        run.first_layer_map = None, pattern
-        return pattern
-    if needed:
-        run.first_layer_map = run.mapped, take(pattern, as_index(run.mapped, query.device))
-    return None
-
-
-def _pattern(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, heads: tuple[int, ...]) -> Tensor:
-    """Attention (batch, head, query, key) of `heads`."""
-    groups, device = query.shape[1] // key.shape[1], query.device
-    reads = KvReads.of(tuple(h // groups for h in heads), device)
-    return pattern_of(take(query, as_index(heads, device)), key, reads, mask, scale)
-
-
-def _sinks(pattern: Tensor, mask: Tensor | None, threshold: float) -> list[int]:
-    """Heads whose sink score reaches the threshold in every sequence of the batch."""
-    if mask is None:
-        score = pattern[..., 0].mean(-1)
-    else:
-        index = first_tokens(pattern, mask)[:, None, None, None].expand(-1, *pattern.shape[1:3], 1)
-        mass = pattern.gather(-1, index)[..., 0]  # (batch, head, query)
-        real = mask.any(-1).expand_as(mass)
-        score = (mass * real).sum(-1) / real.sum(-1)
-    return torch.nonzero((score >= threshold).all(0)).flatten().tolist()
+def _refuse(module: nn.Module, running: PlanState | PrunedAttention | None, features: dict[str, object]) -> None:
+    name = type(module).__name__
+    if running is None:
+        raise StudyError(
+            f"{name} runs under no plan, but shares its configuration with a model that does; give every model a "
+            "configuration of its own."
+        )
+    if any(features.get(one) is not None for one in ("softcap", "s_aux", "position_bias")):
+        raise StudyError(f"{name} caps its scores, biases them or learns sinks, which plans do not cover yet.")
+    if features.get("dropout"):
+        raise StudyError(f"{name} drops attention at random, which plans do not cover; call model.eval() first.")

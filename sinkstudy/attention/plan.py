@@ -39,6 +39,10 @@ class Plan:
             raise StudyError("plan: give either heads or first_layer_threshold, not both.")
         cleaned = {int(layer): sorted({int(h) for h in heads}) for layer, heads in self.heads.items() if len(heads)}
         object.__setattr__(self, "heads", dict(sorted(cleaned.items())))
+        if self.max_tokens is not None and not self.max_tokens >= 1:
+            raise StudyError(f"plan: max_tokens is {self.max_tokens}; use 1 or more, or leave it out for no limit.")
+        if self.first_layer_threshold is not None and not 0 <= self.first_layer_threshold <= 1:
+            raise StudyError(f"plan: first_layer_threshold is {self.first_layer_threshold}; use a score from 0 to 1.")
         if self.sink_tokens < 1 or self.window < 1:
             raise StudyError("plan: sink_tokens and window must be at least 1.")
         if self.rest_weight is not None:

@@ -1,19 +1,26 @@
-"""Attention modules whose projections can be cut: which they are, and how one runs its own forward on parts of them.
+"""Attention modules that do not project their replaced heads: what those add is found from the layer's input.
 
-The model's own attention code runs unchanged on what is left, because it takes the number of heads from the
-projections' widths.
+The rows of the query projection that belong to replaced heads, the key and value projections of KV heads that no kept
+head reads, and the columns of the output projection of replaced heads are left out; those KV heads enter no cache. The
+model's own attention code runs unchanged on what is left, because it takes the number of heads from the projections'
+widths.
 """
 
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 
-from sinkstudy.attention.cache import ReducedLayer, reduced_layer
-from sinkstudy.attention.layout import Layout
+from sinkstudy.attention.heads import AttentionInputs, partition_heads
 from sinkstudy.attention.plan import Plan
-from sinkstudy.attention.run import Run
+from sinkstudy.attention.state import PlanState, slides
 from sinkstudy.attention.strategies import STRATEGIES
+from sinkstudy.attention.strategies.contract import HiddenStates
+from sinkstudy.errors import StudyError
 
 
 @dataclass(frozen=True)
@@ -26,9 +33,9 @@ class Projections:
     output: str = "o_proj"
 
 
-# Attention classes that can be cut. A class belongs here when its forward takes the number of heads from the widths of
-# four separate projections and applies nothing to all heads together; the tests cut every one of them.
-CUTTABLE = {
+# Attention classes that can be pruned. A class belongs here when its forward takes the number of heads from the widths
+# of four separate projections and applies nothing to all heads together; the tests prune every one of them.
+PRUNABLE = {
     "Gemma3Attention": Projections(),
     "Glm4Attention": Projections(),
     "GraniteAttention": Projections(),
@@ -43,96 +50,72 @@ CUTTABLE = {
 }
 
 
-# A strategy that takes the first layer's pattern saves query and key projections and little else: in layers this small
-# (numbers in a query projection) dividing them takes longer.
-_WORTH_DIVIDING = 1 << 16
+def prunable_modules(model: PreTrainedModel, plan: Plan) -> list[nn.Module]:
+    """The attention modules of the plan's layers that can be pruned: those of a class in the table, without a sliding
+    window, whose projections are plain linear layers that nothing else has hooked into."""
+    strategy, config = STRATEGIES[plan.strategy], model.config.get_text_config()
+    if strategy.from_hidden is None or (strategy.needs_rest_weight and plan.rest_weight is None):
+        return []
+    modules = [m for m in model.modules() if type(m).__name__ in PRUNABLE and m.layer_idx in plan.heads]
+    return [
+        module
+        for module in modules
+        if "forward" not in vars(module)
+        and not slides(config, module.layer_idx)
+        and all(map(_is_plain, _linears(module).values()))
+    ]
 
 
-def cuttable_layers(model: PreTrainedModel, plan: Plan) -> dict[int, nn.Module]:
-    """Layer index to attention module of the layers of `plan` that can be cut: those of a class in the table, without
-    a sliding window, whose projections are plain linear layers that nothing else has hooked into."""
-    strategy = STRATEGIES[plan.strategy]
-    if strategy.needs_rest_weight and plan.rest_weight is None:
-        return {}
-    modules = {module.layer_idx: module for module in model.modules() if type(module).__name__ in CUTTABLE}
-    if strategy.needs_first_layer and modules:
-        del modules[min(modules)]
-    found = {}
-    for layer, module in modules.items():
-        if layer not in plan.heads or "forward" in vars(module) or _slides(model, layer):
-            continue
-        names = CUTTABLE[type(module).__name__]
-        linears = [getattr(module, name) for name in vars(names).values()]
-        if strategy.needs_first_layer and linears[0].weight.numel() < _WORTH_DIVIDING:
-            continue
-        if all(type(linear) is nn.Linear and "forward" not in vars(linear) for linear in linears):
-            found[layer] = module
-    return found
+def _linears(attention: nn.Module) -> dict[str, nn.Module]:
+    """Query, key, value and output projection, by their names in the module."""
+    names = vars(PRUNABLE[type(attention).__name__]).values()
+    return {name: attention._modules[name] for name in names}
 
 
-def _slides(model: PreTrainedModel, layer: int) -> bool:
-    config = model.config.get_text_config()
-    types = getattr(config, "layer_types", None)
-    if types is not None:
-        return types[layer] != "full_attention"
-    return getattr(config, "sliding_window", None) is not None
+def _is_plain(linear: nn.Module) -> bool:
+    hooked = "forward" in vars(linear) or linear._forward_hooks or linear._forward_pre_hooks
+    return type(linear) is nn.Linear and not hooked
 
 
-class CutModule:
-    """One attention module that can run its own forward on parts of its projections; `install` and `remove` switch
-    that on and off. What the parts are, and what becomes of them, is the subclasses' part."""
+class PrunedAttention:
+    """Stands in for one attention module's forward: kept heads run in the module's own, on a shallow copy of the module
+    that has a part of each projection."""
 
-    def __init__(self, attention: nn.Module, heads: int, run: Run) -> None:
-        names = vars(CUTTABLE[type(attention).__name__]).values()
-        self.attention, self.run, self.plan = attention, run, run.plan
-        self.strategy = STRATEGIES[self.plan.strategy]
-        self.linears: list[nn.Linear] = [getattr(attention, name) for name in names]  # query, key, value, output
-        query, key = self.linears[:2]
-        self.layer, self.width = attention.layer_idx, query.out_features // heads
-        replaced = tuple(self.plan.heads[self.layer])
-        self.layout = Layout(heads, key.out_features // self.width, replaced, query.weight.device)
-        self.running = False  # inside the module's own forward, on cut projections
-        self._whole = dict(zip(names, self.linears, strict=True))
-        self._parts: dict[str, nn.Module] = {}
+    def __init__(self, attention: nn.Module, heads: int, state: PlanState) -> None:
+        self.attention, self.state, self.layer = attention, state, attention.layer_idx
+        self.linears = _linears(attention)
+        query, key, value, output = self.linears.values()
+        width = query.out_features // heads
+        replaced = tuple(state.plan.heads[self.layer])
+        partition = partition_heads(heads, key.out_features // width, replaced, query.weight.device)
+        self.partition = partition
+        kept = (
+            PrunedLinear(query, rows_of(partition.kept, width)),
+            PrunedLinear(key, rows_of(partition.kept_kv, width)),
+            PrunedLinear(value, rows_of(partition.kept_kv, width)),
+            PrunedLinear(output, columns_of(partition.kept, width), whole_bias=True),
+        )
+        self.kept_only = copy.copy(attention)
+        self.kept_only._modules = attention._modules | dict(zip(self.linears, kept, strict=True))
+        read = sorted(set(map(partition.kv_of, replaced)))
+        value_of = PrunedLinear(value, rows_of(read, width))
+        self.value_of = lambda hidden: value_of(hidden).unflatten(-1, (-1, width))
+        self.output_weight = FollowedPart(output, "weight", columns_of(replaced, width))
+        places = [read.index(partition.kv_of(head)) for head in replaced]
+        self.shared_output_weight = FollowedPart(output, "weight", summed_columns_of(replaced, places, width))
 
     def install(self) -> None:
-        self.attention.forward = self._forward
+        self.attention.forward = self
 
     def remove(self) -> None:
         del self.attention.forward
 
-    def use(self, *parts: nn.Module) -> None:
-        """The query, key, value and output projection that the module's own forward is to use."""
-        self._parts = dict(zip(self._whole, parts, strict=True))
-
-    def run_on_parts(self, inputs: dict) -> tuple[Tensor, Tensor | None]:
-        # The module's own table of submodules, for the time of its own forward: assigning attributes takes longer.
-        self.attention._modules.update(self._parts)
-        self.running = True
-        try:
-            return type(self.attention).forward(self.attention, **inputs)
-        finally:
-            self.running = False
-            self.attention._modules.update(self._whole)
-
-    def attend_kept(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> list[Tensor]:
-        """(batch, query, head, width) each, of the kept heads, which come first in every argument."""
-        return [group.attend(query, key, value, mask, scale) for group in self.layout.cut_groups]
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-        """What the module's own forward gets for attention: (batch, query, head, width), for its output projection."""
-        raise NotImplementedError
-
-    def apply(self, inputs: dict, kept: ReducedLayer) -> tuple[Tensor, Tensor | None]:
-        """The module's forward, replaced heads replaced; `kept` is what stands for this layer in the KV cache."""
-        raise NotImplementedError
-
-    def _forward(
+    def __call__(
         self,
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         attention_mask: Tensor | None = None,
-        past_key_values: object | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: object,
     ) -> tuple[Tensor, Tensor | None]:
         inputs = {
@@ -140,34 +123,100 @@ class CutModule:
             "position_embeddings": position_embeddings,
             "attention_mask": attention_mask,
             "past_key_values": past_key_values,
-            **kwargs,
         }
-        queries, limit = hidden_states.shape[1], self.plan.max_tokens
-        start = past_key_values is None or past_key_values.get_seq_length(self.layer) == 0
-        too_long = start and limit is not None and queries > limit
-        kept = None if too_long else reduced_layer(past_key_values, self.layer)
-        if kept is None:
-            return type(self.attention).forward(self.attention, **inputs)
-        self.run.begin(self.layer, start, queries)
-        return self.apply(inputs, kept)
+        forward = type(self.attention).forward
+        if not self.state.runs_pruned(self.layer):
+            return forward(self.attention, **inputs, **kwargs)
+        self._check_projections()
+        added = self.state.strategy.from_hidden(self._hidden_inputs(hidden_states, attention_mask))
+        if self.partition.kept:
+            output, weights = forward(self.kept_only, **inputs, **kwargs)
+            return output.add_(added), weights
+        if past_key_values is not None:  # counts the tokens
+            nothing = hidden_states.new_empty(hidden_states.shape[0], 0, hidden_states.shape[1], 1)
+            past_key_values.update(nothing, nothing, self.layer)
+        bias = list(self.linears.values())[-1].bias
+        return (added if bias is None else added + bias).expand_as(hidden_states), None
+
+    def attend(self, inputs: AttentionInputs) -> Tensor:
+        """Attention of the kept heads, which alone are at hand: (batch, query, head, width)."""
+        return torch.cat([group.attend(inputs) for group in self.partition.groups_alone], 2)
+
+    def _hidden_inputs(self, hidden: Tensor, mask: Tensor | None) -> HiddenStates:
+        cached = self.state.now.layer_cache
+        return HiddenStates(
+            hidden=hidden,
+            real=None if mask is None else mask[:, 0, :, -hidden.shape[1] :].any(-2).expand(hidden.shape[0], -1),
+            state={} if cached is None else cached.state,
+            to_kv=self.partition.replaced_to_kv,
+            rest_weight=self.state.rest_weight(self.layer, self.partition.replaced, hidden.device),
+            value_of=self.value_of,
+            output_of=lambda outputs: nn.functional.linear(outputs.flatten(-2), self.output_weight()),
+            shared_output_of=lambda outputs: nn.functional.linear(outputs.flatten(-2), self.shared_output_weight()),
+        )
+
+    def _check_projections(self) -> None:
+        for name, linear in self.linears.items():
+            if self.attention._modules[name] is not linear or not _is_plain(linear):
+                raise StudyError(
+                    f"{name} of layer {self.layer} was exchanged or hooked into inside `with optimized(...)`; do that "
+                    "before the block, or run it at depth='attention'."
+                )
 
 
-def rows_of(linear: nn.Linear, heads: list[int], width: int) -> nn.Linear:
-    """The part of a projection that makes these heads."""
-    weight = linear.weight.detach().unflatten(0, (-1, width))[heads].flatten(0, 1)
-    bias = None if linear.bias is None else linear.bias.detach().unflatten(0, (-1, width))[heads].flatten()
-    return _linear(weight, bias)
+class FollowedPart:
+    """`part(parameter)` of a module's parameter, taken anew only when the parameter has changed.
+
+    Where gradients are recorded it is taken in every call, so that they reach the whole parameter. PyTorch does not
+    count changes made in place through `parameter.data`, so these are not seen.
+    """
+
+    def __init__(self, module: nn.Module, name: str, part: Callable[[Tensor], Tensor]) -> None:
+        self.module, self.name, self.part = module, name, part
+        self.taken: Tensor | None = None
+        self.version: tuple | None = None
+
+    def __call__(self) -> Tensor | None:
+        parameter = getattr(self.module, self.name)
+        if parameter is None:
+            return None
+        if parameter.requires_grad and torch.is_grad_enabled():
+            return self.part(parameter)
+        count = None if parameter.is_inference() else parameter._version
+        version = id(parameter), parameter.data_ptr(), parameter.dtype, count
+        if version != self.version:
+            with torch.inference_mode(False), torch.no_grad():  # it may be needed for a gradient later
+                self.taken, self.version = self.part(parameter).contiguous(), version
+        return self.taken
 
 
-def columns_of(linear: nn.Linear, heads: list[int] | tuple[int, ...], width: int) -> nn.Linear:
-    """The part of the output projection that reads these heads, with the whole bias."""
-    weight = linear.weight.detach().unflatten(1, (-1, width))[:, list(heads)].flatten(1, 2)
-    return _linear(weight, None if linear.bias is None else linear.bias.detach())
+class PrunedLinear:
+    """Part of a linear layer."""
+
+    def __init__(self, linear: nn.Linear, part: Callable[[Tensor], Tensor], *, whole_bias: bool = False) -> None:
+        self.linear, self.weight = linear, FollowedPart(linear, "weight", part)
+        self.bias = (lambda: linear.bias) if whole_bias else FollowedPart(linear, "bias", part)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight(), self.bias())
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-    if bias is not None:
-        linear.bias = nn.Parameter(bias, requires_grad=False)
-    return linear
+def rows_of(heads: Sequence[int], width: int) -> Callable[[Tensor], Tensor]:
+    """The part of a projection's weight or bias that makes these heads."""
+    return lambda weight: weight.unflatten(0, (-1, width))[list(heads)].flatten(0, 1)
+
+
+def columns_of(heads: Sequence[int], width: int) -> Callable[[Tensor], Tensor]:
+    """The part of the output projection's weight that reads these heads."""
+    return lambda weight: weight.unflatten(1, (-1, width))[:, list(heads)].flatten(1, 2)
+
+
+def summed_columns_of(heads: Sequence[int], places: Sequence[int], width: int) -> Callable[[Tensor], Tensor]:
+    """The same, the columns of heads at the same place added up: for heads that have the same output."""
+
+    def part(weight: Tensor) -> Tensor:
+        columns = weight.unflatten(1, (-1, width))[:, list(heads)]  # (hidden, head, width)
+        shared = weight.new_zeros(weight.shape[0], max(places) + 1, width)
+        return shared.index_add(1, torch.tensor(places, device=weight.device), columns).flatten(1, 2)
+
+    return part

@@ -1,7 +1,7 @@
 """Watching a model's attention during one ordinary forward pass."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -12,6 +12,7 @@ from sinkstudy.capture.eager import watch_eagerly
 from sinkstudy.capture.interface import exchanged_attention, watch_interface
 from sinkstudy.capture.masses import KEY_CLASSES, Masses
 from sinkstudy.errors import StudyError
+from sinkstudy.models.implementation import uses_attention_interface
 
 __all__ = ["KEY_CLASSES", "Masses", "sink_mass", "watch_forward", "watched"]
 
@@ -88,9 +89,8 @@ def watched(model: PreTrainedModel, *, norms: bool = False) -> Iterator[Forward]
             raise _unsupported(model, "none of its layers shows attention weights")
         known.update(seen)
 
-    # Transformers' own test of whether a model's attention can be exchanged for another.
-    exchangeable = model._can_set_attn_implementation()
-    with exchanged_attention(model, norms=norms) if exchangeable else nullcontext() as output_norms:
+    exchangeable = uses_attention_interface(model)
+    with exchanged_attention(model, norms=norms and exchangeable) as output_norms:
         yield forward
 
 

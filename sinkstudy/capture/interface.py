@@ -17,6 +17,7 @@ from transformers.masking_utils import sdpa_mask
 from sinkstudy.capture.masses import AttentionCall, Masses, blockwise, explicit, fused, worth_fusing
 from sinkstudy.capture.norms import OutputNorms
 from sinkstudy.errors import StudyError
+from sinkstudy.models.implementation import attention_implementation
 
 _NAME = "sinkstudy_capture"
 
@@ -36,15 +37,13 @@ def exchanged_attention(model: PreTrainedModel, *, norms: bool) -> Iterator[Outp
     """Replace the model's attention for all passes made inside the block; restore the model exactly after it."""
     AttentionInterface.register(_NAME, _watched_attention)
     AttentionMaskInterface.register(_NAME, sdpa_mask)
-    before = model.config._attn_implementation
-    output_norms = OutputNorms(model) if norms else None
-    try:
-        model.set_attn_implementation(_NAME)
-        yield output_norms
-    finally:
-        model.set_attn_implementation(before)
-        if output_norms is not None:
-            output_norms.remove()
+    with attention_implementation(model, _NAME):
+        output_norms = OutputNorms(model) if norms else None
+        try:
+            yield output_norms
+        finally:
+            if output_norms is not None:
+                output_norms.remove()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from sinkstudy.errors import StudyError
+from sinkstudy.models.implementation import attention_implementation
 from sinkstudy.models.loading import LoadedModel
 from sinkstudy.store import Expected, read_captures
 
@@ -61,14 +62,7 @@ def verify(
 def eager_sink_mass(loaded: LoadedModel, token_ids: np.ndarray) -> np.ndarray:
     """First column of the maps Transformers returns, (layer, head, query) float64."""
     model = loaded.model
-    before = model.config._attn_implementation
-    exchangeable = model._can_set_attn_implementation()
-    if exchangeable:
-        model.set_attn_implementation("eager")
-    try:
+    with attention_implementation(model, "eager"):
         ids = torch.as_tensor(token_ids, dtype=torch.long, device=model.device)[None]
         maps = model.base_model(ids, use_cache=False, output_attentions=True).attentions
-    finally:
-        if exchangeable:
-            model.set_attn_implementation(before)
     return torch.stack([m[0, ..., 0].double().cpu() for m in maps if m is not None]).numpy()

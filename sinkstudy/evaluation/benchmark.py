@@ -2,7 +2,7 @@
 
 import math
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from sinkstudy.evaluation.ceiling import Shape, decode_ceiling, prefill_ceiling
 from sinkstudy.evaluation.quality import compare
 from sinkstudy.evaluation.timing import Alternative, interleaved, peak_bytes
 from sinkstudy.evaluation.variants import EAGER, SDPA, Variant, at_work, running, runs_on_sdpa, variants_of
+from sinkstudy.models.loading import context_length
 
 _DECODED = 4  # tokens per sample of decoding
 _NO_ATTENTION = "sinkstudy_no_attention"
@@ -57,7 +58,7 @@ def benchmark_table(
 
 def usable_lengths(model: PreTrainedModel, name: str, text_tokens: int, lengths: list[int]) -> list[int]:
     """The lengths that both the model's context and the text allow; what is left out is said on stderr."""
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or text_tokens
+    context = context_length(model) or text_tokens
     limit = min(context, text_tokens)
     usable = [n for n in lengths if n <= limit]
     if not usable:
@@ -145,16 +146,13 @@ def _prepare(model: PreTrainedModel, inputs: Tensor, variant: Variant, phase: st
     with running(model, variant) as run, torch.inference_mode():
         cache = model(inputs, use_cache=True).past_key_values
         layers = range(model.config.get_text_config().num_hidden_layers) if run else []
-        replaced = {layer: heads for layer in layers if (heads := list(run.replaced(layer)))}
-        cut = [layer for layer in replaced if layer in run.cut]
+        replaced = {layer: heads for layer in layers if (heads := list(run.replaced_heads(layer)))}
+        cut = [layer for layer in replaced if layer in run.pruned]
     size = cache_bytes(cache)
     if phase == "prefill":
         return _Prepared(
             Alternative(lambda: running(model, variant), lambda: model(inputs, use_cache=False)), replaced, cut, size
         )
-    if variant.plan and variant.plan.first_layer_threshold is not None:
-        # What the prompt decided, for a block that is entered again and again while it is decoded.
-        variant = replace(variant, plan=replace(variant.plan, heads=replaced, first_layer_threshold=None))
     token = inputs[:, -1:]
     return _Prepared(
         Alternative(lambda: running(model, variant), lambda: model(token, past_key_values=cache)), replaced, cut, size

@@ -79,7 +79,6 @@ def decode_ceiling(
 def _weights_left_out(shape: Shape, heads: Sequence[int], plan: Plan) -> int:
     """Weights of one cut layer's projections that are not used on every token."""
     rows = shape.hidden * shape.width
-    needs, whole = STRATEGIES[plan.strategy].projects, shape.whole_groups(heads)
-    by_head = {"query": "query" not in needs, "output": "value" not in needs}  # one output stands for all tokens
-    by_kv_head = {"key": "key" not in needs, "value": "value" not in needs}
-    return rows * (len(heads) * sum(by_head.values()) + whole * sum(by_kv_head.values()))
+    # Query rows and key rows; where one output stands for all tokens, value rows and output columns too.
+    parts = 1 if STRATEGIES[plan.strategy].every_value else 2
+    return rows * parts * (len(heads) + shape.whole_groups(heads))

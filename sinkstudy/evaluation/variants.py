@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sinkstudy.attention.optimize import Run, optimized
+from sinkstudy.attention.optimize import optimized
 from sinkstudy.attention.plan import Plan
+from sinkstudy.attention.state import PlanState
+from sinkstudy.models.implementation import attention_implementation, uses_attention_interface
 
 
 @dataclass(frozen=True)
@@ -26,18 +28,14 @@ EAGER, SDPA = Variant("eager"), Variant("sdpa")
 
 
 @contextmanager
-def running(model: PreTrainedModel, variant: Variant) -> Iterator[Run | None]:
-    """The model set to run as `variant` says; yields the state of a plan's run."""
-    if not model._can_set_attn_implementation():
-        yield None
-        return
-    before = model.config._attn_implementation
-    model.set_attn_implementation(variant.strategy if variant.plan is None else "sdpa")
-    try:
-        with optimized(model, variant.plan, variant.depth) if variant.plan else nullcontext() as run:
-            yield run
-    finally:
-        model.set_attn_implementation(before)
+def running(model: PreTrainedModel, variant: Variant) -> Iterator[PlanState | None]:
+    """The model set to run as `variant` says; yields the state of a plan's block."""
+    planned = variant.plan is not None and uses_attention_interface(model)
+    with (
+        attention_implementation(model, variant.strategy if variant.plan is None else "sdpa"),
+        optimized(model, variant.plan, variant.depth) if planned else nullcontext() as run,
+    ):
+        yield run
 
 
 def variants_of(model: PreTrainedModel, plans: Sequence[Plan], strategies: Sequence[str]) -> list[Variant]:
@@ -48,7 +46,7 @@ def variants_of(model: PreTrainedModel, plans: Sequence[Plan], strategies: Seque
             if not plan.is_empty:
                 plan = replace(plan, strategy=strategy)
                 with optimized(model, plan) as run:
-                    depth = "projections" if run.cut else "attention"
+                    depth = "projections" if run.pruned else "attention"
                 variants.append(Variant(strategy, plan.policy, plan, depth))
     return variants
 
@@ -85,8 +83,8 @@ def _replaced(
     with running(model, variant) as run:
         model(inputs, use_cache=False)
         layers = range(model.config.get_text_config().num_hidden_layers)
-        heads = {layer: tuple(run.replaced(layer)) for layer in layers if run.replaced(layer)}
-        return heads, tuple(layer for layer in heads if layer in run.cut)
+        heads = {layer: run.replaced_heads(layer) for layer in layers if run.replaced_heads(layer)}
+        return heads, tuple(layer for layer in heads if layer in run.pruned)
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def _settings(plan: Plan, heads: dict[int, tuple[int, ...]]) -> tuple:
 
 def runs_on_sdpa(model: PreTrainedModel) -> bool:
     """Whether SDPA computes this model's attention: not where it attends by itself, caps scores or learns sinks."""
-    if not model._can_set_attn_implementation():
+    if not uses_attention_interface(model):
         return False
     try:
         with running(model, SDPA), torch.inference_mode():

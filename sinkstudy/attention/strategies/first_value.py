@@ -8,8 +8,8 @@ from sinkstudy.attention.strategies.contract import HiddenStates, ReplacedHeads,
 
 def from_heads(heads: ReplacedHeads) -> Tensor:
     rows = torch.arange(heads.value.shape[0], device=heads.value.device)
-    first = heads.value[rows, :, heads.first()]  # (batch, kv_head, width)
-    return first[:, heads.reads.kv_head, None]  # (batch, head, 1, width)
+    first = heads.value[rows, :, heads.first_token()]  # (batch, kv_head, width)
+    return first[:, heads.to_kv.index, None]  # (batch, head, 1, width)
 
 
 def from_hidden(tokens: HiddenStates) -> Tensor:
@@ -24,5 +24,5 @@ def from_hidden(tokens: HiddenStates) -> Tensor:
 
 
 FIRST_VALUE = Strategy(
-    from_heads, work=lambda n, width, *_: 0, reads=lambda n, *_: 1 / (2 * n), projects=(), from_hidden=from_hidden
+    from_heads, work=lambda n, width, *_: 0, reads=lambda n, *_: 1 / (2 * n), from_hidden=from_hidden
 )

@@ -8,7 +8,7 @@ a perfect sink, 1 uniform attention. The output is (v_0 + r (v_1 + ... + v_i)) /
 import torch
 from torch import Tensor
 
-from sinkstudy.attention.layout import KvReads
+from sinkstudy.attention.heads import HeadToKV
 from sinkstudy.attention.strategies.contract import HiddenStates, ReplacedHeads, Strategy
 
 _BLOCK = 64  # tokens whose running sum is one small matrix product
@@ -17,22 +17,22 @@ _SAMPLES = 16  # queries whose attention is computed to measure a head of which 
 
 def from_heads(heads: ReplacedHeads) -> Tensor:
     queries = heads.query.shape[2]
-    value = heads.value.transpose(1, 2)[:, :, heads.reads.kv_read].float()  # (batch, key, kv_head, width)
-    real = real_keys(heads)  # (batch, key)
+    value = heads.value.transpose(1, 2)[:, :, heads.to_kv.unique].float()  # (batch, key, kv_head, width)
+    real = heads.real_keys()  # (batch, key)
     if heads.mask is not None:
         value = value * real[:, :, None, None]
     total = running_sum(value[:, -queries:])
     if value.shape[1] > queries:
         total += value[:, :-queries].sum(1, keepdim=True)
     rows = torch.arange(real.shape[0], device=real.device)
-    first = value[rows, heads.first()][:, None]  # (batch, 1, kv_head, width)
+    first = value[rows, heads.first_token()][:, None]  # (batch, 1, kv_head, width)
     count = real.cumsum(-1)[:, -queries:].clamp(min=1)  # (batch, query)
     weight = heads.rest_weight
     if weight is None:
         if "rest_weight" not in heads.memory:
             heads.memory["rest_weight"] = measured_rest_weight(heads)
         weight = heads.memory["rest_weight"]
-    outputs = mixture(first, total, count, weight, heads.reads)
+    outputs = mixture(first, total, count, weight, heads.to_kv)
     return outputs.to(heads.value.dtype).transpose(1, 2)
 
 
@@ -53,11 +53,11 @@ def from_hidden(tokens: HiddenStates) -> Tensor:
     tokens.state["total"] = total[:, -1].clone()
     tokens.state["count"] = count[:, -1:].expand(value.shape[0], 1).clone()
     first = tokens.state["first"][:, None]
-    outputs = mixture(first, total, count.clamp(min=1), tokens.rest_weight, tokens.reads)
+    outputs = mixture(first, total, count.clamp(min=1), tokens.rest_weight, tokens.to_kv)
     return tokens.output_of(outputs.to(tokens.hidden.dtype))
 
 
-def mixture(first: Tensor, total: Tensor, count: Tensor, weight: Tensor, reads: KvReads) -> Tensor:
+def mixture(first: Tensor, total: Tensor, count: Tensor, weight: Tensor, to_kv: HeadToKV) -> Tensor:
     """Outputs (batch, query, head, width): between the first value and the mean of all `count` (batch, query) values so
     far, whose sum is `total` (batch, query, kv_head, width), changed in place. `weight` (batch or 1, head) is r.
 
@@ -66,10 +66,10 @@ def mixture(first: Tensor, total: Tensor, count: Tensor, weight: Tensor, reads: 
     mean = total.div_(count[:, :, None, None])
     count, weight = count[:, :, None], weight[:, None]
     share = (weight * count / (1 + weight * (count - 1)))[..., None]  # (batch, query, head, 1)
-    if reads.per_kv is None:
-        return torch.lerp(first[:, :, reads.kv_place], mean[:, :, reads.kv_place], share)
+    if to_kv.group_size is None:
+        return torch.lerp(first[:, :, to_kv.inverse], mean[:, :, to_kv.inverse], share)
     # Heads that read one KV head side by side: its mean is read, not copied.
-    share = share.unflatten(2, (-1, reads.per_kv))
+    share = share.unflatten(2, (-1, to_kv.group_size))
     return torch.lerp(first[:, :, :, None], mean[:, :, :, None], share).flatten(2, 3)
 
 
@@ -89,39 +89,34 @@ def running_sum(x: Tensor) -> Tensor:
 
 
 def measured_rest_weight(heads: ReplacedHeads) -> Tensor:
-    """r (batch, head) from the attention of a few of the last queries: sum of 1 - m over sum of m i, m the mass on the
-    first token."""
-    queries, keys = heads.query.shape[2], heads.key.shape[2]
-    sample = torch.linspace(0, queries - 1, min(_SAMPLES, queries), device=heads.query.device).long()
-    key = heads.key[:, heads.reads.kv_head].float()
-    scores = heads.query[:, :, sample].float() @ key.transpose(-1, -2) * heads.scale
-    if heads.mask is None:
-        seen = torch.arange(keys, device=sample.device) <= (sample + keys - queries)[:, None]
-        seen = seen[None, None]
-    else:
-        seen = heads.mask[:, :, sample]
-    # A padding query sees nothing, and its mass is undefined.
-    weights = torch.softmax(scores.masked_fill(~seen, float("-inf")), -1).nan_to_num()
-    first = heads.first()[:, None, None, None].expand(*weights.shape[:3], 1)
+    """r (batch, head) from the attention of a few queries, evenly spread over each sequence: sum of 1 - m over sum of
+    m i, m the mass on the first token."""
+    queries = heads.query.shape[2]
+    real = heads.real_keys()  # (batch, key)
+    count = real[:, -queries:].sum(-1, keepdim=True)  # queries that are no padding, (batch, 1)
+    begin = real[:, -queries:].int().argmax(-1, keepdim=True)
+    sampled = torch.arange(_SAMPLES, device=real.device)
+    place = begin + sampled * (count - 1) // (count.clamp(2, _SAMPLES) - 1)  # (batch, sampled query)
+    place = place.clamp(max=queries - 1)  # of sequences shorter than the sample, which are not used
+    rows = torch.arange(len(place), device=real.device)[:, None]
+    query = heads.query.transpose(1, 2)[rows, place].transpose(1, 2).float()  # (batch, head, sampled query, width)
+    scores = query @ heads.key[:, heads.to_kv.index].float().transpose(-1, -2) * heads.scale
+    keys = torch.arange(real.shape[1], device=real.device)
+    seen = real[:, None] & (keys <= place[..., None] + real.shape[1] - queries)  # (batch, sampled query, key)
+    weights = torch.softmax(scores.masked_fill(~seen[:, None], float("-inf")), -1).nan_to_num()
+    first = heads.first_token()[:, None, None, None].expand(*weights.shape[:3], 1)
     mass = weights.gather(-1, first)[..., 0]  # (batch, head, sampled query)
-    others = seen.sum(-1) - 1
-    used = (others > 0).expand_as(mass)
-    rest, firsts = ((1 - mass) * used).sum(-1), (mass * others * used).sum(-1)
+    others = seen.sum(-1) - 1  # (batch, sampled query)
+    used = ((sampled < count) & (others > 0))[:, None]
+    rest, firsts = ((1 - mass) * used).sum(-1), (mass * others[:, None] * used).sum(-1)
     return torch.where(firsts > 0, rest / firsts, torch.ones_like(rest))
-
-
-def real_keys(heads: ReplacedHeads) -> Tensor:
-    """(batch, key) bool: keys that some query may see, so that are no padding."""
-    if heads.mask is None:
-        return heads.value.new_ones(heads.value.shape[0], heads.value.shape[2], dtype=torch.bool)
-    return heads.mask[:, 0].any(-2).expand(heads.value.shape[0], -1)
 
 
 FIRST_VALUE_MEAN = Strategy(
     from_heads,
     work=lambda n, width, *_: 2 * n * width,
     reads=lambda *_: 0.5,
-    projects=("value",),
     from_hidden=from_hidden,
+    every_value=True,
     needs_rest_weight=True,
 )

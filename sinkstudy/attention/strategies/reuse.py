@@ -2,18 +2,15 @@
 
 from torch import Tensor
 
-from sinkstudy.attention.explicit import apply_pattern
+from sinkstudy.attention.heads import select_heads
 from sinkstudy.attention.strategies.contract import ReplacedHeads, Strategy
 
 
 def from_heads(heads: ReplacedHeads) -> Tensor:
-    return apply_pattern(heads.first_layer_map(), heads.value, heads.reads)
+    pattern = heads.first_layer_pattern().to(heads.value.dtype)
+    return pattern @ select_heads(heads.value, heads.to_kv.index)
 
 
 REUSE = Strategy(
-    from_heads,
-    work=lambda n, width, *_: width * n * (n + 1) / 2,
-    reads=lambda *_: 0.5,
-    projects=("value",),
-    needs_first_layer=True,
+    from_heads, work=lambda n, width, *_: width * n * (n + 1) / 2, reads=lambda *_: 0.5, needs_first_layer=True
 )

@@ -15,7 +15,7 @@ _BLOCK = 128  # queries at a time
 
 
 def from_heads(heads: ReplacedHeads) -> Tensor:
-    queries, kv_head = heads.query.shape[2], heads.reads.kv_head
+    queries, kv_head = heads.query.shape[2], heads.to_kv.index
     end = heads.start + heads.key.shape[2]
     if queries == 1 and heads.mask is None:
         return _last_query(heads, end)
@@ -63,9 +63,9 @@ def _last_query(heads: ReplacedHeads, end: int) -> Tensor:
     value = torch.cat([sink_value, heads.value[:, :, recent:]], 2)
     if "key" in heads.memory and sinks == heads.sink_tokens:
         _shorten(heads, (sink_key, sink_value), end - heads.window + 1)
-    index = heads.reads.kv_read if heads.reads.per_kv else heads.reads.kv_head
+    index = heads.to_kv.unique if heads.to_kv.group_size else heads.to_kv.index
     return torch.nn.functional.scaled_dot_product_attention(
-        heads.query, key[:, index], value[:, index], scale=heads.scale, enable_gqa=heads.reads.per_kv is not None
+        heads.query, key[:, index], value[:, index], scale=heads.scale, enable_gqa=heads.to_kv.group_size is not None
     )
 
 
@@ -86,7 +86,7 @@ class _Tokens:
         if heads.mask is None:
             rank = torch.arange(keys, device=device).expand(batch, -1)
             return cls(rank, wanted.clamp(max=keys - 1), wanted < keys, 0)
-        real = heads.mask[:, 0].any(-2).expand(batch, -1)
+        real = heads.real_keys()
         rank = real.cumsum(-1) - 1
         reached = rank[:, None] >= wanted[:, :, None]  # (batch, sink, key)
         return cls(rank, reached.int().argmax(-1), reached.any(-1), int((~real).sum(-1).max()))
@@ -118,4 +118,4 @@ def _reads(n: int, sink_tokens: int, window: int) -> float:
     return min(1.0, (sink_tokens + window) / n)
 
 
-SINK_WINDOW = Strategy(from_heads, work=_work, reads=_reads, projects=("query", "key", "value"))
+SINK_WINDOW = Strategy(from_heads, work=_work, reads=_reads, forgets_tokens=True)

@@ -1,0 +1,162 @@
+"""Which heads of a layer are kept and which replaced, and the fused calls that attend the kept ones."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+Index = slice | Tensor
+
+
+class AttentionInputs(NamedTuple):
+    """One attention call. `query` (batch, head, query, width), `key` and `value` (batch, kv_head, key, width), `mask`
+    (batch, 1, query, key) bool, or None for plain causal attention."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    scale: float
+
+
+class HeadToKV(NamedTuple):
+    """Which KV heads some query heads read. `index`: the KV head of each query head; `unique`: the KV heads that are
+    read at all; `inverse`: the place of each query head's in `unique`; `group_size`: how many query heads, neighbours,
+    read each of `unique`, or None where that differs."""
+
+    index: Index
+    unique: Index
+    inverse: Index
+    group_size: int | None
+
+    @classmethod
+    @lru_cache(maxsize=1024)
+    def of(cls, kv_heads: tuple[int, ...], device: torch.device) -> "HeadToKV":
+        """`kv_heads`: the one that each query head reads, ascending."""
+        counts = Counter(kv_heads)
+        unique, sizes = tuple(counts), set(counts.values())
+        places = kv_heads, unique, tuple(unique.index(kv) for kv in kv_heads)
+        return cls(*(as_index(some, device) for some in places), sizes.pop() if len(sizes) == 1 else None)
+
+
+class KeptGroup(NamedTuple):
+    """Query heads and the KV heads they share evenly, among those at hand: one fused call. It stands in for the model's
+    attention module in Transformers' SDPA function, which reads `num_key_value_groups` of it."""
+
+    queries: Index
+    kv: Index
+    num_key_value_groups: int
+
+    def attend(self, inputs: AttentionInputs) -> Tensor:
+        """(batch, query, head, width) of this group's heads."""
+        states = (
+            select_heads(inputs.query, self.queries),
+            select_heads(inputs.key, self.kv),
+            select_heads(inputs.value, self.kv),
+        )
+        return sdpa_attention_forward(self, *states, inputs.mask, scaling=inputs.scale)[0]
+
+
+@dataclass(frozen=True)
+class HeadPartition:
+    """The heads of one layer: `heads` query heads share `kv_heads` KV heads evenly, neighbours together, and `replaced`
+    are those that do not attend."""
+
+    heads: int
+    kv_heads: int
+    replaced: tuple[int, ...]
+    device: torch.device
+
+    @cached_property
+    def kept(self) -> list[int]:
+        """Kept query heads, those of KV heads with equally many kept ones together."""
+        kept = [h for h in range(self.heads) if h not in self.replaced]
+        counts = Counter(map(self.kv_of, kept))
+        return sorted(kept, key=lambda h: (counts[self.kv_of(h)], h))
+
+    @cached_property
+    def kept_kv(self) -> list[int]:
+        """KV heads that some kept head reads, in the order of `kept`."""
+        return list(dict.fromkeys(map(self.kv_of, self.kept)))
+
+    @cached_property
+    def replaced_only_kv(self) -> list[int]:
+        """KV heads that only replaced heads read."""
+        return [kv for kv in range(self.kv_heads) if kv not in self.kept_kv]
+
+    @cached_property
+    def replaced_to_kv(self) -> HeadToKV:
+        return HeadToKV.of(tuple(map(self.kv_of, self.replaced)), self.device)
+
+    @cached_property
+    def groups_alone(self) -> list[KeptGroup]:
+        """Fused calls where only the kept heads are at hand, in the order of `kept` and `kept_kv`."""
+        counts = Counter(map(self.kv_of, self.kept))
+        groups, query, kv = [], 0, 0
+        for size, members in groupby(self.kept_kv, lambda kv: counts[kv]):
+            several = len(list(members))
+            groups.append(KeptGroup(slice(query, query + several * size), slice(kv, kv + several), size))
+            query, kv = query + several * size, kv + several
+        return groups
+
+    @cached_property
+    def groups_of_split_cache(self) -> list[KeptGroup]:
+        """Fused calls where all query heads are at hand, but only the KV heads `kept_kv`."""
+        return [group._replace(queries=self.index(self.kept[group.queries])) for group in self.groups_alone]
+
+    @cached_property
+    def prefill_groups(self) -> list[KeptGroup]:
+        """Fused calls where all heads are at hand: nothing is attended that is not kept."""
+        return [group._replace(kv=self.index(self.kept_kv[group.kv])) for group in self.groups_of_split_cache]
+
+    @cached_property
+    def decode_groups(self) -> list[KeptGroup]:
+        """Fused calls for a single query, which takes as long as reading the cache does: neighbouring KV heads are read
+        where they lie, and replaced heads that share them attend in vain."""
+        size, groups = self.heads // self.kv_heads, []
+        for _, run in groupby(enumerate(sorted(self.kept_kv)), lambda pair: pair[1] - pair[0]):
+            members = [kv for _, kv in run]
+            first, end = members[0], members[-1] + 1
+            groups.append(KeptGroup(slice(first * size, end * size), slice(first, end), size))
+        return groups
+
+    def kv_of(self, head: int) -> int:
+        return head // (self.heads // self.kv_heads)
+
+    def index(self, heads: Sequence[int]) -> Index:
+        return as_index(tuple(heads), self.device)
+
+
+@lru_cache(maxsize=1024)
+def partition_heads(heads: int, kv_heads: int, replaced: tuple[int, ...], device: torch.device) -> HeadPartition:
+    """The same object for the same heads, so that its groups are made once."""
+    return HeadPartition(heads, kv_heads, replaced, device)
+
+
+@lru_cache(maxsize=1024)
+@torch.inference_mode(False)  # a cached index may be needed for a gradient later
+def as_index(places: tuple[int, ...], device: torch.device) -> Index:
+    """A slice, which copies nothing, where the places are neighbours."""
+    start = places[0] if places else 0
+    if places == tuple(range(start, start + len(places))):
+        return slice(start, start + len(places))
+    return torch.tensor(places, dtype=torch.long, device=device)
+
+
+def select_heads(states: Tensor, heads: Index) -> Tensor:
+    """`states[:, heads]`."""
+    return states[:, heads] if isinstance(heads, slice) else states.index_select(1, heads)
+
+
+def scatter_heads(output: Tensor, heads: Index, part: Tensor) -> None:
+    """`output[:, :, heads] = part`, where `part` (batch, query or 1, head, width) may broadcast along the queries."""
+    if isinstance(heads, slice):
+        output[:, :, heads] = part
+    else:
+        output.index_copy_(2, heads, part.expand(-1, output.shape[1], -1, -1))

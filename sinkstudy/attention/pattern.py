@@ -1,0 +1,41 @@
+"""Attention with its weights formed explicitly: what the first layer decides from, and what `reuse` takes over."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sinkstudy.attention.heads import AttentionInputs, as_index, select_heads
+
+
+def attention_pattern(inputs: AttentionInputs, heads: Sequence[int]) -> Tensor:
+    """Attention (batch, head, query, key) float32 of these query heads."""
+    query, key, mask = inputs.query, inputs.key, inputs.mask
+    group_size, device = query.shape[1] // key.shape[1], query.device
+    # Scaled before the product, which may leave the range of float16 otherwise.
+    query = select_heads(query, as_index(tuple(heads), device)) * inputs.scale
+    key = select_heads(key, as_index(tuple(h // group_size for h in heads), device))
+    scores = (query @ key.transpose(2, 3)).float()
+    if mask is None:
+        queries, keys = scores.shape[2:]
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril_(keys - queries)
+    # A padding query sees nothing: its softmax is undefined, and its row is never read.
+    return torch.softmax(scores.masked_fill_(~mask, float("-inf")), -1).nan_to_num()
+
+
+def sink_heads(inputs: AttentionInputs, threshold: float) -> tuple[int, ...]:
+    """Heads whose sink score reaches the threshold in every sequence of the batch."""
+    pattern, mask = attention_pattern(inputs, range(inputs.query.shape[1])), inputs.mask
+    if mask is None:
+        score = pattern[..., 0].mean(-1)
+    else:
+        first = first_tokens(mask)[:, None, None, None].expand(pattern.shape[0], *pattern.shape[1:3], 1)
+        mass = pattern.gather(-1, first)[..., 0]  # (batch, head, query)
+        real = mask.any(-1).expand_as(mass)
+        score = (mass * real).sum(-1) / real.sum(-1)
+    return tuple(torch.nonzero((score >= threshold).all(0)).flatten().tolist())
+
+
+def first_tokens(mask: Tensor) -> Tensor:
+    """Position of each sequence's first token, (batch or 1,): the first key that any of its queries may see."""
+    return mask[:, 0].any(dim=-2).int().argmax(dim=-1)

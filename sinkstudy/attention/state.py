@@ -1,0 +1,227 @@
+"""What a model that runs under a plan knows: of the block, of the prompt, of the forward pass."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
+
+from sinkstudy.attention.cache import SplitKVCache
+from sinkstudy.attention.heads import (
+    AttentionInputs,
+    HeadPartition,
+    HeadToKV,
+    KeptGroup,
+    as_index,
+    partition_heads,
+    select_heads,
+)
+from sinkstudy.attention.pattern import attention_pattern, sink_heads
+from sinkstudy.attention.plan import Plan
+from sinkstudy.attention.strategies import STRATEGIES
+from sinkstudy.attention.strategies.contract import ReplacedHeads
+from sinkstudy.errors import StudyError
+
+_PROMPT = "sinkstudy_prompt"  # the attribute of a KV cache that holds what its prompt decided
+
+
+@dataclass
+class Prompt:
+    """What a prompt decided. It stays with the prompt's KV cache, also through copies of it.
+
+    `active`: whether the prompt is short enough for the plan. `memory`: what the strategy keeps of the layers whose
+    cache is no `SplitKVCache`, which keeps it itself.
+    """
+
+    plan: Plan
+    depth: str
+    active: bool
+    first_layer_heads: tuple[int, ...] = ()
+    memory: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+
+
+class ForwardPass(threading.local):
+    """The forward pass that runs in this thread, or ran last in it. `past`: tokens in the cache before it."""
+
+    prompt: Prompt | None = None
+    first_layer: int | None = None
+    past: int = 0
+    cache: Cache | None = None
+    layer_cache: SplitKVCache | None = None  # of the layer that runs
+    first_inputs: AttentionInputs | None = None  # of the first layer's attention
+    pattern: Tensor | None = None  # of the first layer's `pattern_heads`, all that later layers need
+    pattern_heads: tuple[int, ...] = ()
+
+
+class PlanState:
+    """One `with optimized(...)` block. `pruned`: the layers that do not project replaced heads."""
+
+    def __init__(self, model: PreTrainedModel, plan: Plan, depth: str) -> None:
+        self.plan, self.depth, self.strategy = plan, depth, STRATEGIES[plan.strategy]
+        self.config = model.config.get_text_config()
+        self.pruned: frozenset[int] = frozenset()
+        self.now = ForwardPass()
+        self._rest_weights: dict[tuple, Tensor] = {}
+
+    def __reduce_ex__(self, protocol: object) -> object:
+        raise StudyError(
+            "a model that runs under a plan can be neither copied nor pickled; do that outside `with optimized(...)`."
+        )
+
+    def begin_pass(self, *_: object) -> None:
+        """Runs before every forward pass of the model."""
+        self.now.__dict__.clear()
+
+    def enter_layer(self, attention: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Runs before every attention module: finds the prompt that the pass continues, and the layer's cache."""
+        now, layer = self.now, attention.layer_idx
+        if now.first_layer is None:
+            now.first_layer = layer
+            now.cache = next((one for one in (*args, *kwargs.values()) if isinstance(one, Cache)), None)
+            now.past = 0 if now.cache is None else int(now.cache.get_seq_length(layer))
+            hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            known = now.past > 0 and getattr(now.cache.layers[layer], "owned", True)
+            now.prompt = self._prompt_of(getattr(now.cache, _PROMPT, None) if known else None, hidden.shape[1])
+            if now.cache is not None:
+                setattr(now.cache, _PROMPT, now.prompt)
+        now.layer_cache = None if now.cache is None else self._layer_cache(now.cache, layer)
+
+    def _prompt_of(self, known: Prompt | None, queries: int) -> Prompt:
+        """The prompt whose cache is continued, or a new one: also for a cache that was filled unmodified."""
+        same = known is not None and known.depth == self.depth and known.plan == self.plan
+        if known is not None and known.active and not same:
+            raise StudyError(
+                f"this KV cache was filled under another plan ({known.plan.strategy}, depth {known.depth}); continue "
+                "it under that plan, or begin with an empty cache."
+            )
+        limit = self.plan.max_tokens
+        within = limit is None or self.now.past + queries <= limit
+        return known if same else Prompt(self.plan, self.depth, within)
+
+    def _layer_cache(self, cache: Cache, layer: int) -> SplitKVCache | None:
+        """The layer's own cache, put in place of an empty dynamic one where heads are replaced; None where the cache is
+        of another kind, or was filled before the block."""
+        if cache.offloading:
+            return None
+        if cache.layer_class_to_replicate is DynamicLayer:
+            cache.layers += [DynamicLayer() for _ in range(layer + 1 - len(cache.layers))]
+        found = cache.layers[layer]
+        if type(found) in (DynamicLayer, SplitKVCache) and found.get_seq_length() == 0:
+            found = cache.layers[layer] = self._empty_cache(layer)
+        if not isinstance(found, SplitKVCache):
+            return None
+        found.entered = True
+        return found
+
+    def _empty_cache(self, layer: int) -> DynamicLayer:
+        if not self.now.prompt.active:
+            return DynamicLayer()
+        replaced = self.replaced_heads(layer)
+        if replaced and self.strategy.forgets_tokens and not slides(self.config, layer):
+            return SplitKVCache(whole=False, split=(self.config.num_attention_heads, replaced))
+        return SplitKVCache(whole=layer not in self.pruned)
+
+    def replaced_heads(self, layer: int) -> tuple[int, ...]:
+        """Heads of `layer` replaced in the pass that runs, or ran last, in this thread."""
+        now, by_input = self.now, self.plan.first_layer_threshold is not None
+        if now.prompt is None or not now.prompt.active:
+            return ()
+        if layer == now.first_layer and (by_input or self.strategy.needs_first_layer):
+            return ()
+        return now.prompt.first_layer_heads if by_input else tuple(self.plan.heads.get(layer, ()))
+
+    def runs_pruned(self, layer: int) -> bool:
+        """Whether the layer leaves out the projections of replaced heads in this pass."""
+        now = self.now
+        stored = now.cache is None or (now.layer_cache is not None and not now.layer_cache.whole)
+        return now.prompt.active and stored
+
+    def see_first_layer(self, inputs: AttentionInputs) -> None:
+        """Runs before the first layer's attention: decides which heads are sinks where the plan leaves it to the input,
+        and remembers what `first_layer_pattern` needs."""
+        now, threshold = self.now, self.plan.first_layer_threshold
+        if threshold is not None and now.past == 0 and now.prompt.active:
+            now.prompt.first_layer_heads = sink_heads(inputs, threshold)
+        if self.strategy.needs_first_layer:
+            now.first_inputs = inputs
+
+    def first_layer_pattern(self, heads: tuple[int, ...], keys: int) -> Tensor:
+        """The first layer's attention of these heads in this pass, (batch, head, query, key), to the latest `keys`."""
+        now = self.now
+        if now.pattern is None:
+            later = (heads for layer, heads in self.plan.heads.items() if layer != now.first_layer)
+            now.pattern_heads = now.prompt.first_layer_heads or tuple(sorted({h for heads in later for h in heads}))
+            now.pattern = attention_pattern(now.first_inputs, now.pattern_heads)
+        places = tuple(now.pattern_heads.index(h) for h in heads)
+        pattern = select_heads(now.pattern, as_index(places, now.pattern.device))
+        behind = keys - pattern.shape[3]  # keys that the first layer's window has left behind
+        return nn.functional.pad(pattern, (behind, 0)) if behind else pattern
+
+    def partition(self, layer: int, inputs: AttentionInputs) -> HeadPartition:
+        """The heads of a layer that attends; with a split cache, only KV heads that kept heads read are at hand."""
+        if self.now.layer_cache is not None and self.now.layer_cache.partition is not None:
+            return self.now.layer_cache.partition
+        heads, kv_heads = inputs.query.shape[1], inputs.key.shape[1]
+        return partition_heads(heads, kv_heads, self.replaced_heads(layer), inputs.query.device)
+
+    def kept_groups(self, partition: HeadPartition, queries: int) -> list[KeptGroup]:
+        """The fused calls over the kept heads."""
+        if self.now.layer_cache is not None and self.now.layer_cache.partition is not None:
+            return partition.groups_of_split_cache
+        return partition.decode_groups if queries == 1 else partition.prefill_groups
+
+    def head_inputs(
+        self, layer: int, partition: HeadPartition, inputs: AttentionInputs
+    ) -> Iterator[tuple[tuple[int, ...], ReplacedHeads]]:
+        """Replaced heads, and what the strategy is given of them: all at once, or, where the layer's cache is split,
+        first those that share KV heads with kept ones, then those whose KV heads the strategy keeps."""
+        cached, prompt = self.now.layer_cache, self.now.prompt
+        if cached is None or cached.partition is None:
+            memory = prompt.memory.setdefault(layer, {}) if cached is None else cached.state
+            parts = [(range(partition.kv_heads), inputs.key, inputs.value, memory)]
+        else:
+            own = partition.replaced_only_kv, cached.state["key"], cached.state["value"], cached.state
+            parts = [(partition.kept_kv, inputs.key, inputs.value, {}), own]
+        for kv_heads, key, value, memory in parts:
+            heads = tuple(h for h in partition.replaced if partition.kv_of(h) in kv_heads)
+            if heads:
+                yield (
+                    heads,
+                    ReplacedHeads(
+                        query=select_heads(inputs.query, partition.index(heads)),
+                        key=key,
+                        value=value,
+                        to_kv=HeadToKV.of(tuple(kv_heads.index(partition.kv_of(h)) for h in heads), partition.device),
+                        mask=inputs.mask,
+                        scale=inputs.scale,
+                        sink_tokens=self.plan.sink_tokens,
+                        window=self.plan.window,
+                        rest_weight=self.rest_weight(layer, heads, partition.device),
+                        memory=memory,
+                        first_layer_pattern=lambda heads=heads, keys=key.shape[2]: self.first_layer_pattern(
+                            heads, keys
+                        ),
+                        start=self.now.past + inputs.query.shape[2] - key.shape[2],
+                    ),
+                )
+
+    def rest_weight(self, layer: int, heads: tuple[int, ...], device: torch.device) -> Tensor | None:
+        """The plan's weights of these heads, (1, head) float32; None where it leaves them to be measured."""
+        if self.plan.rest_weight is None:
+            return None
+        if (layer, heads, device) not in self._rest_weights:
+            weights = [[self.plan.rest_weight[layer][head] for head in heads]]
+            with torch.inference_mode(False):  # it may be needed for a gradient later
+                self._rest_weights[layer, heads, device] = torch.tensor(weights, device=device)
+        return self._rest_weights[layer, heads, device]
+
+
+def slides(config: object, layer: int) -> bool:
+    """Whether the layer has a sliding window."""
+    types = getattr(config, "layer_types", None)
+    if types is not None:
+        return types[layer] != "full_attention"
+    return getattr(config, "sliding_window", None) is not None

@@ -1,0 +1,166 @@
+"""What a prompt decided travels with its KV cache, and a cache is continued only where it belongs."""
+
+import copy
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+from readable import readable_logits
+from tiny import ARCHITECTURES, prompt_ids, tiny_model
+
+from sinkstudy.attention import Plan, optimized
+
+HEADS = {0: [0, 1, 2, 3], 1: [0, 1], 2: [1, 2, 3]}
+DEPTHS = pytest.mark.parametrize("depth", ["projections", "attention"])
+
+
+@DEPTHS
+@torch.no_grad()
+def test_a_prompt_beyond_max_tokens_stays_unmodified_after_a_shorter_one(depth):
+    model, long, short = tiny_model("llama"), prompt_ids(67), prompt_ids(9, seed=1)
+    expected = model(long).logits[:, 60:]
+    with optimized(model, Plan(heads=HEADS, max_tokens=20), depth):
+        cache = model(long[:, :60]).past_key_values
+        assert not torch.allclose(model(short).logits, readable_logits_of_none(model, short), atol=1e-3)
+        decoded = torch.cat([model(long[:, i : i + 1], past_key_values=cache).logits for i in range(60, 67)], 1)
+    torch.testing.assert_close(decoded, expected, atol=1e-5, rtol=1e-5)
+
+
+def readable_logits_of_none(model, ids):
+    other = tiny_model("llama")  # the same weights, under no plan
+    return other(ids).logits
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(heads=HEADS, strategy="first_value_mean"),
+        Plan(first_layer_threshold=0.15),
+        Plan(first_layer_threshold=0.15, strategy="reuse"),
+        Plan(heads=HEADS, strategy="sink_window", window=4),
+    ],
+)
+@torch.no_grad()
+def test_two_prompts_in_turn_decode_as_each_alone(plan):
+    model, prompts = tiny_model("llama"), [prompt_ids(20), prompt_ids(14, seed=3)]
+    with optimized(model, plan):
+        alone = [steps(model, ids, model(ids[:, :9]).past_key_values) for ids in prompts]
+        caches = [model(ids[:, :9]).past_key_values for ids in prompts]
+        in_turn = [steps(model, ids, cache) for ids, cache in zip(prompts, caches, strict=True)]
+    for one, other in zip(in_turn, alone, strict=True):
+        assert torch.equal(one, other)
+
+
+def steps(model, ids, cache):
+    return torch.cat([model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(9, ids.shape[1])], 1)
+
+
+@torch.no_grad()
+def test_a_copied_cache_keeps_what_its_prompt_decided():
+    model, ids = tiny_model("llama"), prompt_ids(20)
+    with optimized(model, Plan(first_layer_threshold=0.15)):
+        cache = model(ids[:, :9]).past_key_values
+        copied = copy.deepcopy(cache)
+        model(prompt_ids(5, seed=1))
+        assert torch.equal(steps(model, ids, copied), steps(model, ids, cache))
+
+
+@DEPTHS
+@pytest.mark.parametrize("strategy", ["first_value", "first_value_mean", "sink_window", "reuse"])
+@torch.no_grad()
+def test_a_cache_is_continued_under_its_own_plan_alone(strategy, depth, refuses):
+    model, ids = tiny_model("llama"), prompt_ids(12)
+    plan = Plan(heads=HEADS, strategy=strategy)
+    with optimized(model, plan, depth):
+        expected = model(ids[:, 9:], past_key_values=model(ids[:, :9]).past_key_values).logits
+        cache = model(ids[:, :9]).past_key_values
+    with refuses("filled under a plan"):
+        model(ids[:, 9:], past_key_values=cache)
+    with optimized(model, Plan(heads={1: [0]}, strategy=strategy), depth), refuses("filled under another plan"):
+        model(ids[:, 9:], past_key_values=cache)
+    other = {"projections": "attention", "attention": "projections"}[depth]
+    with optimized(model, plan, other), refuses("filled under another plan", depth):
+        model(ids[:, 9:], past_key_values=cache)
+    with optimized(model, plan, depth):  # what was refused has left it as it was
+        torch.testing.assert_close(model(ids[:, 9:], past_key_values=cache).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+@DEPTHS
+@torch.no_grad()
+def test_an_emptied_cache_is_anybodys(depth):
+    model, ids = tiny_model("llama"), prompt_ids(12)
+    plain, plan = model(ids).logits, Plan(heads=HEADS, max_tokens=10)
+    with optimized(model, plan, depth):
+        expected = model(ids[:, 9:], past_key_values=model(ids[:, :9]).past_key_values).logits
+        cache = model(ids[:, :9]).past_key_values
+        cache.reset()
+        torch.testing.assert_close(model(ids, past_key_values=cache).logits, plain)
+        cache.reset()
+        model(ids[:, :9], past_key_values=cache)
+    cache.reset()
+    model(ids[:, :9], past_key_values=cache)
+    with optimized(model, replace(plan, heads={2: [3]}), depth):  # filled unmodified: the first token under the plan
+        model(ids[:, 9:10], past_key_values=copy.deepcopy(cache))
+    torch.testing.assert_close(model(ids[:, 9:], past_key_values=cache).logits, plain[:, 9:], atol=1e-5, rtol=1e-5)
+    cache.reset()
+    with optimized(model, plan, depth):
+        model(ids[:, :9], past_key_values=cache)
+        torch.testing.assert_close(model(ids[:, 9:], past_key_values=cache).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_cache_that_holds_every_token_is_cropped():
+    model, ids, plan = tiny_model("llama"), prompt_ids(12), Plan(heads=HEADS)
+    with optimized(model, plan, "attention"):
+        cache = model(ids).past_key_values
+        cache.crop(-3)
+        step = model(ids[:, 9:], past_key_values=cache).logits
+    torch.testing.assert_close(step, readable_logits(model, ids, plan)[:, 9:], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_measured_weight_follows_its_prompt_when_a_batch_is_picked():
+    model, plan = tiny_model("llama"), Plan(heads=HEADS, strategy="first_value_mean")
+    ids = torch.cat([prompt_ids(12, seed=seed) for seed in range(3)])
+    with optimized(model, plan):
+        cache = model(ids[:, :9]).past_key_values
+        expected = model(ids[:, 9:], past_key_values=copy.deepcopy(cache)).logits
+        cache.batch_select_indices(torch.tensor([2, 0]))
+        picked = model(ids[[2, 0], 9:], past_key_values=cache).logits
+    torch.testing.assert_close(picked, expected[[2, 0]], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", [name for name in ARCHITECTURES if name not in ("gemma2", "gpt_oss")])
+@torch.no_grad()
+def test_every_architecture_shows_its_cache(model_type):
+    model, long, short = tiny_model(model_type), prompt_ids(12), prompt_ids(4, seed=1)
+    expected = model(long).logits[:, 9:]
+    with optimized(model, Plan(heads={1: [0, 1], 2: [3]}, max_tokens=5)):
+        cache = model(long[:, :9]).past_key_values
+        model(short)
+        torch.testing.assert_close(model(long[:, 9:], past_key_values=cache).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+@DEPTHS
+@torch.no_grad()
+def test_threads_in_one_block_run_prompts_of_their_own(depth):
+    model, plan = tiny_model("llama"), Plan(heads=HEADS, strategy="first_value_mean", max_tokens=30)
+    prompts = [prompt_ids(n, seed=n) for n in (12, 25, 40, 31)]
+    results = {}
+
+    def run(i):
+        with torch.no_grad():
+            for _ in range(10):
+                results.setdefault(i, []).append(steps(model, prompts[i], model(prompts[i][:, :9]).past_key_values))
+
+    with optimized(model, plan, depth):
+        expected = [steps(model, ids, model(ids[:, :9]).past_key_values) for ids in prompts]
+        threads = [threading.Thread(target=run, args=[i]) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for i, one in enumerate(expected):
+        assert len(results[i]) == 10
+        assert all(torch.equal(found, one) for found in results[i])
