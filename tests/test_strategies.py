@@ -224,8 +224,7 @@ def test_a_weight_measured_in_a_padded_batch_is_that_of_the_prompt_alone(side):
     ids, mask, positions, places = padded(prompts, side)
     batch = logits_of(model, plan, ids, attention_mask=mask, position_ids=positions)
     for row, (prompt, place) in enumerate(zip(prompts, places, strict=True)):
-        alone = readable_logits(model, prompt[None], plan)[0]
-        torch.testing.assert_close(batch[row, place], alone, atol=1e-5, rtol=1e-5)
+        assert_within(batch[row, place], truth_of(readable_logits, model, prompt[None], plan)[0])
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

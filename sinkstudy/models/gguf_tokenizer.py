@@ -27,8 +27,8 @@ def tokenizer_of(file: GGUFFile) -> PreTrainedTokenizerFast:
         loaded = AutoTokenizer.from_pretrained(file.path.parent, gguf_file=file.path.name)
     except Exception as error:
         raise StudyError(
-            f"{file.path}: its tokenizer of kind {kind!r} could not be read ({first_sentence(error)}); give the model's "
-            "directory in Hugging Face format instead."
+            f"{file.path}: its tokenizer of kind {kind!r} could not be read ({first_sentence(error)}); give the "
+            "model's directory in Hugging Face format instead."
         ) from error
     backend: Tokenizer = loaded.backend_tokenizer
     if kind == "gpt2":
