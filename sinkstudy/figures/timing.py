@@ -6,7 +6,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from sinkstudy.figures.style import COLOURS, DASHES, MARKERS, PAGE, new_figure, styled
-from sinkstudy.findings.verdicts import pareto_front
+from sinkstudy.stats.pareto import pareto_front
 
 _PHASES = {"prefill": "prefill", "decode": "decoding"}
 _LEAST_KL = 1e-8  # nats per token; what lies below, zero included, is drawn there

@@ -1,54 +1,46 @@
-"""The findings report: Markdown in which every number comes from a table and says from which.
+"""The findings: a report in Markdown in which every number comes from a table and says from which, and the verdicts.
 
-Each section is a module with one function, `section(tables)`, that returns Markdown beginning with its heading; to
-add one, write the module and name it in SECTIONS. What all of them print with is in `text`.
+The prose is in `templates/`, a file per section, put together by `findings.md.jinja`. `sections` computes what no table
+holds as it is printed, `verdicts` decides, `text` prints numbers and escapes what others wrote, `html` makes the page.
 """
 
-from sinkstudy.findings import (
-    conclusion,
-    control,
-    correlation,
-    costs,
-    exactness,
-    heldout,
-    layer_pairs,
-    length_threshold,
-    lengths,
-    methods,
-    models,
-    optimization,
-    persistence,
-    positions,
-    published,
-    simulation,
-    summary,
-)
-from sinkstudy.findings.inputs import Tables
-from sinkstudy.findings.text import number_footnotes
+import re
 
-__all__ = ["SECTIONS", "Tables", "markdown"]
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-SECTIONS = (
-    summary,
-    models,
-    lengths,
-    control,
-    positions,
-    correlation,
-    length_threshold,
-    layer_pairs,
-    persistence,
-    simulation,
-    heldout,
-    optimization,
-    published,
-    conclusion,
-    exactness,
-    costs,
-    methods,
-)
+from sinkstudy.findings import sections, text, verdicts
+from sinkstudy.findings.inputs import Tables, file_of
+
+__all__ = ["Tables", "markdown"]
 
 
 def markdown(tables: Tables) -> str:
     """The whole report."""
-    return number_footnotes("\n\n".join(part.section(tables) for part in SECTIONS)) + "\n"
+    environment = Environment(
+        loader=PackageLoader("sinkstudy.findings"),
+        finalize=text.finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # for HTML; this is Markdown, and `finalize` escapes it
+    )
+    shown = {"percent": text.percent, "show": text.show, "count": text.count, "interval": text.interval}
+    environment.filters |= shown | {"note": text.row_note, "code": text.code}
+    environment.globals |= {"file_of": file_of, "link": text.link, "note": text.note, "sections": sections}
+
+    def figure(name: str, caption: str) -> str:
+        drawn = name in tables.figures
+        return text.Markdown(f"![{text.finalize(caption)}](figures/{name}.png)" if drawn else "")
+
+    def label(model: str) -> str:
+        return f"{model} (control)" if model in tables.controls else model
+
+    page = environment.get_template("findings.md.jinja").render(
+        t=tables,
+        rows=tables.rows,
+        figure=figure,
+        label=label,
+        rules=verdicts,
+        judged={model: verdicts.judge(tables, model) for model in tables.models},
+    )
+    return text.number_footnotes(re.sub(r"\n{3,}", "\n\n", page.strip())) + "\n"

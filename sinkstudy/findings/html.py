@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from mdit_py_plugins.footnote import footnote_plugin
 
 from sinkstudy.errors import StudyError
@@ -27,13 +27,13 @@ def html(markdown: str, folder: Path) -> str:
     parser.core.ruler.push("evidence", _evidence_on_hover)
     parser.core.ruler.push("figures", _figures_outside_paragraphs)
     parser.renderer = _Renderer(parser)  # instead of the plugin's own way to draw footnotes
-    environment = {"folder": folder}
+    environment = {"folder": folder, "contents": []}
     body = parser.render(markdown, environment)
-    loader = Environment(loader=PackageLoader("sinkstudy.findings", ""), autoescape=True, undefined=StrictUndefined)
-    return loader.get_template("page.html").render(
+    templates = Environment(loader=PackageLoader("sinkstudy.findings"), autoescape=True, undefined=StrictUndefined)
+    return templates.get_template("page.html").render(
         body=Markup(body),
-        contents=[(_slug(title), title) for title in re.findall(r"^## (.+)$", markdown, re.M)],
-        style=Markup(files("sinkstudy.findings").joinpath("page.css").read_text(encoding="utf-8")),
+        contents=environment["contents"],
+        style=Markup(files("sinkstudy.findings").joinpath("templates/page.css").read_text(encoding="utf-8")),
     )
 
 
@@ -41,9 +41,12 @@ class _Renderer(RendererHTML):
     """Sections around second-level headings, figures with captions, wide tables that scroll by themselves."""
 
     def heading_open(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
-        tag = tokens[at].tag
-        start = f'</section>\n<section id="{_slug(tokens[at + 1].content)}">\n' if tag == "h2" else ""
-        return f"{start}<{tag}>"
+        if tokens[at].tag != "h2":
+            return f"<{tokens[at].tag}>"
+        title = _text(tokens[at + 1])
+        slug = f"{len(env['contents']) + 1}-{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')}"
+        env["contents"].append((slug, title))
+        return f'</section>\n<section id="{slug}">\n<h2>'
 
     def image(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
         path = env["folder"] / str(tokens[at].attrs["src"])
@@ -52,7 +55,7 @@ class _Renderer(RendererHTML):
         png = path.read_bytes()
         width = round(int.from_bytes(png[16:20], "big") * _SCALE)
         data = base64.b64encode(png).decode("ascii")
-        caption = Markup.escape(tokens[at].content)
+        caption = escape(_text(tokens[at]))
         return (
             f'<figure><img src="data:image/png;base64,{data}" alt="{caption}" width="{width}">'
             f"<figcaption>{caption}</figcaption></figure>"
@@ -65,7 +68,7 @@ class _Renderer(RendererHTML):
         return "</table></div>\n"
 
     def footnote_ref(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
-        number, note = tokens[at].meta["id"] + 1, Markup.escape(tokens[at].meta["text"])
+        number, note = tokens[at].meta["id"] + 1, escape(tokens[at].meta["text"])
         return f'<sup class="note"><a href="#note-{number}" title="{note}">[{number}]</a></sup>'
 
     def footnote_block_open(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
@@ -84,28 +87,30 @@ class _Renderer(RendererHTML):
         return ""
 
 
+def _text(token: Token) -> str:
+    """What a reader sees of a token's inline content, without Markdown's marks."""
+    return "".join(child.content for child in token.children or ())
+
+
 def _evidence_on_hover(state: StateCore) -> None:
     """Give every footnote mark the text of its note, and every cell of a table row the notes of the row."""
-    notes = {}
-    for at, token in enumerate(state.tokens):
-        if token.type == "footnote_open":
-            notes[token.meta["id"]] = state.tokens[at + 2].content.replace("`", "")
+    at_notes = [at for at, token in enumerate(state.tokens) if token.type == "footnote_open"]
+    notes = {state.tokens[at].meta["id"]: _text(state.tokens[at + 2]) for at in at_notes}
     row: list[Token] = []
     for token in state.tokens:
+        marks = [mark for mark in token.children or () if mark.type == "footnote_ref"]
+        for mark in marks:
+            mark.meta["text"] = notes[mark.meta["id"]]
         if token.type == "tr_open":
             row = []
         elif token.type in ("td_open", "th_open"):
             row.append(token)
-        marks = [mark for mark in token.children or () if mark.type == "footnote_ref"]
-        for mark in marks:
-            mark.meta["text"] = notes[mark.meta["id"]]
-        # The mark stands in the first cell: the cells after it get their titles when the row ends.
-        if marks and row:
+        elif marks and row:
             row[0].meta["notes"] = "\n".join(mark.meta["text"] for mark in marks)
-        if token.type == "tr_close":
-            for cell in row:
-                if "notes" in row[0].meta:
-                    cell.attrSet("title", row[0].meta["notes"])
+        elif token.type == "tr_close" and "notes" in row[0].meta:
+            for cell in row:  # the mark stands in the first, and the others get their titles once the row is whole
+                cell.attrSet("title", row[0].meta["notes"])
+        elif token.type == "table_close":
             row = []
 
 
@@ -113,7 +118,3 @@ def _figures_outside_paragraphs(state: StateCore) -> None:
     for at, token in enumerate(state.tokens):
         if [child.type for child in token.children or ()] == ["image"]:
             state.tokens[at - 1].hidden = state.tokens[at + 1].hidden = True
-
-
-def _slug(title: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")

@@ -1,14 +1,17 @@
 """What the findings are written from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
-from sinkstudy.findings.verdicts import MIN_TOKENS
 from sinkstudy.stats.profile import long_prompt_table, position_table
 from sinkstudy.store.tables import LongTable, read_tables
+
+MIN_TOKENS = 24  # on shorter prompts uniform attention itself scores too high to judge a head by
+_LONG = ("scores", "lengths", "correlation")
+_OF_THE_STUDY = ("control", "comparison", "costs")  # one file, not one per model
 
 
 @dataclass(frozen=True)
@@ -16,9 +19,12 @@ class Tables:
     """The study's tables, all models together, as read from the result files.
 
     Of the tables with many rows per prompt only what the findings need is held. `long_prompts` and `positions` sum up
-    the scores, see `profile`; `lengths` has each prompt at 2 tokens and at its whole length; `correlation` only rows
-    over all prompts. `provenance`: per model, the attributes of its captures. `threshold`: the sink score from which
-    a head is a sink.
+    the scores, see `profile`; `lengths` has each prompt at 2 tokens and at its whole length; `correlation` has rows
+    over all prompts, and those of single prompts at `threshold`. A table that the study does not have is empty.
+
+    `provenance`: per model, the attributes of its captures. `threshold`: the sink score from which a head is a sink.
+    `controls`: the models with random weights. `figures`: names, without ending, of the figures the study draws.
+    `cut_prompts`: per model, prompts cut to its context: (prompt, its tokens, the tokens kept).
     """
 
     long_prompts: pd.DataFrame
@@ -29,7 +35,6 @@ class Tables:
     curves: pd.DataFrame
     weakening: pd.DataFrame
     layer_pairs: pd.DataFrame
-    persistence: pd.DataFrame
     domains: pd.DataFrame
     control: pd.DataFrame
     comparison: pd.DataFrame
@@ -41,45 +46,54 @@ class Tables:
     answers: pd.DataFrame
     verification: pd.DataFrame
     costs: pd.DataFrame
-    provenance: dict[str, dict[str, str]]
+    provenance: Mapping[str, Mapping[str, str]]
     threshold: float
+    controls: frozenset[str] = frozenset()
+    figures: frozenset[str] = frozenset()
+    cut_prompts: Mapping[str, Sequence[tuple[str, int, int]]] = field(default_factory=dict)
 
     @classmethod
-    def read(
-        cls, files: Mapping[str, Sequence[str | Path]], provenance: dict[str, dict[str, str]], threshold: float
-    ) -> "Tables":
-        """`files`: those of every table, and the score tables as `scores`."""
-        long = {name: LongTable(files[name]) for name in ("scores", "lengths", "correlation")}
+    def read(cls, files: Mapping[str, Sequence[str | Path]], threshold: float, **about: object) -> "Tables":
+        """`files`: those of each table by its name, and the score tables as `scores`. `about`: the other fields."""
+        scores, lengths, correlation = (LongTable(files[name]) for name in _LONG)
         return cls(
-            **{name: read_tables(paths) for name, paths in files.items() if name not in long},
-            long_prompts=long_prompt_table(long["scores"], MIN_TOKENS),
-            positions=position_table(long["scores"], threshold),
-            lengths=long["lengths"].only(_first_and_last),
-            correlation=long["correlation"].only(lambda rows: rows["prompt"] == "all"),
-            provenance=provenance,
+            **{name: read_tables(paths) for name, paths in files.items() if name not in _LONG},
+            long_prompts=long_prompt_table(scores, MIN_TOKENS),
+            positions=position_table(scores, threshold),
+            lengths=lengths.only(_first_and_last),
+            correlation=correlation.only(lambda rows: (rows["prompt"] == "all") | (rows["threshold"] == threshold)),
             threshold=threshold,
+            **about,
         )
-
-    def of(self, name: str, model: str) -> pd.DataFrame:
-        """The rows of one model in the table called `name`."""
-        table = getattr(self, name)
-        return table[table["model"] == model]
-
-    def curve(self, model: str, set_name: str = "all") -> pd.DataFrame:
-        """The curve over all lengths of a set of prompts, at the threshold."""
-        rows = self.of("curves", model)
-        return rows[(rows["set"] == set_name) & (rows["threshold"] == self.threshold)]
 
     @property
     def models(self) -> list[str]:
         return list(dict.fromkeys(self.heads["model"]))
 
-    def overall(self, model: str, set_name: str = "all", threshold: float | None = None) -> pd.Series:
-        """The correlation row over all prompts of a set at their own lengths."""
-        rows = self.of("correlation", model)
-        level = self.threshold if threshold is None else threshold
-        rows = rows[(rows["set"] == set_name) & (rows["prompt"] == "all") & rows["n_tokens"].isna()]
-        return rows[rows["threshold"] == level].iloc[0]
+    @property
+    def main(self) -> str:
+        """The model that the findings open with: the first that is no control."""
+        return next((model for model in self.models if model not in self.controls), self.models[0])
+
+    def of(self, name: str, **where: object) -> pd.DataFrame:
+        """The rows of a table in which each column has the value given; None stands for an empty cell."""
+        table = getattr(self, name)
+        for column, value in where.items() if len(table) else ():
+            table = table[table[column].isna() if value is None else table[column] == value]
+        return table
+
+    def rows(self, name: str, **where: object) -> list[dict[str, object]]:
+        """The same rows as mappings, each with the `file` it was read from."""
+        return [
+            row | {"file": file_of(name, row.get("model", ""))} for row in self.of(name, **where).to_dict("records")
+        ]
+
+
+def file_of(name: str, model: object) -> str:
+    """Where the rows of a model in a table were read from."""
+    if name == "published":
+        return "published.csv"
+    return f"results/{name}.csv" if name in _OF_THE_STUDY else f"results/{name}/{model}.csv"
 
 
 def _first_and_last(lengths: pd.DataFrame) -> pd.Series:

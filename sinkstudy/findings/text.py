@@ -1,45 +1,63 @@
-"""How findings print numbers, tables, verdicts and where each comes from."""
+"""How findings print: numbers, where they come from, and text that others wrote.
 
+Markdown templates print through `finalize`, so whatever is not made here as `Markdown` is escaped, in this one place.
+"""
+
+import math
 import re
-from collections.abc import Callable
-
-import pandas as pd
-
-from sinkstudy.findings.verdicts import Verdict
+import unicodedata
+from urllib.parse import quote
 
 _OPEN, _CLOSE = "\ue000", "\ue001"  # private characters around a footnote's text until it has a number
+# An underscore inside a word is no emphasis, and names are full of them.
+_SPECIAL = re.compile(r"[\\`*\[\]<>&|~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+_HIDDEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}  # Unicode categories: characters that are not seen, or that turn lines
 
 
-def percent(part: float, whole: float = 1.0) -> str:
-    """`part` of `whole` in percent with two decimals, as the original study prints it; `undefined` for NaN."""
-    return "undefined" if pd.isna(part) else f"{100 * part / whole:.2f}%"
+class Markdown(str):
+    """Text that is Markdown already and is not to be escaped."""
 
 
-def number(value: float) -> str:
-    """Three decimals; `undefined` for NaN."""
-    # Adding zero turns the -0.000 of a tiny negative number into 0.000.
-    return "undefined" if pd.isna(value) else f"{round(value, 3) + 0:.3f}"
+def finalize(value: object) -> str:
+    """What a template prints of a value: undefined ones by that word, whole numbers without decimals, text escaped."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "undefined"
+    if isinstance(value, Markdown):
+        return value
+    return f"{value:.9g}" if isinstance(value, float) else _SPECIAL.sub(r"\\\g<0>", visible(str(value)))
 
 
-def count(value: float) -> str:
-    """A mean count: no decimals where it is whole, else one."""
-    return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
+def visible(text: str) -> str:
+    """`text` on one line, with characters that are not seen as their code points: `U+202E`."""
+    one_line = " ".join(re.split(r"[\t\r\n]+", text))
+    return "".join(f"U+{ord(c):04X}" if unicodedata.category(c) in _HIDDEN else c for c in one_line)
 
 
-def interval(row: pd.Series) -> str:
-    """The 95% interval of a correlation row."""
-    return "undefined" if pd.isna(row["ci_low"]) else f"{percent(row['ci_low'])} to {percent(row['ci_high'])}"
+def code(text: object) -> Markdown:
+    """A code span (not for table cells) that no backtick within ends."""
+    shown = visible(str(text))
+    fence = "`" * (max(map(len, re.findall("`+", shown)), default=0) + 1)
+    space = " " if "`" in shown else ""
+    return Markdown(f"{fence}{space}{shown}{space}{fence}")
 
 
-def span(row: pd.Series, name: str, show: Callable[[float], str]) -> str:
-    """The interval in `{name}_low` and `{name}_high` of a row; `undefined` where there is none."""
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return "undefined" if pd.isna(low) else f"{show(low)} to {show(high)}"
+def link(text: object, url: object) -> Markdown:
+    """A link to a web address; the text alone where the address is anything else."""
+    if not re.match(r"https?://", str(url)):
+        return Markdown(finalize(text))
+    return Markdown(f"[{finalize(text)}](<{quote(str(url), safe=':/?#@!$&()*+,;=%~')}>)")
 
 
-def evidence(path: str, rows: str, folder: str = "results/") -> str:
-    """A footnote that says where the numbers before it come from: a file under `folder`, and which of its rows."""
-    return f"{_OPEN}`{folder}{path}`: {rows}{_CLOSE}"
+def note(file: str, rows: str) -> Markdown:
+    """A footnote that says where the numbers before it come from: a file, and which of its rows."""
+    return Markdown(f"{_OPEN}{code(file)}: {finalize(rows)}{_CLOSE}")
+
+
+def row_note(row: dict[str, object], *columns: str) -> Markdown:
+    """The footnote of a row (see `Tables.rows`) that is found by the values of these columns."""
+    given = [f"{c}={row[c]:.9g}" if isinstance(row[c], float) else f"{c}={row[c]}" for c in columns if row[c] == row[c]]
+    empty = [f"{c} empty" for c in columns if row[c] != row[c]]
+    return note(str(row["file"]), ", ".join(given + empty))
 
 
 def number_footnotes(text: str) -> str:
@@ -57,36 +75,27 @@ def number_footnotes(text: str) -> str:
     return f"{marked}\n\n{notes}" if notes else marked
 
 
-def figure(name: str, caption: str) -> str:
-    """A figure of the study, by its name without ending."""
-    return f"![{caption}](figures/{name}.png)"
+def percent(part: float | None, whole: float = 1.0) -> str:
+    """`part` of `whole` in percent with two decimals, as the original study prints it."""
+    return "undefined" if part is None or math.isnan(part) else f"{100 * part / whole:.2f}%"
 
 
-def table(rows: list[dict[str, object]]) -> str:
-    """A table with a column per key. A row's `evidence`, if any, is a footnote of its first cell, not a column."""
-    if not rows:
-        return "Nothing to tabulate."
-    head = [key for key in rows[0] if key != "evidence"]
-    body = [[str(row[key]) for key in head] for row in rows]
-    for cells, row in zip(body, rows, strict=True):
-        cells[0] += str(row.get("evidence", ""))
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *body])
+def show(value: float | None, form: str = ".3f") -> str:
+    """A number in a format; a tiny negative one is not -0.000."""
+    if value is None or math.isnan(value):
+        return "undefined"
+    text = f"{value:{form}}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
-def source(*paths: str) -> str:
-    """The files a section reads."""
-    return "Source: " + ", ".join(f"`results/{path}`" for path in paths) + "."
+def count(value: float) -> str:
+    """A mean count: no decimals where it is whole, else one."""
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
 
 
-def has(verdict: Verdict) -> str:
-    """The verdict on sinks with its reason."""
-    start = {True: "has sinks", False: "has no sinks", None: "cannot be judged"}[verdict.holds]
-    return f"{start}: {verdict.reason}"
-
-
-def holds(verdict: Verdict) -> str:
-    return {True: "holds", False: "does not hold", None: "cannot be tested"}[verdict.holds]
-
-
-def pays(verdict: Verdict) -> str:
-    return {True: "pays", False: "does not pay", None: "was not possible"}[verdict.holds]
+def interval(row: dict[str, float], name: str, form: str = "%") -> str:
+    """The interval in `{name}_low` and `{name}_high` of a row."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    if math.isnan(low):
+        return "undefined"
+    return " to ".join(percent(end) if form == "%" else show(end, form) for end in (low, high))

@@ -1,30 +1,87 @@
-"""The rules by which the findings conclude. Each takes numbers from tables and returns a verdict with its reason.
+"""What the findings conclude: the rules, in one place, and `verdicts.json`, their conclusions for programs.
 
-The thresholds of the rules are constants here, printed in the findings, and apply to every model alike.
+Each rule takes rows of tables and returns a verdict with its reason. The bounds of the rules are constants here, are
+printed in the findings, and apply to every model alike.
 """
 
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
+
+from sinkstudy.findings.inputs import MIN_TOKENS, Tables, file_of
+from sinkstudy.stats.pareto import timing_noise
 
 CLEAR_EXCESS = 0.5  # a head this far above uniform attention is a sink beyond doubt
 SMALL_EXCESS_CHANGE = 0.1  # a smaller change of mean excess is not an effect of length
 HOLDS_AT = 0.5  # correlation below this means that most later layers do not follow
 SIGNIFICANT = 0.05
-MIN_TOKENS = 24  # below this uniform attention itself scores too high to judge by
 NEAR_NULL = 0.05  # a mean score this near to uniform attention's is that of uniform attention
 GOOD_FIT = 0.02  # a simulator that errs by less per layer is not rejected, however sure the difference
 HARMLESS_KL = 1e-2
 HARMLESS_AGREEMENT = 0.98
 WORTHWHILE_SPEEDUP = 1.02
+IMPLAUSIBLE_PERPLEXITY = 1000.0  # per token of English; small language models are below 100, broken ones far beyond
+HARMLESS = f"KL at most {HARMLESS_KL:g} and top-1 agreement at least {HARMLESS_AGREEMENT:g}"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`holds`: True, False, or None where the data cannot say. `reason`: a sentence with the numbers it rests on."""
+    """`holds`: True, False, or None where the data cannot say. `reason`: a sentence with the numbers it rests on.
+
+    `numbers`: these numbers by name, read from the rows `rows` of the file `file`.
+    """
 
     holds: bool | None
     reason: str
+    numbers: dict[str, float] = field(default_factory=dict)
+    file: str = ""
+    rows: str = ""
+
+
+def judge(t: Tables, model: str) -> dict[str, Verdict]:
+    """The verdict on every question about one model."""
+    here = {"model": model, "threshold": t.threshold}
+    pooled = t.of("correlation", **here, set="all", prompt="all", n_tokens=None)
+    benchmark, at, replaced = t.of("benchmark", model=model), f"threshold={t.threshold:g}", "rows with heads_replaced>0"
+    no_table, untimed = "not measured: the study has no table of it.", "a control is not timed: its weights are random."
+    control = Verdict(None, untimed) if model in t.controls else None
+    long, prompts = t.of("long_prompts", model=model), f"n_tokens>={MIN_TOKENS}, over prompts per head"
+    found = {
+        "has_sinks": (has_sinks(long, t.threshold), "scores", prompts),
+        "first_layer": (first_layer(pooled.iloc[0]), "correlation", f"set=all, prompt=all, n_tokens empty, {at}"),
+        "length": (length(t.of("weakening", **here).iloc[0]), "weakening", at),
+        "predictor": (Verdict(None, f"how well anything predicts later sinks is {no_table}"), "", ""),
+        "mechanism": (Verdict(None, f"the activation of the first token is {no_table}"), "", ""),
+        "skippable": (control or skippable(benchmark), "benchmark", replaced),
+        "worth_replacing": (control or worth_replacing(benchmark), "benchmark", replaced),
+        "simulator": (simulator(t.of("heldout_errors", **here)), "heldout_errors", f"simulator=formula, {at}"),
+    }
+    return {
+        question: replace(verdict, file=file_of(table, model) if verdict.numbers else "", rows=rows)
+        for question, (verdict, table, rows) in found.items()
+    }
+
+
+def verdicts_json(t: Tables) -> str:
+    """All verdicts, sorted by model and question. Evidence: by name, a number with the file and the rows it is from."""
+    entries = [
+        {
+            "model": model,
+            "question": question,
+            "holds": verdict.holds,
+            "reason": verdict.reason,
+            "evidence": {
+                name: {"value": None if math.isnan(value) else value, "table": verdict.file, "rows": verdict.rows}
+                for name, value in sorted(verdict.numbers.items())
+            },
+        }
+        for model in sorted(t.models)
+        for question, verdict in sorted(judge(t, model).items())
+    ]
+    return json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def has_sinks(heads: pd.DataFrame, threshold: float) -> Verdict:
@@ -36,19 +93,141 @@ def has_sinks(heads: pd.DataFrame, threshold: float) -> Verdict:
     if heads.empty:
         return Verdict(None, f"no prompt has {MIN_TOKENS} tokens or more.")
     sure = (heads["least_score"] >= threshold) & (heads["least_excess"] >= CLEAR_EXCESS)
-    best = heads["best_excess"].max()
-    count, total = int((heads["sink_share"] >= 0.5).sum()), len(heads)
-    if count:
-        return Verdict(
-            True,
-            f"{count} of {total} heads are sinks in at least half of the prompts of {MIN_TOKENS} tokens or more, "
-            f"{int(sure.sum())} of them in every one with an excess score of at least {CLEAR_EXCESS:g}.",
-        )
-    return Verdict(
-        False,
-        f"no head is a sink in half of the prompts of {MIN_TOKENS} tokens or more; the highest excess score of any "
-        f"head on any of them is {best:.2f}.",
+    numbers = {
+        "heads": len(heads),
+        "sink_heads": int((heads["sink_share"] >= 0.5).sum()),
+        "sinks_in_every_prompt": int(sure.sum()),
+        "highest_excess": float(heads["best_excess"].max()),
+    }
+    text = f"{numbers['sink_heads'] or 'none'} of {len(heads)} heads"
+    if numbers["sink_heads"]:
+        text += f" are sinks in at least half of the prompts of {MIN_TOKENS} tokens or more, "
+        text += f"{sure.sum()} of them in every one with an excess score of at least {CLEAR_EXCESS:g}."
+        return Verdict(True, text, numbers)
+    text += f" is a sink in half of the prompts of {MIN_TOKENS} tokens or more; the highest excess score of any head "
+    return Verdict(False, f"{text}on any of them is {numbers['highest_excess']:.2f}.", numbers)
+
+
+def first_layer(row: pd.Series) -> Verdict:
+    """Whether first-layer sinks predict later sinks; `row` is one of the correlation table."""
+    numbers = _numbers(row, "first_layer_sinks p_later_given_first p_later ci_low ci_high p_value")
+    if row["first_layer_sinks"] == 0:
+        return Verdict(None, "no head of the first layer is a sink here, so there is nothing to follow.", numbers)
+    if pd.isna(row["p_later_given_first"]):
+        return Verdict(None, "the model has a single attention layer.", numbers)
+    interval = f"{100 * row['ci_low']:.2f} to {100 * row['ci_high']:.2f}%"
+    text = (
+        f"{100 * row['p_later_given_first']:.2f}% of later layers follow a first-layer sink "
+        f"(95% interval {'undefined' if pd.isna(row['ci_low']) else interval}), against "
+        f"{100 * row['p_later']:.2f}% of all later heads, permutation p = {row['p_value']:.3g}"
     )
+    if row["p_later_given_first"] < HOLDS_AT:
+        return Verdict(False, f"{text}: most later layers do not follow.", numbers)
+    if pd.isna(row["ci_low"]):
+        few = "fewer than two prompts have first-layer sinks, so there is no interval to judge by"
+        return Verdict(None, f"{text}: {few}.", numbers)
+    if row["p_value"] >= SIGNIFICANT or row["ci_low"] <= row["p_later"]:
+        return Verdict(False, f"{text}: they follow no more than heads picked at random would.", numbers)
+    return Verdict(True, f"{text}.", numbers)
+
+
+def length(row: pd.Series) -> Verdict:
+    """Whether the correlation weakens at some length, beyond its base rate; `row` is one of the table of weakening."""
+    names = "length length_low length_high before after fall fall_low fall_high excess_before excess_after last_length"
+    numbers = _numbers(row, names)
+    if pd.isna(row["last_length"]):
+        none = "the first layer has no sinks at any length, so no correlation can weaken."
+        return Verdict(None, none, numbers)
+    last = f"beyond {row['last_length']:.0f} tokens the first layer has no sinks at all"
+    if pd.isna(row["length"]):
+        return Verdict(None, f"first-layer sinks are too few to tell two parts apart; {last}.", numbers)
+    levels = f"{100 * row['before']:.2f}% before and {100 * row['after']:.2f}% from there on"
+    beyond = f"{100 * row['excess_before']:+.2f} and {100 * row['excess_after']:+.2f} points beyond the base rate"
+    if pd.isna(row["fall_low"]):
+        few = "fewer than two prompts have first-layer sinks, so there is no interval"
+        split = f"the best split is at {row['length']:.0f} tokens ({levels}; {beyond})"
+        return Verdict(None, f"{split}, but {few}; {last}.", numbers)
+    split = (
+        f"{row['length']:.0f} tokens (95% interval {row['length_low']:.0f} to {row['length_high']:.0f}), with "
+        f"{levels} (a fall of {100 * row['fall']:.2f} points, 95% interval {100 * row['fall_low']:.2f} to "
+        f"{100 * row['fall_high']:.2f}), {beyond}; {last}"
+    )
+    if row["fall_low"] <= 0:
+        return Verdict(False, f"no length is found at which it surely falls: the best split is at {split}.", numbers)
+    if row["excess_after"] >= row["excess_before"]:
+        return Verdict(False, f"it falls only as its base rate does, at {split}.", numbers)
+    return Verdict(True, f"it weakens at {split}.", numbers)
+
+
+def skippable(benchmark: pd.DataFrame) -> Verdict:
+    """Whether heads can be replaced while predictions stay what they were, whatever the speed."""
+    tried, safe = _tried(benchmark), harmless(benchmark)
+    if tried.empty:
+        return _nothing_tried(benchmark)
+    row = safe.loc[safe["heads_replaced"].idxmax()] if len(safe) else tried.loc[tried["kl"].idxmin()]
+    heads = f"{row['heads_replaced']:.0f} heads ({100 * row['head_fraction']:.2f}%)"
+    costs = f"a KL of {row['kl']:.2g} and a top-1 agreement of {row['top1_agreement']:.3f} on held-out text"
+    if safe.empty:
+        text = f"no row keeps {HARMLESS}; the mildest ({_name(row)}) replaces {heads} at {costs}."
+    else:
+        text = f"{heads} can be replaced at {costs} ({_name(row)})."
+    return Verdict(len(safe) > 0, text, _numbers(row, "heads_replaced head_fraction kl top1_agreement n_tokens"))
+
+
+def worth_replacing(benchmark: pd.DataFrame) -> Verdict:
+    """Whether some way to replace heads is faster than SDPA and leaves predictions alone.
+
+    The row with the largest speedup that three quarters of the rounds reached is judged, so that one slow round of SDPA
+    makes no winner. Credited is what of this its ceiling allows, and only beyond what SDPA itself gives when it is
+    timed twice.
+    """
+    tried = _tried(benchmark)
+    if tried.empty:
+        return _nothing_tried(benchmark)
+    safe = harmless(benchmark.assign(noise=timing_noise(benchmark))).dropna(subset=["speedup_vs_sdpa"])
+    if safe.empty:
+        return Verdict(False, f"none of {len(tried)} timed ways to replace heads keeps {HARMLESS}.")
+    best = safe.loc[safe["speedup_low"].idxmax()]
+    credited = min(best["speedup_low"], best["ceiling"])
+    text = (
+        f"the fastest of {len(safe)} harmless ways ({_name(best)}, {best['heads_replaced']:.0f} heads) runs at "
+        f"{best['speedup_vs_sdpa']:.2f} times SDPA's speed ({best['speedup_low']:.2f} in three quarters of the rounds; "
+        f"ceiling {best['ceiling']:.2f}; SDPA timed twice differs by a factor of {best['noise']:.2f})"
+    )
+    names = "speedup_vs_sdpa speedup_low ceiling noise kl top1_agreement heads_replaced n_tokens"
+    numbers = {"ways": len(safe)} | _numbers(best, names)
+    if credited > max(best["noise"], WORTHWHILE_SPEEDUP):
+        return Verdict(True, f"{text}.", numbers)
+    noise = best["speedup_low"] > 1 and (credited <= best["noise"] or best["speedup_low"] > best["ceiling"])
+    return Verdict(False, f"{text}: {'this is noise' if noise else 'not worth having'}.", numbers)
+
+
+def worth_by_length(benchmark: pd.DataFrame) -> list[tuple[str, Verdict]]:
+    """The same for each phase and length (smallest batch), by its name."""
+    if benchmark.empty:
+        return []
+    rows = benchmark[benchmark["batch"] == benchmark["batch"].min()]
+    cells = rows.groupby(["phase", "n_tokens"], sort=False)
+    return [(f"{PHASES[phase]} at {n} tokens", worth_replacing(cell)) for (phase, n), cell in cells]
+
+
+def simulator(errors: pd.DataFrame) -> Verdict:
+    """Whether the original study's formula predicts prompts that it has not seen; `errors`: a row per simulator."""
+    rows = errors[errors["simulator"] == "formula"] if len(errors) else errors
+    if rows.empty:
+        return Verdict(None, "the prompts are too few or too short to predict one half of them from the other.")
+    row = rows.iloc[0]
+    text = (
+        f"the formula's sink fraction per layer errs by {100 * row['layer_error']:.2f} percentage points on average "
+        f"over {row['cells']:.0f} cells (layer, length and half); a perfect simulator would err by "
+        f"{100 * row['chance_error']:.2f} (p = {row['p_value']:.3g})."
+    )
+    return Verdict(not rejected(row), text, _numbers(row, "layer_error chance_error p_value cells"))
+
+
+def rejected(row: Mapping[str, float]) -> bool:
+    """Whether held-out prompts reject a simulator; `row` is one of the table of held-out errors."""
+    return bool(row["p_value"] < SIGNIFICANT and row["layer_error"] > GOOD_FIT)
 
 
 def length_effect(lengths: pd.DataFrame) -> Verdict:
@@ -58,242 +237,62 @@ def length_effect(lengths: pd.DataFrame) -> Verdict:
     a prompt than these.
     """
     longest = lengths["n_tokens"].max()
-    prompts = lengths.loc[lengths["n_tokens"] == longest, "prompt"].unique()
-    part = (
-        lengths[lengths["prompt"].isin(prompts)].groupby("n_tokens")[["mean_score", "null_score", "mean_excess"]].mean()
-    )
+    prompts = lengths.loc[lengths["n_tokens"] == longest, "prompt"]
     if longest < MIN_TOKENS:
         return Verdict(None, f"the longest prompt has only {longest} tokens.")
-    first, last = part.loc[2], part.loc[longest]
+    means = (
+        lengths[lengths["prompt"].isin(prompts)].groupby("n_tokens")[["mean_score", "null_score", "mean_excess"]].mean()
+    )
+    first, last = means.loc[2], means.loc[longest]
     change = last["mean_excess"] - first["mean_excess"]
-    numbers = (
+    text = (
         f"from 2 to {longest} tokens the mean score goes from {first['mean_score']:.3f} to {last['mean_score']:.3f}, "
         f"uniform attention's from {first['null_score']:.3f} to {last['null_score']:.3f}, and the mean excess from "
         f"{first['mean_excess']:.3f} to {round(last['mean_excess'], 3) + 0:.3f}"
     )
     if abs(change) < SMALL_EXCESS_CHANGE:
-        return Verdict(False, f"{numbers}: the fall is that of uniform attention, not of the sinks.")
+        return Verdict(False, f"{text}: the fall is that of uniform attention, not of the sinks.")
     direction = "lose" if change < 0 else "gain"
-    return Verdict(True, f"{numbers}: beyond what uniform attention explains, heads {direction} sink strength.")
+    return Verdict(True, f"{text}: beyond what uniform attention explains, heads {direction} sink strength.")
 
 
-def first_layer_hypothesis(row: pd.Series) -> Verdict:
-    """Whether first-layer sinks foretell later sinks; `row` is one of the correlation table."""
-    if row["first_layer_sinks"] == 0:
-        return Verdict(None, "no head of the first layer is a sink here, so there is nothing to follow.")
-    if pd.isna(row["p_later_given_first"]):
-        return Verdict(None, "the model has a single attention layer.")
-    interval = f"{100 * row['ci_low']:.2f} to {100 * row['ci_high']:.2f}%"
-    numbers = (
-        f"{100 * row['p_later_given_first']:.2f}% of later layers follow a first-layer sink "
-        f"(95% interval {'undefined' if pd.isna(row['ci_low']) else interval}), against "
-        f"{100 * row['p_later']:.2f}% of all later heads, permutation p = {row['p_value']:.3g}"
+def misloaded(quality: pd.DataFrame) -> Verdict:
+    """Whether a trained model's perplexity on the held-out text (unmodified, longest stretch) is beyond belief."""
+    rows = (
+        quality[(quality["strategy"] == "sdpa") & (quality["set"] == "held-out")]
+        if "perplexity" in quality
+        else quality
     )
-    if row["p_later_given_first"] < HOLDS_AT:
-        return Verdict(False, f"{numbers}: most later layers do not follow.")
-    if pd.isna(row["ci_low"]):
-        return Verdict(
-            None, f"{numbers}: fewer than two prompts have first-layer sinks, so there is no interval to judge by."
-        )
-    if row["p_value"] >= SIGNIFICANT or row["ci_low"] <= row["p_later"]:
-        return Verdict(False, f"{numbers}: they follow no more than heads picked at random would.")
-    return Verdict(True, f"{numbers}.")
-
-
-def follows_null(curves: pd.DataFrame) -> Verdict:
-    """Whether the mean score is that of uniform attention at every length of 2 tokens or more.
-
-    `curves`: the rows of one model over all prompts at one threshold.
-    """
-    rows = curves[curves["n_tokens"] > 1].sort_values("n_tokens")
-    if rows.empty:
-        return Verdict(None, "no prompt has two tokens.")
-    distance = (rows["mean_score"] - rows["null_score"]).abs()
-    first, last, worst = rows.iloc[0], rows.iloc[-1], rows.loc[distance.idxmax()]
-    text = (
-        f"from {int(first['n_tokens'])} to {int(last['n_tokens'])} tokens the mean score goes from "
-        f"{first['mean_score']:.3f} to {last['mean_score']:.3f}, uniform attention's from {first['null_score']:.3f} to "
-        f"{last['null_score']:.3f}; the two are at most {distance.max():.4f} apart (at {int(worst['n_tokens'])} tokens)"
-    )
-    return Verdict(bool(distance.max() <= NEAR_NULL), f"{text}.")
-
-
-def exceeds_control(control: pd.DataFrame) -> Verdict:
-    """Whether a trained model has more excess than its control at every tabulated length.
-
-    `control`: the rows of one pair at one threshold.
-    """
-    if control.empty:
-        return Verdict(None, "no prompt is long enough to compare.")
-    if control["excess_low"].isna().all():
-        return Verdict(None, "a single prompt gives no interval to judge by.")
-    least = control.loc[control["excess_low"].idxmin()]
-    text = (
-        f"at {_lengths(control['n_tokens'])} tokens the mean excess exceeds the control's, prompt by prompt, by at "
-        f"least {least['excess_difference']:.3f} (95% interval {least['excess_low']:.3f} to "
-        f"{least['excess_high']:.3f}, at {int(least['n_tokens'])} tokens)"
-    )
-    if least["excess_low"] > 0:
-        return Verdict(True, f"{text}.")
-    return Verdict(
-        False,
-        f"at {int(least['n_tokens'])} tokens the mean excess differs from the control's by "
-        f"{least['excess_difference']:.3f} (95% interval {least['excess_low']:.3f} to {least['excess_high']:.3f}), "
-        "which may be nothing.",
-    )
-
-
-def weakens(row: pd.Series) -> Verdict:
-    """Whether the correlation falls at some length; `row` is one of the table of weakening."""
-    if pd.isna(row["last_length"]):
-        return Verdict(None, "the first layer has no sinks at any length, so no correlation can weaken.")
-    last = f"beyond {int(row['last_length'])} tokens the first layer has no sinks at all"
-    if pd.isna(row["length"]):
-        return Verdict(None, f"first-layer sinks are too few to tell two parts apart; {last}.")
-    levels = f"{100 * row['before']:.2f}% before and {100 * row['after']:.2f}% from there on"
-    excess = f"{100 * row['excess_before']:+.2f} and {100 * row['excess_after']:+.2f}"
-    beyond = f"beyond the base rate, {excess} percentage points"
-    if pd.isna(row["fall_low"]):
-        return Verdict(
-            None,
-            f"the best split is at {int(row['length'])} tokens ({levels}; {beyond}), but fewer than two prompts have "
-            f"first-layer sinks, so there is no interval; {last}.",
-        )
-    split = (
-        f"{int(row['length'])} tokens (95% interval {int(row['length_low'])} to {int(row['length_high'])}), with a "
-        f"correlation of {levels} (difference {100 * row['fall']:.2f} points, 95% interval "
-        f"{100 * row['fall_low']:.2f} to {100 * row['fall_high']:.2f}); {beyond}; {last}"
-    )
-    if row["fall_low"] > 0:
-        return Verdict(True, f"it weakens at {split}.")
-    return Verdict(False, f"no length is found at which it surely falls: the best split is at {split}.")
-
-
-def rejected(row: pd.Series) -> Verdict:
-    """Whether held-out prompts reject a simulator; `row` is one of the table of held-out errors."""
-    text = (
-        f"its sink fraction per layer errs by {100 * row['layer_error']:.2f} percentage points on average over "
-        f"{int(row['cells'])} cells (layer, length and half); a perfect simulator would err by "
-        f"{100 * row['chance_error']:.2f} (p = {row['p_value']:.3g})"
-    )
-    return Verdict(bool(row["p_value"] < SIGNIFICANT and row["layer_error"] > GOOD_FIT), f"{text}.")
+    if rows.empty or "perplexity" not in rows or rows["perplexity"].isna().all():
+        return Verdict(None, "perplexity was not measured.")
+    row = rows.dropna(subset="perplexity").sort_values("n_tokens").iloc[-1]
+    text = f"perplexity on the held-out text is {row['perplexity']:.4g} per token."
+    return Verdict(not row["perplexity"] <= IMPLAUSIBLE_PERPLEXITY, text, _numbers(row, "perplexity"))
 
 
 def harmless(benchmark: pd.DataFrame) -> pd.DataFrame:
     """The rows in which heads were replaced and predictions stayed what they were."""
-    same = (benchmark["kl"] <= HARMLESS_KL) & (benchmark["top1_agreement"] >= HARMLESS_AGREEMENT)
-    return benchmark[(benchmark["heads_replaced"] > 0) & same]
-
-
-def fastest(rows: pd.DataFrame) -> pd.Series:
-    """The row with the largest speedup that three quarters of the rounds reached, so that a single slow round of SDPA
-    makes no winner."""
-    return rows.loc[rows["speedup_low"].idxmax()]
-
-
-def pareto_front(benchmark: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one cell (phase, length, batch) that no other row beats: none is both faster and milder, or equal in
-    one and better in the other."""
-    rows = benchmark.dropna(subset=["speedup_vs_sdpa", "kl"])
-    speed, cost = rows["speedup_vs_sdpa"].to_numpy(), rows["kl"].to_numpy()
-    faster, milder = speed[None] - speed[:, None], cost[:, None] - cost[None]  # (row, other row)
-    beaten = (faster >= 0) & (milder >= 0) & (faster + milder > 0)
-    return rows[~beaten.any(axis=1)]
-
-
-def worth_having(benchmark: pd.DataFrame) -> list[Verdict]:
-    """For each phase and length (smallest batch): whether some harmless row is worthwhile, and which is fastest."""
-    rows = benchmark[benchmark["batch"] == benchmark["batch"].min()].dropna(subset=["speedup_vs_sdpa"])
-    verdicts = []
-    for (phase, n), cell in rows.groupby(["phase", "n_tokens"], sort=False):
-        where = f"{_PHASE[phase]} at {n} tokens"
-        safe = harmless(cell)
-        if safe.empty:
-            tried = (cell["heads_replaced"] > 0).any()
-            why = "no harmless way to replace heads" if tried else "no heads to replace"
-            verdicts.append(Verdict(False if tried else None, f"{where}: {why}."))
-            continue
-        best = fastest(safe)
-        worth = bool(best["speedup_low"] >= WORTHWHILE_SPEEDUP)
-        numbers = f"{_times(best)}, ceiling {best['ceiling']:.2f}, KL {best['kl']:.1e}"
-        name = f"`{best['strategy']}` with policy `{best['policy']}`"
-        judged = f"{name} is worth having" if worth else f"nothing is worth having, the fastest being {name}"
-        verdicts.append(Verdict(worth, f"{where}: {judged} ({numbers})."))
-    return verdicts
-
-
-_PHASE = {"prefill": "prefill", "decode": "decoding"}
-
-
-def attention_share(benchmark: pd.DataFrame) -> Verdict:
-    """Whether attention takes most of a prefill: its share bounds what replacing heads can save, whatever replaces
-    them. Measured by leaving the attention call out altogether; smallest batch."""
-    rows = benchmark[(benchmark["phase"] == "prefill") & (benchmark["batch"] == benchmark["batch"].min())]
-    rows = rows.dropna(subset=["attention_share"]).sort_values("n_tokens")
-    if rows.empty:
-        return Verdict(None, "the share of attention could not be measured without SDPA.")
-    shortest, longest = rows.iloc[0], rows.iloc[-1]
-    text = (
-        f"the attention call takes {_share(shortest)} of a prefill of {int(shortest['n_tokens'])} tokens and "
-        f"{_share(longest)} of one of {int(longest['n_tokens'])}"
+    tried = _tried(benchmark)
+    return (
+        tried[(tried["kl"] <= HARMLESS_KL) & (tried["top1_agreement"] >= HARMLESS_AGREEMENT)] if len(tried) else tried
     )
-    mostly = bool(shortest["attention_share"] > 0.5)
-    rest = "" if mostly else ": a short prompt has little to gain, because attention is a small share of its work"
-    return Verdict(mostly, f"{text}{rest}.")
 
 
-def _share(row: pd.Series) -> str:
-    share = row["attention_share"]
-    return f"{100 * share:.0f}%" if share >= 0.005 else "no measurable part"
+PHASES = {"prefill": "prefill", "decode": "decoding"}
 
 
-def worth_optimizing(benchmark: pd.DataFrame) -> Verdict:
-    """Whether some strategy is faster than SDPA while leaving predictions alone."""
-    tried = benchmark[benchmark["heads_replaced"] > 0]
-    if tried.empty:
-        return Verdict(None, "no policy found a head to replace at any benchmarked length.")
-    safe = harmless(benchmark)
-    limits = f"KL at most {HARMLESS_KL:g} and top-1 agreement at least {HARMLESS_AGREEMENT:g}"
-    if safe.empty:
-        least = tried.loc[tried["kl"].idxmin()]
-        return Verdict(
-            False,
-            f"no row meets {limits}; the mildest ({_name(least)}) has a KL of {least['kl']:.2g} and an agreement of "
-            f"{least['top1_agreement']:.3f}.",
-        )
-    best = fastest(safe)
-    text = (
-        f"the fastest row that keeps {limits} is {_name(best)}: {_times(best)} with "
-        f"{int(best['heads_replaced'])} heads replaced (ceiling {best['ceiling']:.2f})"
-    )
-    if best["speedup_low"] < WORTHWHILE_SPEEDUP:
-        return Verdict(False, f"{text}, which is not worth having.")
-    return Verdict(True, f"{text}.")
+def _tried(benchmark: pd.DataFrame) -> pd.DataFrame:
+    return benchmark[benchmark["heads_replaced"] > 0] if len(benchmark) else benchmark
 
 
-def original_proposal(benchmark: pd.DataFrame) -> Verdict:
-    """Whether copying the first layer's pattern, as the original study proposed, is faster than SDPA everywhere."""
-    rows = benchmark[(benchmark["strategy"] == "reuse") & (benchmark["heads_replaced"] > 0)]
-    rows = rows.dropna(subset=["speedup_vs_sdpa"])
-    if rows.empty:
-        return Verdict(None, "the original proposal (`reuse` of the first layer's pattern) had no head to replace.")
-    slow, fast = (rows.loc[index] for index in (rows["speedup_vs_sdpa"].idxmin(), rows["speedup_vs_sdpa"].idxmax()))
-    return Verdict(
-        bool(slow["speedup_vs_sdpa"] > 1),
-        f"the original proposal runs at {slow['speedup_vs_sdpa']:.2f} ({_name(slow)}) to "
-        f"{fast['speedup_vs_sdpa']:.2f} ({_name(fast)}) times SDPA's speed, and at "
-        f"{rows['speedup_vs_eager'].min():.2f} to {rows['speedup_vs_eager'].max():.2f} times eager's.",
-    )
+def _nothing_tried(benchmark: pd.DataFrame) -> Verdict:
+    where = "found a head to replace at any benchmarked length" if len(benchmark) else "was timed"
+    return Verdict(None, f"no policy {where}.")
 
 
 def _name(row: pd.Series) -> str:
-    phase = "decoding " if row["phase"] == "decode" else ""
-    return f"{phase}`{row['strategy']}` with policy `{row['policy']}` at {int(row['n_tokens'])} tokens"
+    return f"{row['strategy']} with policy {row['policy']}, {PHASES[row['phase']]} at {row['n_tokens']:.0f} tokens"
 
 
-def _times(row: pd.Series) -> str:
-    return f"{row['speedup_vs_sdpa']:.2f} times SDPA's speed ({row['speedup_low']:.2f} in three quarters of the rounds)"
-
-
-def _lengths(lengths: pd.Series) -> str:
-    return ", ".join(str(int(n)) for n in sorted(lengths))
+def _numbers(row: pd.Series, names: str) -> dict[str, float]:
+    return {name: float(row[name]) for name in names.split()}

@@ -1,6 +1,9 @@
+CONTROLS = [model for model in MODELS if model not in TRAINED]
+
+
 rule findings:
     input:
-        **{name: expand(f"results/{name}/{{model}}.csv", model=MODELS) for name in STATISTICS},
+        **{name: expand(f"results/{name}/{{model}}.csv", model=MODELS) for name in STATISTICS if name != "persistence"},
         answers=expand("results/answers/{model}.csv", model=TRAINED),
         benchmark=expand("results/benchmark/{model}.csv", model=TRAINED),
         captures=expand("results/captures/{model}/{shard}.h5", model=MODELS, shard=list(SHARDS)[0]),
@@ -18,6 +21,7 @@ rule findings:
     output:
         html=report("results/findings.html", category="findings", caption="../report/findings.rst"),
         md="results/findings.md",
+        verdicts="results/verdicts.json",
     log:
         "logs/findings.log",
     conda:
@@ -27,6 +31,7 @@ rule findings:
         runtime=30,
     params:
         code=code_of("findings.py"),
+        controls=CONTROLS,
         expected=[expected_of(model, list(SHARDS)[:1]) for model in MODELS],
         threshold=THRESHOLD,
     message:

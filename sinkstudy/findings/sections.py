@@ -1,0 +1,147 @@
+"""Rows of the findings that no table holds as they are printed: chosen, counted or averaged over a table's rows."""
+
+import re
+
+import pandas as pd
+
+from sinkstudy.findings.inputs import Tables, file_of
+from sinkstudy.findings.text import Markdown, note, row_note
+from sinkstudy.findings.verdicts import SIGNIFICANT
+from sinkstudy.stats.comparison import short_and_long_sets
+from sinkstudy.stats.pareto import pareto_front
+from sinkstudy.stats.scores import null_score
+
+ORIGINAL = "the original study"  # its name in published.csv
+MEASURED_TOO = {"sink_fraction": "sink_fraction", "correlation": "p_later_given_first"}  # published: column of `curves`
+SHOWN_LENGTHS = (2, 5, 10, 24, 64, 128, 256, 512, 1024, 2048)
+SHOWN_PAIRS = 5
+
+Row = dict[str, object]
+
+
+def original_prompts(t: Tables, model: str) -> list[Row]:
+    """A model's prompts in the place of the original study's two, as rows of the correlation table.
+
+    `wanted`: the original's, 2 tokens, and 24 to 30 in the set `long`. `exact`: whether the prompt is like that; where
+    none is, it is the one of the nearest length.
+    """
+    prompts = [row for row in t.rows("correlation", model=model, threshold=t.threshold) if row["prompt"] != "all"]
+    long = [row for row in prompts if row["set"] == "long"]
+    two = _nearest(prompts, 2, 2) | {"wanted": "2 tokens"}
+    sentence = _nearest(long or prompts, 24, 30) | {"wanted": "24 to 30 tokens in the set long"}
+    sentence["exact"] = sentence["exact"] and bool(long)
+    return [two, sentence]
+
+
+def _nearest(prompts: list[Row], least: int, most: int) -> Row:
+    away = [max(least - row["n_tokens"], row["n_tokens"] - most, 0) for row in prompts]
+    return prompts[away.index(min(away))] | {"exact": min(away) == 0}
+
+
+def opening(t: Tables) -> list[Row]:
+    """The original study's table by length: as published, and for the main model."""
+    every = t.rows("heads", model=t.main, set="all")
+    rows = list(_as_published(t))
+    for place, row in enumerate(original_prompts(t, t.main)):
+        at = {"model": t.main, "prompt": row["prompt"], "n_tokens": row["n_tokens"], "threshold": t.threshold}
+        (length,) = t.rows("lengths", **at)
+        share = length["sink_fraction"]
+        notes = row_note(length, "prompt", "n_tokens", "threshold") + row_note(row, "prompt", "threshold")
+        rows.append(
+            row
+            | {"place": place, "name": f"{t.main}, measured: {row['prompt']}", "null": length["null_score"]}
+            | {"heads": len(every), "sinks": round(share * len(every)), "share": share}
+            | {"note": Markdown(notes + note(file_of("heads", t.main), "set=all, a row per head"))}
+        )
+    return sorted(rows, key=lambda row: row["place"])
+
+
+def _as_published(t: Tables) -> list[Row]:
+    """The same columns from the published figures; heads are counted in the conditions: `366 of 512 heads`."""
+    original = t.of("published", source=ORIGINAL)
+    rows = []
+    for place, (n, part) in enumerate(original.groupby("n_tokens") if len(original) else ()):
+        value = part.set_index("quantity")["value"] / 100
+        counts = re.match(r"(\d+) of (\d+) heads", str(part["conditions"].iloc[0]))
+        sinks, heads = counts.groups() if counts else (None, None)
+        first = part.iloc[0]
+        rows.append(
+            {"place": place, "name": f"{first['model']}, published", "n_tokens": n, "threshold": first["threshold"]}
+            | {"heads": heads, "sinks": sinks, "share": value.get("sink_fraction"), "null": float(null_score(int(n)))}
+            | {"p_later_given_first": value.get("correlation"), "p_later": None}
+            | {"note": note("published.csv", f"source={ORIGINAL}, n_tokens={n:.0f}")}
+        )
+    return rows
+
+
+def sets(t: Tables, model: str) -> list[Row]:
+    """A row per prompt set and `all`: averages over heads, with the correlation row of the set."""
+    return [
+        {
+            "prompts": part["prompts"].iloc[0],
+            "mean_tokens": part["mean_tokens"].iloc[0],
+            "heads": len(part),
+            "sinks": part["sink_share"].sum(),
+            **part[["sink_share", "mean_sink_score", "mean_null_score", "mean_excess_score"]].mean(),
+            "correlation": whole_prompts(t, model, name),
+        }
+        for name, part in t.of("heads", model=model).groupby("set", sort=False)
+    ]
+
+
+def whole_prompts(t: Tables, model: str, name: str, threshold: float | None = None) -> Row:
+    """The correlation row over all prompts of a set at their own lengths."""
+    where = {"model": model, "set": name, "prompt": "all", "n_tokens": None}
+    return t.rows("correlation", **where, threshold=threshold or t.threshold)[0]
+
+
+def shown_sets(t: Tables) -> list[str]:
+    return list(dict.fromkeys((*short_and_long_sets(t.heads), "all")))
+
+
+def layer_pairs(t: Tables, model: str) -> dict[str, list]:
+    """Ordered pairs of layers over whole prompts: all, those beyond the base rate (by phi), and sinkless layers."""
+    pairs = t.rows("layer_pairs", model=model, threshold=t.threshold, n_tokens=None)
+    clear = [row for row in pairs if row["ci_low"] > row["p_b"]]
+    silent = dict.fromkeys(row["layer_a"] for row in pairs if row["sinks_a"] == 0)
+    return {"pairs": pairs, "beyond": sorted(clear, key=lambda row: -row["phi"]), "silent": list(silent)}
+
+
+def consistency(t: Tables, model: str) -> list[Row]:
+    """How many heads are sinks in every, some or no prompt cut to a length, and how many depend on the set."""
+    domains = t.of("domains", model=model, threshold=t.threshold)
+    return [
+        {
+            "n_tokens": n,
+            "prompts": part["prompts"].iloc[0],
+            "sets": part["sets"].iloc[0],
+            "heads": len(part),
+            "every": (part["sink_share"] == 1).sum(),
+            "some": part["sink_share"].between(0, 1, inclusive="neither").sum(),
+            "none": (part["sink_share"] == 0).sum(),
+            "some_sets": ((part["sets_where_sink"] > 0) & (part["sets_where_sink"] < part["sets"])).sum(),
+            "set_dependent": (part["q_value"] < SIGNIFICANT).sum(),
+        }
+        for n, part in (domains.groupby("n_tokens") if len(domains) else ())
+    ]
+
+
+def timings(t: Tables) -> list[Row]:
+    """The rows of the benchmark that replace nothing, and of the others those that no row of their cell beats."""
+    shown = [t.benchmark.iloc[:0]]
+    for _, cell in t.benchmark.groupby(["model", "phase", "n_tokens", "batch"], sort=False) if len(t.benchmark) else ():
+        front = pareto_front(cell)
+        shown += [cell[cell["policy"] == "none"], front[front["heads_replaced"] > 0]]
+    rows = pd.concat(shown).to_dict("records")
+    return [row | {"file": file_of("benchmark", row["model"])} for row in rows]
+
+
+def answers(t: Tables) -> list[Row]:
+    """A row per model, strategy and policy: how many greedy answers stay what they were."""
+    groups = t.answers.groupby(["model", "strategy", "policy"], sort=False) if len(t.answers) else ()
+    return [
+        dict(zip(("model", "strategy", "policy"), key, strict=True))
+        | {"file": file_of("answers", key[0]), "prompts": len(part), "tokens": part["answer_tokens"].iloc[0]}
+        | {"identical": part["identical"].mean(), "departs_at": part["departs_at"].median()}
+        for key, part in groups
+    ]
