@@ -1,68 +1,156 @@
-"""Made-up result tables for tests of what is written from them: a model with sinks and one without."""
+"""Made-up result tables for tests of what is written from them: a model with sinks, and its control without."""
 
 import pandas as pd
 
+from sinkstudy.findings import Tables
+from sinkstudy.stats.profile import long_prompt_table, position_table
+from sinkstudy.stats.scores import null_score
+
 NAN = float("nan")
+PROVENANCE = {"source": "models/tiny", "revision": "0123abc", "dtype": "float32", "bos": "auto", "device": "cpu"}
+FIGURES = [
+    *("heatmap_{}_all", "layers_{}", "head_curves_{}", "lengths_{}", "weakening_{}", "layer_pairs_{}"),
+    *("persistence_{}", "domains_{}"),
+]
+OF_SINKY = {"timing_sinky", "tradeoff_sinky", "heldout_sinky"}  # a control is not timed; `plain` has no held-out errors
 
 
 def frame(columns: str, *rows: tuple) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns.split())
 
 
-def statistics_tables(lengths: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The tables of curves, weakening, layer pairs, heads over sets, control, held-out prompts and publications.
+def study(prompts: tuple = (("hello", "short", 2), ("fox", "long", 30)), names=("sinky", "plain")) -> Tables:
+    """Two models of 2 layers with 4 heads each: `sinky` with sinks that follow, and `plain`, its control.
 
-    `lengths`: a length table of the models `sinky` and `plain`; the curves average it over prompts.
+    `prompts`: (prompt, set, tokens), one of set `short` and one of set `long`.
     """
-    curves = []
-    for (model, threshold, n), part in lengths.groupby(["model", "threshold", "n_tokens"], sort=False):
-        mean = part[["sink_fraction", "mean_score", "null_score", "mean_excess"]].mean()
-        ends = (0.0625, 0.9375, -0.25, 0.8125) if len(part) > 1 else (NAN,) * 4
-        followed = (0.65625, 0.40625) if model == "sinky" else (NAN, 0.0)
-        curves.append((model, "all", threshold, n, len(part), *mean, 3, *followed, *ends))
-    return {
-        "curves": frame(
-            "model set threshold n_tokens prompts sink_fraction mean_score null_score mean_excess first_layer_sinks "
-            "p_later_given_first p_later sink_fraction_low sink_fraction_high mean_excess_low mean_excess_high",
+    scores, heads, lengths, correlation, curves, comparison = [], [], [], [], [], []
+    sinky, plain = names
+    for model, score, share in ((sinky, 0.9375, 0.75), (plain, 0.25, 0.0)):
+        pooled = [("all", "all", NAN, 0.9)]
+        for prompt, set_name, n in prompts:
+            for k in range(1, n + 1):
+                excess = NAN if k == 1 else 0.8125 * score
+                null = float(null_score(k))
+                lengths += [(model, set_name, prompt, k, at, share, score, null, excess) for at in (0.3, 0.9)]
+            for layer, head in ((layer, head) for layer in range(2) for head in range(4)):
+                where = (NAN, NAN) if n <= 4 else (0 if head else 2, score)
+                row = (model, set_name, prompt, n, layer, head, score, 0.0, 0.8125 * score, score > 0.9)
+                scores.append((*row, *where))
+            pooled += [(set_name, "all", NAN, 0.9), (set_name, prompt, n, 0.9)]
+        for set_name, tokens in (("all", 16.0), *((set_name, float(n)) for _, set_name, n in prompts)):
+            row = (model, set_name, 1 + (set_name == "all"), tokens, score, 0.4375, 0.8125 * score, share)
+            heads += [(*row, layer, head) for layer in range(2) for head in range(4)]
+        follow = (6, 0.74038, 0.40625, 1.8225, 0.53125, 0.59375, 0.90625, 0.015625)
+        undefined = (0, NAN, 0.125, NAN, NAN, NAN, NAN, NAN)
+        correlation += [(model, *row, *(follow if model == sinky else undefined)) for row in pooled]
+        correlation += [(model, set_name, "all", NAN, 0.3, *follow) for _, set_name, _ in prompts]
+        for n, count, ends in ((2, 2, (0.0625, 0.9375, -0.25, 0.8125)), (24, 1, (NAN,) * 4)):
+            row = (model, "all", 0.9, n, count, share, score, float(null_score(n)), 0.8125 * score)
+            curves.append((*row, 0.65625, 0.40625, *ends))
+        row = ("measured_vs_simulated", "5 tokens", model, "measured", 43.75, 0.5625)
+        comparison.append((*row, 65.625 if model == sinky else NAN))
+    comparison.append(("measured_vs_simulated", "5 tokens", "simulated toy", "simulated", 18.75, 0.53125, 15.625))
+    scores = frame(
+        "model set prompt n_tokens layer head sink_score null_score excess_score is_sink strongest_position "
+        "position_score",
+        *scores,
+    )
+    times = (0.0046875, 0.000625, 1.53125, 1.5, 2.28125, 1.65625)
+    quality = (0.0015625, 0.9921875, 1.0015625)
+    return Tables(
+        long_prompts=long_prompt_table([scores], 24),
+        positions=position_table([scores], 0.9),
+        heads=frame(
+            "model set prompts mean_tokens mean_sink_score mean_null_score mean_excess_score sink_share layer head",
+            *heads,
+        ),
+        lengths=frame("model set prompt n_tokens threshold sink_fraction mean_score null_score mean_excess", *lengths),
+        correlation=frame(
+            "model set prompt n_tokens threshold first_layer_sinks p_later_given_first p_later lift phi ci_low ci_high "
+            "p_value",
+            *correlation,
+        ),
+        curves=frame(
+            "model set threshold n_tokens prompts sink_fraction mean_score null_score mean_excess p_later_given_first "
+            "p_later sink_fraction_low sink_fraction_high mean_excess_low mean_excess_high",
             *curves,
         ),
-        "weakening": frame(
-            "model threshold prompts length length_low length_high before after fall excess_before excess_after "
-            "fall_low fall_high draws last_length",
-            ("sinky", 0.9, 2, 8, 5, 12, 0.8125, 0.21875, 0.59375, 0.40625, 0.03125, 0.25, 0.75, 100, 24),
-            ("plain", 0.9, 2, *(NAN,) * 10, 0, NAN),
+        weakening=frame(
+            "model threshold length length_low length_high before after fall excess_before excess_after fall_low "
+            "fall_high last_length",
+            (sinky, 0.9, 8, 5, 12, 0.8125, 0.21875, 0.59375, 0.40625, 0.03125, 0.25, 0.75, 24),
+            (plain, 0.9, *(NAN,) * 11),
         ),
-        "layer_pairs": frame(
-            "model n_tokens threshold layer_a layer_b prompts sinks_a p_b_given_a p_b lift phi ci_low ci_high",
-            ("sinky", NAN, 0.9, 0, 1, 2, 6, 0.78125, 0.40625, 1.9231, 0.53125, 0.59375, 0.90625),
-            ("sinky", NAN, 0.9, 1, 0, 2, 0, NAN, 0.375, NAN, NAN, NAN, NAN),
-            ("sinky", 24, 0.9, 0, 1, 2, 6, 0.125, 0.40625, 0.3, -0.5, 0.0, 0.25),
-            ("plain", NAN, 0.9, 0, 1, 2, 0, NAN, 0.0, NAN, NAN, NAN, NAN),
-            ("plain", NAN, 0.9, 1, 0, 2, 0, NAN, 0.0, NAN, NAN, NAN, NAN),
+        layer_pairs=frame(
+            "model n_tokens threshold layer_a layer_b sinks_a p_b_given_a p_b lift phi ci_low ci_high",
+            (sinky, NAN, 0.9, 0, 1, 6, 0.78125, 0.40625, 1.9231, 0.53125, 0.59375, 0.90625),
+            (sinky, NAN, 0.9, 1, 0, 0, NAN, 0.375, NAN, NAN, NAN, NAN),
+            (sinky, 24, 0.9, 0, 1, 6, 0.125, 0.40625, 0.3, -0.5, 0.0, 0.25),
+            (plain, NAN, 0.9, 0, 1, 0, NAN, 0.0, NAN, NAN, NAN, NAN),
+            (plain, NAN, 0.9, 1, 0, 0, NAN, 0.0, NAN, NAN, NAN, NAN),
         ),
-        "persistence": frame("model n_tokens threshold set", ("sinky", 24, 0.9, "all"), ("plain", 24, 0.9, "all")),
-        "domains": frame(
+        domains=frame(
             "model n_tokens threshold layer head prompts sets sets_where_sink sink_share p_value q_value",
-            ("sinky", 24, 0.9, 0, 0, 4, 2, 2, 1.0, NAN, NAN),
-            ("sinky", 24, 0.9, 0, 1, 4, 2, 1, 0.5, 0.01, 0.02),
-            ("sinky", 24, 0.9, 1, 0, 4, 2, 0, 0.25, 0.6, 0.6),
-            ("sinky", 24, 0.9, 1, 1, 4, 2, 0, 0.0, NAN, NAN),
-            ("plain", 24, 0.9, 0, 0, 4, 2, 0, 0.0, NAN, NAN),
+            (sinky, 24, 0.9, 0, 0, 4, 2, 2, 1.0, NAN, NAN),
+            (sinky, 24, 0.9, 0, 1, 4, 2, 1, 0.5, 0.01, 0.02),
+            (sinky, 24, 0.9, 1, 0, 4, 2, 0, 0.25, 0.6, 0.6),
+            (sinky, 24, 0.9, 1, 1, 4, 2, 0, 0.0, NAN, NAN),
+            (plain, 24, 0.9, 0, 0, 4, 2, 0, 0.0, NAN, NAN),
         ),
-        "control": frame(
+        control=frame(
             "model control threshold n_tokens prompts sink_fraction control_sink_fraction difference ci_low ci_high "
             "mean_excess control_mean_excess excess_difference excess_low excess_high",
-            ("sinky", "plain", 0.9, 2, 2, 0.75, 0.0, 0.75, 0.5, 1.0, 0.75, 0.125, 0.625, 0.5625, 0.6875),
-            ("sinky", "plain", 0.9, 24, 1, 0.75, 0.0, 0.75, NAN, NAN, 0.75, 0.125, 0.625, NAN, NAN),
+            (sinky, plain, 0.9, 2, 2, 0.75, 0.0, 0.75, 0.5, 1.0, 0.75, 0.125, 0.625, 0.5625, 0.6875),
+            (sinky, plain, 0.9, 24, 1, 0.75, 0.0, 0.75, NAN, NAN, 0.75, 0.125, 0.625, NAN, NAN),
         ),
-        "heldout_errors": frame(
+        comparison=frame("comparison group side kind sink_percent mean_score correlation_percent", *comparison),
+        simulation=frame("preset n_tokens fitted_to", ("toy", 5, None)),
+        heldout_errors=frame(
             "model simulator threshold cells layer_error sink_fraction_error correlation_error chance_error p_value",
-            ("sinky", "formula", 0.9, 16, 0.40625, 0.3125, 0.21875, 0.015625, 0.0078125),
-            ("sinky", "calibrated", 0.9, 16, 0.03125, 0.015625, NAN, 0.015625, 0.25),
+            (sinky, "formula", 0.9, 16, 0.40625, 0.3125, 0.21875, 0.015625, 0.0078125),
+            (sinky, "calibrated", 0.9, 16, 0.03125, 0.015625, NAN, 0.015625, 0.25),
         ),
-        "published": frame(
+        published=frame(
             "quantity model value unit threshold n_tokens dtype conditions source link checked",
-            ("sink_fraction", "Big-1B", 71.48, "%", 0.9, 2, None, "one prompt", "a study", None, "as quoted"),
+            ("sink_fraction", "Big-1B", 71.48, "%", 0.9, 2, None, "366 of 512 heads", "the original study", None, "no"),
+            ("correlation", "Big-1B", 74.04, "%", 0.9, 2, None, "one prompt", "the original study", None, "as quoted"),
+            ("sink_fraction", "Big-1B", 22.85, "%", 0.9, 24, None, "one sentence", "the original study", None, "no"),
             ("decode_speedup", "GQA", 1.5, "x", NAN, NAN, None, "up to", "a paper", "https://x.org", "in the abstract"),
         ),
-    }
+        benchmark=frame(
+            "model phase n_tokens batch strategy policy heads_replaced head_fraction median_s iqr_s speedup_vs_sdpa "
+            "speedup_low speedup_vs_eager ceiling kl top1_agreement perplexity_ratio device attention_share",
+            (sinky, "prefill", 24, 1, "sdpa", "none", 0, 0.0, 0.0046875, 0.000625, 1, 1, 1.5, 1, 0, 1, 1, "CPU", 0.125),
+            (sinky, "prefill", 24, 1, "first_value", "consistent", 3, 0.375, *times, *quality, "CPU", NAN),
+        ),
+        quality=frame(
+            "model set n_tokens texts strategy policy heads_replaced kl top1_agreement top5_agreement "
+            "perplexity_ratio perplexity",
+            (sinky, "held-out", 512, 4, "sdpa", "none", 0, 0.0, 1.0, 1.0, 1.0, 23.4375),
+            (sinky, "code", NAN, 2, "first_value", "consistent", 2.5, 0.25, 0.75, 0.875, 1.25, NAN),
+            (sinky, "code", 24, 2, "first_value", "consistent", 3, 0.125, 0.75, 0.875, 1.25, NAN),
+            (sinky, "code", NAN, 2, "first_value", "first_layer", 3, 0.125, 0.75, 0.875, 1.25, NAN),
+        ),
+        answers=frame(
+            "model prompt strategy policy answer_tokens identical departs_at",
+            (sinky, "hello", "first_value", "consistent", 128, True, NAN),
+            (sinky, "fox", "first_value", "consistent", 128, False, 40),
+            (sinky, "hello", "reuse", "consistent", 128, True, NAN),
+        ),
+        verification=frame(
+            "model prompt n_tokens max_mass_difference",
+            (sinky, "hello", 2, 1.5e-8),
+            (sinky, "fox", 30, 6e-8),
+            (plain, "fox", 30, 2e-7),
+        ),
+        costs=frame(
+            "stage jobs total_s longest_s longest cpu_s peak_rss_mib peak",
+            ("capture", 3, 31.75, 20.25, "sinky/00001", 43.0, 1000.75, "plain/00000"),
+            ("plans", 2, 0.25, 0.125, "plain/first_layer", NAN, NAN, NAN),
+        ),
+        provenance=dict.fromkeys(names, PROVENANCE),
+        threshold=0.9,
+        controls=frozenset([plain]),
+        figures=frozenset(name.format(model) for name in FIGURES for model in names) | OF_SINKY | {"simulated_toy"},
+    )

@@ -15,7 +15,7 @@ from study import ROOT, SMALL, snakemake, write_study
 needs_slurm = pytest.mark.skipif(bool(missing()), reason=missing())
 STUDY = SMALL | {"models": {"reference": SMALL["models"]["reference"]}, "capture": {"tokens_per_job": 35}}
 # Measured anew by every run; everything else must be the same to the byte.
-TIMED = re.compile(r"benchmark/|costs|figures/(timing|tradeoff)|findings")
+TIMED = re.compile(r"benchmark/|costs|figures/(timing|tradeoff)|findings|verdicts")
 
 ONE_AT_A_TIME = """
 rule all:

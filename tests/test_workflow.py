@@ -1,5 +1,6 @@
 """The workflow from outside: what a user types, and what they find."""
 
+import json
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -53,6 +54,8 @@ def test_every_contract_table_appears_with_its_columns(finished, model):
     text = (finished / "results/findings.md").read_text()
     assert f"## Results: {model}" in text
     assert "nan" not in text
+    verdicts = json.loads((finished / "results/verdicts.json").read_text())
+    assert {one["question"] for one in verdicts if one["model"] == model} >= {"first_layer", "worth_replacing"}
 
 
 @pytest.mark.slow

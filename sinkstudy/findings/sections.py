@@ -41,7 +41,7 @@ def _nearest(prompts: list[Row], least: int, most: int) -> Row:
 def opening(t: Tables) -> list[Row]:
     """The original study's table by length: as published, and for the main model."""
     every = t.rows("heads", model=t.main, set="all")
-    rows = list(_as_published(t))
+    rows = _as_published(t)
     for place, row in enumerate(original_prompts(t, t.main)):
         at = {"model": t.main, "prompt": row["prompt"], "n_tokens": row["n_tokens"], "threshold": t.threshold}
         (length,) = t.rows("lengths", **at)
@@ -62,7 +62,8 @@ def _as_published(t: Tables) -> list[Row]:
     rows = []
     for place, (n, part) in enumerate(original.groupby("n_tokens") if len(original) else ()):
         value = part.set_index("quantity")["value"] / 100
-        counts = re.match(r"(\d+) of (\d+) heads", str(part["conditions"].iloc[0]))
+        conditions = part.loc[part["quantity"] == "sink_fraction", "conditions"]
+        counts = re.match(r"(\d+) of (\d+) heads", " ".join(map(str, conditions)))
         sinks, heads = counts.groups() if counts else (None, None)
         first = part.iloc[0]
         rows.append(
@@ -75,7 +76,8 @@ def _as_published(t: Tables) -> list[Row]:
 
 
 def sets(t: Tables, model: str) -> list[Row]:
-    """A row per prompt set and `all`: averages over heads, with the correlation row of the set."""
+    """A row per prompt set and `all`: averages over heads, with the correlation over its whole prompts."""
+    where = {"model": model, "prompt": "all", "n_tokens": None, "threshold": t.threshold}
     return [
         {
             "prompts": part["prompts"].iloc[0],
@@ -83,16 +85,10 @@ def sets(t: Tables, model: str) -> list[Row]:
             "heads": len(part),
             "sinks": part["sink_share"].sum(),
             **part[["sink_share", "mean_sink_score", "mean_null_score", "mean_excess_score"]].mean(),
-            "correlation": whole_prompts(t, model, name),
+            "correlation": t.rows("correlation", **where, set=name)[0],
         }
         for name, part in t.of("heads", model=model).groupby("set", sort=False)
     ]
-
-
-def whole_prompts(t: Tables, model: str, name: str, threshold: float | None = None) -> Row:
-    """The correlation row over all prompts of a set at their own lengths."""
-    where = {"model": model, "set": name, "prompt": "all", "n_tokens": None}
-    return t.rows("correlation", **where, threshold=threshold or t.threshold)[0]
 
 
 def shown_sets(t: Tables) -> list[str]:

@@ -184,6 +184,8 @@ def worth_replacing(benchmark: pd.DataFrame) -> Verdict:
     tried = _tried(benchmark)
     if tried.empty:
         return _nothing_tried(benchmark)
+    if tried["speedup_vs_sdpa"].isna().all():
+        return Verdict(None, "SDPA does not run this model, so there is no speedup over it.")
     safe = harmless(benchmark.assign(noise=timing_noise(benchmark))).dropna(subset=["speedup_vs_sdpa"])
     if safe.empty:
         return Verdict(False, f"none of {len(tried)} timed ways to replace heads keeps {HARMLESS}.")
