@@ -44,7 +44,7 @@ PROMPTS = {
     "marks": f"a {FAMILY} b {STACKED} c \u2028 d" + " <b>long</b> text" * 6,
 }
 GRID = {"lengths": [24], "policies": ["consistent"], "strategies": ["first_value"], "answer_tokens": 2}
-FOLDER = "<img src=x onerror=alert(7)> 'of a model' **bold** [^2]"
+FOLDER = "<img src=x onerror=alert(7)> 'of a model' **bold** [^2] `code` ![figure](none.png)"
 
 
 @pytest.fixture(scope="module")
