@@ -251,16 +251,18 @@ def test_a_model_that_is_probably_misloaded_is_named_on_the_first_screen_and_a_c
 
 
 def test_provenance_tells_of_quantization_first_token_and_prompts_that_were_cut():
-    about = PROVENANCE | {"quantization": "tensor types Q4_1 x 210, F32 x 61, dequantized to float32"}
+    about = PROVENANCE | {"quantization": "Q4_1 x 210, F32 x 61; dequantized to float32"}
     about |= {"first_token_id": "1", "first_token": "<`|im_start|`>"}
-    tables = replace(study(), provenance={"sinky": about, "plain": PROVENANCE})
+    other = PROVENANCE | {"quantization": "none", "first_token_id": "-1"}
+    tables = replace(study(), provenance={"sinky": about, "plain": other})
     text = markdown(replace(tables, cut_prompts={"sinky": [("novel", 9000, 8192)]}))
     sinky, plain = section(text, "Results: sinky"), section(text, "Results: plain")
-    assert "tensor types Q4_1 x 210, F32 x 61, dequantized to float32" in sinky
-    assert "not a quantized one" in sinky
-    assert "Captures start with token 1 (`` <`|im_start|`> ``)." in sinky
+    assert "tensor types Q4_1 x 210, F32 x 61; dequantized to float32." in sinky
+    assert "not of a\nquantized one" in sinky
+    assert "Every prompt starts with token 1 (`` <`|im_start|`> ``)." in sinky
     assert "Prompt novel has 9000 tokens and was cut to the model's context of 8192." in sinky
-    assert not re.search("quantized|start with|was cut", plain)
+    assert "Prompts start with different tokens." in plain
+    assert not re.search("quantized|starts with|was cut", plain)
 
 
 # Text that others wrote.
