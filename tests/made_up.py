@@ -84,6 +84,7 @@ def study(prompts: tuple = (("hello", "short", 2), ("fox", "long", 30)), names=(
         ),
         layer_pairs=frame(
             "model n_tokens threshold layer_a layer_b sinks_a p_b_given_a p_b lift phi ci_low ci_high",
+            (sinky, NAN, 0.9, 0, 2, 6, 0.5, 0.40625, 1.2308, 0.125, 0.4375, 0.5625),
             (sinky, NAN, 0.9, 0, 1, 6, 0.78125, 0.40625, 1.9231, 0.53125, 0.59375, 0.90625),
             (sinky, NAN, 0.9, 1, 0, 0, NAN, 0.375, NAN, NAN, NAN, NAN),
             (sinky, 24, 0.9, 0, 1, 6, 0.125, 0.40625, 0.3, -0.5, 0.0, 0.25),

@@ -120,7 +120,7 @@ SENTENCES = [
         "- **sinky**: of 8 cases (head and prompt) of 0.9 or more, 75.00% on position 0, 25.00% on position 2.",
     ),
     ("Where the", "- **plain (control)**: no head puts 0.9"),
-    ("Layer by", "- **sinky**: 1 of 2 ordered pairs of layers agree beyond the base rate; without any sink, and so"),
+    ("Layer by", "- **sinky**: 2 of 3 ordered pairs of layers agree beyond the base rate; without any sink, and so"),
     ("Simulated", "- **simulated toy**: the formula of the original study."),
     ("Replacing", "on CPU, all variants"),
     ("Replacing", "  - prefill at 24 tokens: the fastest of 1 harmless ways (first_value with policy consistent"),
@@ -184,7 +184,10 @@ def test_the_findings_open_with_the_first_model_that_is_no_control():
     ("prompts", "said"),
     [
         ([("a", "short", 3), ("b", "short", 2), ("c", "long", 64), ("d", "long", 24)], []),
-        ([("a", "short", 2), ("c", "long", 60), ("d", "long", 20)], ["24 to 30 tokens in the set long", "d with 20"]),
+        (
+            [("a", "short", 2), ("b", "code", 25), ("c", "long", 60), ("d", "long", 20)],
+            ["24 to 30 tokens in the set long", "d with 20"],
+        ),
         ([("a", "short", 3), ("c", "long", 30)], ["has 2 tokens; shown is the nearest, a with 3 tokens"]),
         ([("a", "short", 2), ("c", "code", 25)], ["24 to 30 tokens in the set long; shown is the nearest, c with 25"]),
     ],
@@ -292,6 +295,10 @@ def test_text_from_outside_stays_text_in_cells_and_in_prose(value):
 def test_text_from_outside_does_not_leave_its_code_span(value):
     if visible(value):
         assert seen(f"a {code(value)} b", "p") == (" ".join(f"a {visible(value)} b".split()), 1)
+
+
+def test_characters_that_are_not_seen_or_turn_lines_are_shown_as_their_code_points():
+    assert visible("a\u2029b\u202ec\td\r\ne\ue000\0") == "aU+2029bU+202Ec d eU+E000U+0000"
 
 
 def test_only_web_addresses_become_links():

@@ -16,6 +16,14 @@ from mdit_py_plugins.footnote import footnote_plugin
 from sinkstudy.errors import StudyError
 
 _SCALE = 0.65  # CSS pixels per pixel of a figure, which has 200 per inch
+_TAGS = {
+    "table_open": '<div class="table" tabindex="0"><table>\n',
+    "table_close": "</table></div>\n",
+    "footnote_block_open": '</section>\n<section id="evidence">\n<h2>Evidence</h2>\n<ol>\n',
+    "footnote_block_close": "</ol>\n",
+    "footnote_close": "</li>\n",
+    "footnote_anchor": "",
+}
 
 
 def html(markdown: str, folder: Path) -> str:
@@ -27,6 +35,7 @@ def html(markdown: str, folder: Path) -> str:
     parser.core.ruler.push("evidence", _evidence_on_hover)
     parser.core.ruler.push("figures", _figures_outside_paragraphs)
     parser.renderer = _Renderer(parser)  # instead of the plugin's own way to draw footnotes
+    parser.renderer.rules |= {name: lambda tokens, at, *_: _TAGS[tokens[at].type] for name in _TAGS}
     environment = {"folder": folder, "contents": []}
     body = parser.render(markdown, environment)
     templates = Environment(loader=PackageLoader("sinkstudy.findings"), autoescape=True, undefined=StrictUndefined)
@@ -61,30 +70,12 @@ class _Renderer(RendererHTML):
             f"<figcaption>{caption}</figcaption></figure>"
         )
 
-    def table_open(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
-        return '<div class="table" tabindex="0"><table>\n'
-
-    def table_close(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
-        return "</table></div>\n"
-
     def footnote_ref(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
         number, note = tokens[at].meta["id"] + 1, escape(tokens[at].meta["text"])
         return f'<sup class="note"><a href="#note-{number}" title="{note}">[{number}]</a></sup>'
 
-    def footnote_block_open(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
-        return '</section>\n<section id="evidence">\n<h2>Evidence</h2>\n<ol>\n'
-
-    def footnote_block_close(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
-        return "</ol>\n"
-
     def footnote_open(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
         return f'<li id="note-{tokens[at].meta["id"] + 1}">'
-
-    def footnote_close(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
-        return "</li>\n"
-
-    def footnote_anchor(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
-        return ""
 
 
 def _text(token: Token) -> str:

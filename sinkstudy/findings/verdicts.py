@@ -24,6 +24,7 @@ HARMLESS_KL = 1e-2
 HARMLESS_AGREEMENT = 0.98
 WORTHWHILE_SPEEDUP = 1.02
 IMPLAUSIBLE_PERPLEXITY = 1000.0  # per token of English; small language models are below 100, broken ones far beyond
+PHASES = {"prefill": "prefill", "decode": "decoding"}
 HARMLESS = f"KL at most {HARMLESS_KL:g} and top-1 agreement at least {HARMLESS_AGREEMENT:g}"
 
 
@@ -136,8 +137,7 @@ def length(row: pd.Series) -> Verdict:
     names = "length length_low length_high before after fall fall_low fall_high excess_before excess_after last_length"
     numbers = _numbers(row, names)
     if pd.isna(row["last_length"]):
-        none = "the first layer has no sinks at any length, so no correlation can weaken."
-        return Verdict(None, none, numbers)
+        return Verdict(None, "the first layer has no sinks at any length, so no correlation can weaken.", numbers)
     last = f"beyond {row['last_length']:.0f} tokens the first layer has no sinks at all"
     if pd.isna(row["length"]):
         return Verdict(None, f"first-layer sinks are too few to tell two parts apart; {last}.", numbers)
@@ -278,9 +278,6 @@ def harmless(benchmark: pd.DataFrame) -> pd.DataFrame:
     return (
         tried[(tried["kl"] <= HARMLESS_KL) & (tried["top1_agreement"] >= HARMLESS_AGREEMENT)] if len(tried) else tried
     )
-
-
-PHASES = {"prefill": "prefill", "decode": "decoding"}
 
 
 def _tried(benchmark: pd.DataFrame) -> pd.DataFrame:
