@@ -342,14 +342,17 @@ def test_a_job_says_what_to_do_where_the_conversion_is_gone(path, tmp_path, refu
 def test_two_lines_of_config_take_a_gguf_file_to_findings_and_explorer(tmp_path):
     """Another family, with windows, a SentencePiece vocabulary and BOS by its own rule."""
     source = tmp_path / "gemma.gguf"
-    write_gguf(model_of("gemma3_text", vocab_size=420), source, tokenizer=sentencepiece_tokenizer)
+    model = model_of("gemma3_text", vocab_size=420, max_position_embeddings=64)
+    write_gguf(model, source, tokenizer=sentencepiece_tokenizer)
     config = SMALL | {"models": {"gemma": {"source": str(source)}}, "simulation": {}}
     config["benchmark"] = SMALL["benchmark"] | {"text": "text.txt"}
     study = write_study(tmp_path / "study", config)
     (study / "text.txt").write_text("the cat sat on the sink of the world. " * 20)
     done = snakemake(study)
     assert done.returncode == 0, done.stderr
-    assert "gemma" in (study / "results/findings.md").read_text()
+    findings = (study / "results/findings.md").read_text()
+    assert "gemma" in findings
+    assert "was cut to the model's context of 64" in findings  # a prompt longer than that is not refused
     assert (study / "results/explorer.html").stat().st_size > 0
     assert (study / "results/verification/gemma.csv").is_file()
     assert not [path for path in (study / "results").rglob("*.safetensors")]

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from sinkstudy.errors import StudyError
-from sinkstudy.models.loading import encode, load_model, tokenize
+from sinkstudy.models.loading import encode, load_model, tokenize, within_context
 from sinkstudy.models.spec import ModelSpec
 
 
@@ -59,12 +59,15 @@ def test_a_doubled_bos_is_refused(foreign):
         encode(loaded, {"p": loaded.tokenizer.bos_token + "Hello"})
 
 
-def test_a_prompt_beyond_the_context_is_named(foreign):
+def test_a_prompt_beyond_the_context_is_cut_or_named(foreign, refuses):
     loaded = load_model(spec(foreign))
-    long = TEXT * 20
-    assert len(tokenize(loaded, long, "p")) > 256
-    with pytest.raises(StudyError, match=r"prompt 'p' has \d+ tokens, .* at most 256"):
-        encode(loaded, {"short": "x", "p": long})
+    context = loaded.model.config.max_position_embeddings
+    token_ids = encode(loaded, {"short": "hello", "long": "hello " * context})
+    cut = within_context(loaded, token_ids, "cut")
+    assert cut == {"short": token_ids["short"], "long": token_ids["long"][:context]}
+    assert len(token_ids["long"]) > context
+    with refuses("'long'", str(len(token_ids["long"])), str(context), "capture.too_long"):
+        within_context(loaded, token_ids, "refuse")
 
 
 @pytest.mark.parametrize("text", ["日本語 🙂", "a\u0301e\u0308", "\u202eabc\u202c", "\x07\x1b", "\t\r\n", "🏳️‍🌈" * 50])

@@ -25,6 +25,7 @@ SCORE_COLUMNS = [
     "set",
     "prompt",
     "n_tokens",
+    "text_tokens",
     "layer",
     "head",
     "sink_score",

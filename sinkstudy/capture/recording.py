@@ -41,7 +41,8 @@ def record(
     beyond the model's context are cut to it, or refused (see `within_context`).
     Raises StudyError naming model, layer and prompt when attention is not finite or does not sum to 1.
     """
-    token_ids = within_context(loaded, encode(loaded, {p.id: p.text for p in prompts}), too_long)
+    whole = encode(loaded, {p.id: p.text for p in prompts})
+    token_ids = within_context(loaded, whole, too_long)
     decoded = cache(lambda token: loaded.tokenizer.decode([token]))
     with (
         write_capture(path, _attributes(name, loaded), KEY_CLASSES) as writer,
@@ -49,7 +50,7 @@ def record(
     ):
         for prompt in prompts:
             ids = token_ids[prompt.id]
-            writer.begin(prompt, ids, [decoded(i) for i in ids])
+            writer.begin(prompt, ids, [decoded(i) for i in ids], text_tokens=len(whole[prompt.id]))
         batches = list(_batches(token_ids, _TOKENS_PER_BATCH[loaded.model.device.type], maps_max_tokens))
         for batch in tqdm(batches, desc=f"capture {name}", unit="batch"):
             _record_batch(writer, forward, name, loaded, batch, token_ids, maps_max_tokens)

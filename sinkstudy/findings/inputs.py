@@ -1,6 +1,6 @@
 """What the findings are written from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,7 @@ class Tables:
 
     `provenance`: per model, the attributes of its captures. `threshold`: the sink score from which a head is a sink.
     `controls`: the models with random weights. `figures`: names, without ending, of the figures the study draws.
-    `cut_prompts`: per model, prompts cut to its context: (prompt, its tokens, the tokens kept).
+    `cut_prompts`: per model, prompts cut to its context: (prompt, its tokens, the tokens kept), from the scores.
     """
 
     long_prompts: pd.DataFrame
@@ -62,6 +62,7 @@ class Tables:
             positions=position_table(scores, threshold),
             lengths=lengths.only(_first_and_last),
             correlation=correlation.only(lambda rows: (rows["prompt"] == "all") | (rows["threshold"] == threshold)),
+            cut_prompts=_cut_prompts(scores),
             threshold=threshold,
             **about,
         )
@@ -87,6 +88,15 @@ class Tables:
         return [
             row | {"file": file_of(name, row.get("model", ""))} for row in self.of(name, **where).to_dict("records")
         ]
+
+
+def _cut_prompts(scores: Iterable[pd.DataFrame]) -> dict[str, list[tuple[str, int, int]]]:
+    cut: dict[str, list[tuple[str, int, int]]] = {}
+    for part in scores:
+        rows = part[part["text_tokens"] > part["n_tokens"]].drop_duplicates(["model", "prompt"])
+        for model, *row in rows[["model", "prompt", "text_tokens", "n_tokens"]].itertuples(index=False):
+            cut.setdefault(model, []).append(tuple(row))
+    return cut
 
 
 def file_of(name: str, model: object) -> str:

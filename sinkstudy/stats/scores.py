@@ -112,8 +112,9 @@ def add_all(captures: Iterable[Capture], *statistics: Statistic) -> None:
 def score_tables(captures: Iterable[Capture], model: str, threshold: float) -> Iterator[pd.DataFrame]:
     """One row per prompt, layer and head, at the prompt's whole length, in parts of bounded size.
 
-    Beyond the scores: the strongest of the first four positions with its score, and the norm of the head's output
-    relative to the residual stream, near zero for a head that does nothing.
+    Beyond the scores: `text_tokens`, which is more than `n_tokens` where the prompt was cut to the model's context; the
+    strongest of the first four positions with its score; and the norm of the head's output relative to the residual
+    stream, near zero for a head that does nothing.
     """
     for batch in in_batches(captures):
         layers, heads = batch[0].sink_mass.shape[:2]
@@ -132,6 +133,7 @@ def score_tables(captures: Iterable[Capture], model: str, threshold: float) -> I
                 "set": pd.Categorical([capture.set for capture in batch]).repeat(each),
                 "prompt": pd.Categorical([capture.prompt for capture in batch]).repeat(each),
                 "n_tokens": np.repeat(lengths, each),
+                "text_tokens": np.repeat([capture.text_tokens or capture.n_tokens for capture in batch], each),
                 "layer": np.repeat([capture.layers for capture in batch], heads),
                 "head": np.tile(np.arange(heads), layers * len(batch)),
                 "sink_score": score.ravel(),

@@ -13,7 +13,7 @@ import numpy as np
 from sinkstudy.errors import DamagedFileError, StudyError
 from sinkstudy.prompts import combined_digest
 
-SCHEMA = 6
+SCHEMA = 7
 # Type and axes of each dataset of a prompt. `row_sum` is there only where rows sum to less than 1 (learned sinks),
 # `attention` only up to maps_max_tokens; `output_norm` is a mean over queries, NaN where it could not be measured.
 LAYOUT = {
@@ -30,7 +30,8 @@ _IDENTITY = ("model", "source", "revision", "quantization", "dtype", "bos")
 
 @dataclass(frozen=True)
 class Capture:
-    """One prompt's capture without its maps, see `LAYOUT`. `layers` are true layer indices; `row_sum` None means 1."""
+    """One prompt's capture without its maps, see `LAYOUT`. `layers` are true layer indices; `row_sum` None means 1.
+    `text_tokens`: of the whole text, where it was cut to the model's context; None: as many as were captured."""
 
     prompt: str
     set: str
@@ -40,6 +41,7 @@ class Capture:
     key_mass: np.ndarray
     output_norm: np.ndarray
     row_sum: np.ndarray | None = None
+    text_tokens: int | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -109,7 +111,8 @@ class CaptureFile:
                 raise DamagedFileError(self.path, f"prompt {prompt!r} holds values that are not finite")
             if not np.array_equal(arrays["key_mass"][..., 0], arrays["sink_mass"]):
                 raise DamagedFileError(self.path, f"sink_mass and key_mass of prompt {prompt!r} contradict each other")
-            return Capture(prompt, _text(group.attrs["set"]), self.layers, **arrays)
+            about = {"set": _text(group.attrs["set"]), "text_tokens": int(group.attrs["text_tokens"])}
+            return Capture(prompt, layers=self.layers, **about, **arrays)
 
     def tokens(self, prompt: str) -> list[str]:
         """The tokens of one prompt, each decoded by itself."""

@@ -63,10 +63,12 @@ class CaptureWriter:
         self._first_tokens: set[int] = set()
         self._maps: dict[str, list[np.ndarray]] = {}  # of each prompt the latest layers, less than a chunk of them
 
-    def begin(self, prompt: Prompt, token_ids: list[int], tokens: list[str]) -> None:
-        """Make a prompt's group; `tokens` are its token ids, each decoded by itself."""
+    def begin(self, prompt: Prompt, token_ids: list[int], tokens: list[str], text_tokens: int | None = None) -> None:
+        """Make a prompt's group; `tokens` are its token ids, each decoded by itself. `text_tokens`: how many the whole
+        text has, where it was cut to the model's context."""
         group = self._file.create_group(prompt.id)
-        _describe(group, {"set": prompt.set, "digest": prompt_digest(prompt)})
+        about = {"set": prompt.set, "digest": prompt_digest(prompt), "text_tokens": text_tokens or len(token_ids)}
+        _describe(group, about)
         _store(group, "token_ids", token_ids)
         _store(group, "tokens", _text(tokens))
         self._first_tokens.add(token_ids[0])
