@@ -152,7 +152,6 @@ def _batches(token_ids: dict[str, list[int]], tokens: int, maps_max_tokens: int)
 def _attributes(name: str, loaded: LoadedModel) -> dict[str, str]:
     return {
         "model": name,
-        "quantization": "none",
         **loaded.provenance,
         "torch": str(torch.__version__),
         "transformers": transformers.__version__,
