@@ -283,7 +283,7 @@ def test_prompts_of_one_length_whose_rows_sum_to_less_are_scored_each_by_its_own
 
 def score_rows(*rows: tuple) -> pd.DataFrame:
     """Rows of a score table without the columns on positions."""
-    return pd.DataFrame(rows, columns=[c for c in SCORE_COLUMNS if "position" not in c])
+    return pd.DataFrame(rows, columns=[c for c in SCORE_COLUMNS if "position" not in c and c != "text_tokens"])
 
 
 def test_head_table_averages_each_head_over_the_prompts_of_a_set_and_over_all():
