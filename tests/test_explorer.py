@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from browser import opened, showing
@@ -23,9 +24,9 @@ from sinkstudy.explorer.packing import (
     stored_lengths,
 )
 from sinkstudy.explorer.study import Shape, thinning
-from sinkstudy.prompts import Prompt
+from sinkstudy.prompts import Prompt, combined_digest
 from sinkstudy.stats.scores import null_score
-from sinkstudy.store import PromptRecord, write_capture
+from sinkstudy.store import Expected, PromptRecord, open_capture, write_capture
 
 ATTRIBUTES = {"source": "models/made-up", "revision": "none", "dtype": "float32", "bos": "auto"}
 HOSTILE = [
@@ -65,11 +66,37 @@ def made_up_capture(path: Path, model: str, maps: dict[str, np.ndarray], full_ro
             writer.finish(name, PromptRecord(layers, attention[..., :1], norms, 0.0, row_sum))
 
 
+def captured(path: Path) -> str:
+    with open_capture(path) as file:
+        return combined_digest(file.prompts.items())
+
+
 def unpacked(kind: str, text: str, count: int) -> np.ndarray:
     """Differences back from a packed text, by the layout's description and not by the code that wrote it."""
     planes = np.frombuffer(gzip.decompress(base64.b64decode(text)), np.uint8).reshape(-1, count)
     assert len(planes) == {"int16": 2, "int32": 4}[kind]
     return np.ascontiguousarray(planes.T).view({"int16": "<i2", "int32": "<i4"}[kind]).ravel()
+
+
+def test_each_capture_is_opened_once_and_one_of_another_model_is_refused(tmp_path, monkeypatch, refuses):
+    rng, page, opened_files = np.random.default_rng(0), tmp_path / "page.html", []
+    paths = {model: [tmp_path / f"{model}{i}.h5" for i in range(2)] for model in "ab"}
+    for model, files in paths.items():
+        for i, path in enumerate(files):
+            made_up_capture(path, model, {f"p{i}": softmax_maps(rng, 2, 2, 6), f"q{i}": softmax_maps(rng, 2, 2, 5)})
+    expected = {model: Expected({"model": "b"}, {path.stem: captured(path) for path in paths[model]}) for model in "ab"}
+    with refuses("a0.h5", "'a'", "'b'"):
+        write_page(paths, [0.9], 0.9, page, expected)
+    assert not page.exists()
+
+    class Counted(h5py.File):
+        def __init__(self, name: Path, *arguments: object, **settings: object):
+            opened_files.append(name)
+            super().__init__(name, *arguments, **settings)
+
+    monkeypatch.setattr(h5py, "File", Counted)
+    write_page(paths, [0.9], 0.9, page)
+    assert sorted(opened_files) == sorted(path for files in paths.values() for path in files)
 
 
 @given(

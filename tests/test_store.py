@@ -314,6 +314,29 @@ def test_a_full_disk_is_an_error_with_the_name_of_the_file_and_no_crash_of_hdf5(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_large_capture_is_written_in_bounded_memory(tmp_path):
+    program = """
+        import resource, sys
+        from pathlib import Path
+        import numpy as np
+        from sinkstudy.prompts import Prompt
+        from sinkstudy.store import PromptRecord, write_capture
+
+        record = PromptRecord([0, 1], np.ones((2, 8, 4000, 15), np.float32), np.ones((2, 8)), 0.0)
+        peaks = []
+        with write_capture(Path(sys.argv[1]), {"model": "m"}, tuple("abcdefghijklmno")) as writer:
+            for i in range(50):
+                writer.begin(Prompt(f"p{i}", "s", "x"), [0] * 4000, ["t"] * 4000)
+                writer.finish(f"p{i}", record)
+                peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        print(peaks[-1] - peaks[4])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "c.h5")]
+    grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert (tmp_path / "c.h5").stat().st_size > 190e6
+    assert grown < 20_000, "kB"
+
+
 # Damage
 
 

@@ -60,7 +60,6 @@ class CaptureWriter:
     def __init__(self, file: h5py.File, disk: "_Disk"):
         self._file, self._disk = file, disk
         self._layers: list[int] | None = None
-        self._first_tokens: set[int] = set()
         self._maps: dict[str, list[np.ndarray]] = {}  # of each prompt the latest layers, less than a chunk of them
 
     def begin(self, prompt: Prompt, token_ids: list[int], tokens: list[str], text_tokens: int | None = None) -> None:
@@ -71,7 +70,6 @@ class CaptureWriter:
         _describe(group, about)
         _store(group, "token_ids", token_ids)
         _store(group, "tokens", _text(tokens))
-        self._first_tokens.add(token_ids[0])
 
     def add_map(self, prompt: str, attention: np.ndarray) -> None:
         """The next layer's map (head, query, key), stored as float16."""
@@ -108,9 +106,11 @@ class CaptureWriter:
 
     def complete(self) -> None:
         """Describe the file as a whole and mark it complete."""
-        first = self._first_tokens.pop() if len(self._first_tokens) == 1 else -1
-        about = {"layers": np.array(self._layers or [], np.int32), "prompts": len(self._file), "first_token_id": first}
-        _describe(self._file, about | {"complete": True})
+        first = {int(group["token_ids"][0]) for group in self._file.values()}
+        self._file.attrs["first_token_id"] = first.pop() if len(first) == 1 else -1
+        self._file.attrs["layers"] = np.array(self._layers or [], np.int32)
+        self._file.attrs["prompts"] = len(self._file)
+        self._file.attrs["complete"] = True
 
 
 class _Disk(io.FileIO):

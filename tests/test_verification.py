@@ -1,0 +1,57 @@
+"""Captures are recomputed by eager attention, and what differs by more than rounding stops the job."""
+
+from pathlib import Path
+
+import h5py
+import pytest
+
+from sinkstudy.capture.recording import record
+from sinkstudy.capture.verification import TOLERANCE, verify
+from sinkstudy.models.loading import LoadedModel, ModelSpec, load_model
+from sinkstudy.prompts import Prompt, digest
+from sinkstudy.store import Expected
+
+PROMPTS = [Prompt("hello", "short", "Hello world"), Prompt("day", "short", "Good day to you")]
+EXPECTED = Expected({"model": "m"}, {"00000": digest(PROMPTS)})
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    return load_model(ModelSpec(source="models/reference", device="cpu"))
+
+
+@pytest.fixture
+def capture(loaded, tmp_path) -> Path:
+    path = tmp_path / "00000.h5"
+    record(path, "m", loaded, PROMPTS, maps_max_tokens=0)
+    return path
+
+
+def shift_masses(path: Path, by: float) -> None:
+    """As a broken kernel would: the masses of one head, consistently in both datasets."""
+    with h5py.File(path, "a") as file:
+        for name, index in (("sink_mass", (1, 2)), ("key_mass", (1, 2, slice(None), 0))):
+            file["day"][name][index] = file["day"][name][index] + by
+
+
+def test_a_capture_of_this_model_is_verified(loaded, capture):
+    table = verify("m", loaded, [capture], 2, EXPECTED)
+    assert table["prompt"].tolist() == ["hello", "day"]
+    assert (table["max_mass_difference"] < 1e-5).all()
+
+
+def test_a_difference_above_the_tolerance_is_one_sentence_and_one_below_it_is_a_row(loaded, capture, refuses):
+    tolerance = TOLERANCE[loaded.model.dtype]
+    shift_masses(capture, 0.5 * tolerance)
+    table = verify("m", loaded, [capture], 2, EXPECTED)
+    assert table["max_score_difference"].max() == pytest.approx(0.5 * tolerance, rel=0.1)
+    shift_masses(capture, tolerance)
+    with refuses("'m'", "'day'", f"{tolerance:g}", str(capture.parent)):
+        verify("m", loaded, [capture], 2, EXPECTED)
+
+
+def test_a_capture_of_other_weights_is_refused(loaded, tmp_path, refuses):
+    other = load_model(ModelSpec(source="models/reference", device="cpu", random_weights=0))
+    record(tmp_path / "00000.h5", "m", other, PROMPTS, maps_max_tokens=0)
+    with refuses("00000.h5", "random weights, seed 0", loaded.resolved):
+        verify("m", loaded, [tmp_path / "00000.h5"], 2, EXPECTED)
