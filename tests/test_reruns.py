@@ -18,6 +18,10 @@ from sinkstudy.store import read_provenance
 TABLE = re.compile(r"^\| ([^|]+) \| ([^|]+) \| [^|]+ \|$", re.M)
 GRID = SMALL["benchmark"] | {"lengths": [24], "strategies": ["first_value"], "answer_tokens": 2}
 ONE_MODEL = SMALL | {"models": {"reference": SMALL["models"]["reference"]}, "benchmark": GRID}
+RELATIVE = {
+    "models": {"reference": {"source": "models/reference"}},
+    "benchmark": GRID | {"text": Path(GRID["text"]).relative_to(ROOT).as_posix()},
+}
 COMMITS = ["0" * 40, "1" * 40]
 
 
@@ -166,6 +170,15 @@ def edit_comments(lab: Lab) -> None:
         path.write_text(before.replace('"""', '"""Edited. ', 1) + "\n# a comment\n", encoding="utf-8")
 
 
+def edit_error_sentence(lab: Lab) -> None:
+    """In code that every stage reaches."""
+    path = lab.code / "sinkstudy/prompts.py"
+    before = path.read_text(encoding="utf-8")
+    after = before.replace("appears twice; ids must be unique", "is there twice; make ids unique")
+    assert after != before
+    path.write_text(after, encoding="utf-8")
+
+
 def hub(commit: str) -> dict:
     return ONE_MODEL["models"] | {"hub": {"source": "lab/tiny", "revision": commit}}
 
@@ -203,6 +216,7 @@ ROWS = {
     ),
     "`--cores` changed": Row(lambda lab: setattr(lab, "cores", "2"), {}),
     "comment or docstring edited": Row(edit_comments, {}),
+    "error sentence edited": Row(edit_error_sentence, {}),
     "statistics code edited": Row(
         lambda lab: lab.append("sinkstudy/stats/correlation.py", "EDITED = 1"),
         {"correlation": "", "heldout": "", "simulation": ""},
@@ -259,6 +273,7 @@ RUN_FOR_REAL = [
     "caption edited",
     "`--cores` changed",
     "comment or docstring edited",
+    "error sentence edited",
 ]
 
 
@@ -288,6 +303,20 @@ def test_by_real_run(tmp_path):
         assert rewritten == set().union(*(job.outputs for job in expected)), name
         assert before.keys() <= after.keys(), name
         assert lab.planned() == {}, name
+
+
+@pytest.mark.slow
+def test_a_finished_study_that_was_moved_or_copied_with_its_code_has_nothing_to_rerun(tmp_path):
+    """A clone in which the study ran, and then the same clone elsewhere: no rule may depend on where it lies."""
+    lab = Lab(tmp_path / "here")
+    lab.folder = write_study(lab.code, ONE_MODEL | RELATIVE, PROMPTS)
+    lab.pretend_to_run()
+    assert lab.planned() == {}
+    moved = Path(shutil.move(lab.code, tmp_path / "there"))
+    copied = shutil.copytree(moved, tmp_path / "a copy/of it")
+    for code in (moved, copied):
+        lab.folder, lab.snakefile = code, code / "Snakefile"
+        assert lab.planned() == {}
 
 
 TABLES = [f"results/{name}/reference.csv" for name in ("scores", "correlation", "lengths")]

@@ -9,6 +9,7 @@ import pandas as pd
 from sinkstudy.stats.profile import long_prompt_table, position_table
 from sinkstudy.store.tables import LongTable, read_tables
 
+PUBLISHED = Path(__file__).with_name("published.csv")  # figures of other studies, each with its source
 MIN_TOKENS = 24  # on shorter prompts uniform attention itself scores too high to judge a head by
 _LONG = ("scores", "lengths", "correlation")
 _OF_THE_STUDY = ("control", "comparison", "costs")  # one file, not one per model

@@ -13,7 +13,6 @@ rule findings:
         figures=[path for path in FIGURES if path.endswith(".png")],
         heads=expand("results/heads/{model}.csv", model=MODELS),
         heldout_errors=expand("results/heldout_errors/{model}.csv", model=MODELS),
-        published=str(ROOT / "published.csv"),
         quality=expand("results/quality/{model}.csv", model=TRAINED),
         scores=expand("results/scores/{model}.csv", model=MODELS),
         verification=expand("results/verification/{model}.csv", model=MODELS),

@@ -4,12 +4,14 @@ from pathlib import Path
 
 from sinkstudy.findings import Tables, markdown
 from sinkstudy.findings.html import html
+from sinkstudy.findings.inputs import PUBLISHED
 from sinkstudy.findings.verdicts import verdicts_json
 from sinkstudy.store import Expected, read_provenance, write_file
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     files = {name: [paths] if isinstance(paths, str) else paths for name, paths in snakemake.input.items()}
+    files["published"] = [PUBLISHED]
     figures = frozenset(Path(path).stem for path in files.pop("figures"))
     expected = [Expected(**one) for one in snakemake.params.expected]
     provenance = {one["model"]: one for one in map(read_provenance, files.pop("captures"), expected)}
