@@ -234,7 +234,7 @@ def used_kilobytes(folder: Path) -> int:
 
 @pytest.mark.parametrize(
     ("options", "mentions"),
-    [("size={used}k", "No space left"), ("ro", "Read-only")],
+    [("size={used}k", "No space left"), ("ro", "read-only")],
     ids=["full", "unwritable"],
 )
 def test_a_disk_that_takes_no_more_is_one_sentence_and_leaves_finished_results_alone(
