@@ -27,8 +27,10 @@ def project(tmp_path_factory) -> Path:
     save_checkpoint(root / "models/tiny")
     for folder in ("models/empty", "texts"):
         (root / folder).mkdir()
-    for file in ("prompts.tsv", "texts/heldout.txt", "models/q4.gguf", "models/empty/q4.gguf"):
+    for file in ("prompts.tsv", "texts/heldout.txt"):
         (root / file).touch()
+    for file in ("models/q4.gguf", "models/empty/q4.gguf"):
+        (root / file).write_bytes(b"GGUF\3\0\0\0")
     return root
 
 
@@ -149,8 +151,8 @@ BAD = [
     ("models.other", {"source": "~no-such-user/x"}, ["models.other.source", "'~no-such-user/x'"]),
     ("models.other", {"source": "models/empty"}, ["models.other.source", "config.json"]),
     ("models.other", {"source": "prompts.tsv"}, ["models.other.source", "'prompts.tsv'"]),
-    ("models.other", {"source": "nothing.gguf"}, ["models.other.source", "'nothing.gguf'"]),
-    ("models.other", {"source": "models/empty", "gguf": "q8.gguf"}, ["models.other.gguf", "'q8.gguf'"]),
+    ("models.other", {"source": "nothing.gguf"}, ["models.other.source", "nothing.gguf", "no file"]),
+    ("models.other", {"source": "models/empty", "gguf": "q8.gguf"}, ["models.other.gguf", "q8.gguf", "no file"]),
     ("models.other", {"source": "models/q4.gguf", "gguf": "q4.gguf"}, ["models.other.gguf", "already"]),
     ("models.other", {"source": "a/b", "gguf": "../q4.gguf"}, ["models.other.gguf", "within 'a/b'"]),
     ("models.other", {"source": "a/b", "gguf": "/q4.gguf"}, ["models.other.gguf", "within 'a/b'"]),
