@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 import torch
-from foreign import TEXT, save_foreign_model
+from foreign import save_foreign_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from sinkstudy.errors import StudyError
-from sinkstudy.models.loading import encode, load_model, tokenize, within_context
+from sinkstudy.models.loading import encode, load_model, within_context
 from sinkstudy.models.spec import ModelSpec
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from sinkstudy.errors import DamagedFileError, StudyError
 from sinkstudy.prompts import combined_digest
 
-SCHEMA = 7
+SCHEMA = 6
 # Type and axes of each dataset of a prompt. `row_sum` is there only where rows sum to less than 1 (learned sinks),
 # `attention` only up to maps_max_tokens; `output_norm` is a mean over queries, NaN where it could not be measured.
 LAYOUT = {
@@ -111,7 +111,8 @@ class CaptureFile:
                 raise DamagedFileError(self.path, f"prompt {prompt!r} holds values that are not finite")
             if not np.array_equal(arrays["key_mass"][..., 0], arrays["sink_mass"]):
                 raise DamagedFileError(self.path, f"sink_mass and key_mass of prompt {prompt!r} contradict each other")
-            about = {"set": _text(group.attrs["set"]), "text_tokens": int(group.attrs["text_tokens"])}
+            whole = group.attrs.get("text_tokens")
+            about = {"set": _text(group.attrs["set"]), "text_tokens": None if whole is None else int(whole)}
             return Capture(prompt, layers=self.layers, **about, **arrays)
 
     def tokens(self, prompt: str) -> list[str]:
