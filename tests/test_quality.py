@@ -9,6 +9,7 @@ import torch
 from arithmetic import roundings, truth_of
 from readable import readable_logits
 from tiny import prompt_ids, tiny_model
+from torch.nn.functional import cross_entropy
 
 from sinkstudy.attention import Plan, optimized
 from sinkstudy.evaluation.answers import answers_table, sample
@@ -75,12 +76,13 @@ def test_quality_is_pooled_over_positions_per_set_and_length(model, variants):
     assert row["kl"] == pytest.approx(kl, abs=allowed)
     assert (row["texts"], row["heads_replaced"]) == (2, 3)
     unmodified = rows.loc[("a", 9, "sdpa")]
-    losses = []
-    for _, ids in TEXTS[:2]:
-        with torch.no_grad():
-            log = torch.log_softmax(model(ids[:, :9]).logits.double(), -1)[0]
-        losses += [-log[i, ids[0, i + 1]].item() for i in range(8)]
-    assert unmodified["perplexity"] == pytest.approx(np.exp(np.mean(losses)), rel=1e-5)
+
+    def loss(model):
+        parts = [(readable_logits(model, ids[:, :9], Plan())[0, :8], ids[0, 1:9]) for _, ids in TEXTS[:2]]
+        return torch.stack([cross_entropy(logits.double(), following) for logits, following in parts]).mean()
+
+    expected = truth_of(loss, model)
+    assert math.log(unmodified["perplexity"]) == pytest.approx(expected.value.item(), abs=expected.allowed)
     assert (unmodified["kl"], unmodified["perplexity_ratio"], unmodified["heads_replaced"]) == (0, 1, 0)
 
 
