@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -9,6 +10,8 @@ from hypothesis import settings
 
 from sinkstudy.errors import StudyError
 
+# Two processes share the cores; threads of PyTorch in both would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The same examples in every run, and no time limit per example: a busy machine is not a failure.
 settings.register_profile("sinkstudy", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("sinkstudy")
