@@ -261,7 +261,7 @@ def length_effect(lengths: pd.DataFrame) -> Verdict:
 def misloaded(quality: pd.DataFrame) -> Verdict:
     """Whether a trained model's perplexity on the held-out text (unmodified, longest stretch) is beyond belief."""
     rows = (
-        quality[(quality["strategy"] == "sdpa") & (quality["set"] == "held-out")]
+        quality[quality["strategy"].isin(["sdpa", "eager"]) & (quality["set"] == "held-out")]
         if "perplexity" in quality
         else quality
     )
