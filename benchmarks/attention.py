@@ -16,12 +16,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from sinkstudy.attention.cut import CutAttention
-from sinkstudy.attention.run import Run
 from transformers import AttentionInterface, LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
+from sinkstudy.attention.heads import AttentionInputs, HeadToKV
 from sinkstudy.attention.plan import Plan
+from sinkstudy.attention.projections import PrunedAttention
+from sinkstudy.attention.state import PlanState
 from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.attention.strategies.contract import HiddenStates
 from sinkstudy.evaluation.benchmark import measure
@@ -120,22 +121,17 @@ def attention_cell(
 
     def alternative(variant: Variant) -> Alternative:
         if variant.depth == "projections":
-            return Alternative(nullcontext, cut_call(module, variant.plan, heads))
-        under_way: list[Run | None] = []
+            return Alternative(nullcontext, pruned_call(model, variant.plan, heads))
 
         @contextmanager
         def context() -> Iterator[None]:
-            with running(model, variant) as run:
+            with running(model, variant) as state:
+                if state is not None:
+                    state.enter_layer(first, (states[0].transpose(1, 2),), {})
                 attend(first, variant)
-                under_way[:] = [run]
                 yield
 
-        def call() -> object:
-            if under_way[0]:
-                under_way[0].begin(first.layer_idx, True, n)  # or it would take this layer for the first
-            return attend(module, variant)
-
-        return Alternative(context, call)
+        return Alternative(context, lambda: attend(module, variant))
 
     alternatives = [alternative(variant) for variant in variants]
     samples = interleaved(alternatives, arguments.repeats, model.device)
@@ -173,25 +169,26 @@ def attention_cell(
     return rows
 
 
-def cut_call(module: torch.nn.Module, plan: Plan, heads: Callable[[int], torch.Tensor]) -> Callable[[], object]:
-    """The same call where the projections are cut: kept heads alone, and the strategy on the values it reads."""
-    cut = CutAttention(module, module.config.num_attention_heads, Run(plan))
-    layout, strategy = cut.layout, STRATEGIES[plan.strategy]
-    kept = heads(len(layout.kept)), heads(len(layout.kept_kv)), heads(len(layout.kept_kv))
-    values = heads(len(layout.replaced_kv)).transpose(1, 2)
+def pruned_call(model: LlamaModel, plan: Plan, heads: Callable[[int], torch.Tensor]) -> Callable[[], object]:
+    """The same call where the projections are pruned: kept heads alone, and the strategy on the values it reads."""
+    module = model.layers[-1].self_attn
+    pruned = PrunedAttention(module, model.config.num_attention_heads, PlanState(model, plan, "projections"))
+    partition, strategy = pruned.partition, STRATEGIES[plan.strategy]
+    kept = heads(len(partition.kept)), heads(len(partition.kept_kv)), heads(len(partition.kept_kv))
+    values = heads(len(set(map(partition.kv_of, partition.replaced)))).transpose(1, 2)
 
     def call() -> object:
         tokens = HiddenStates(
             hidden=values,
             real=None,
             state={},
-            reads=layout.reads,
-            rest_weight=torch.full((1, len(layout.replaced)), 0.001, device=values.device),
+            to_kv=HeadToKV.of(pruned.replaced_kv, values.device),
+            rest_weight=torch.full((1, len(partition.replaced)), 0.001, device=values.device),
             value_of=lambda hidden: hidden,
             output_of=lambda outputs: outputs,
             shared_output_of=lambda outputs: outputs,
         )
-        return cut.attend(*kept, None, module.scaling), strategy.from_hidden(tokens)
+        return pruned.attend(AttentionInputs(*kept, None, module.scaling)), strategy.from_hidden(tokens)
 
     return call
 

@@ -91,10 +91,6 @@ class HeadPartition:
         return [kv for kv in range(self.kv_heads) if kv not in self.kept_kv]
 
     @cached_property
-    def replaced_to_kv(self) -> HeadToKV:
-        return HeadToKV.of(tuple(map(self.kv_of, self.replaced)), self.device)
-
-    @cached_property
     def groups_alone(self) -> list[KeptGroup]:
         """Fused calls where only the kept heads are at hand, in the order of `kept` and `kept_kv`."""
         counts = Counter(map(self.kv_of, self.kept))

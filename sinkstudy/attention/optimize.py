@@ -118,9 +118,9 @@ def _attention_under_plan(
     window = features.get("sliding_window")
     if not running.replaced_heads(layer) or (window is not None and inputs.key.shape[2] >= window):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **features)
-    partition = running.partition(layer, inputs)
+    partition, groups = running.partition(layer, inputs)
     output = query.new_empty(query.shape[0], query.shape[2], partition.heads, value.shape[-1])
-    for group in running.kept_groups(partition, query.shape[2]):
+    for group in groups:
         scatter_heads(output, group.queries, group.attend(inputs))
     for heads, given in running.head_inputs(layer, partition, inputs):
         scatter_heads(output, partition.index(heads), running.strategy.from_heads(given).transpose(1, 2))

@@ -8,45 +8,35 @@ widths.
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from sinkstudy.attention.heads import AttentionInputs, partition_heads
+from sinkstudy.attention.heads import AttentionInputs, HeadToKV, partition_heads
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.state import PlanState, slides
 from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.attention.strategies.contract import HiddenStates
 from sinkstudy.errors import StudyError
 
-
-@dataclass(frozen=True)
-class Projections:
-    """Names of an attention module's linear layers; query and key norms, where there are any, work head by head."""
-
-    query: str = "q_proj"
-    key: str = "k_proj"
-    value: str = "v_proj"
-    output: str = "o_proj"
-
-
-# Attention classes that can be pruned. A class belongs here when its forward takes the number of heads from the widths
-# of four separate projections and applies nothing to all heads together; the tests prune every one of them.
+# Attention classes that can be pruned, and the names of their query, key, value and output projections. A class belongs
+# here when its forward takes the number of heads from the widths of these four and applies nothing to all heads
+# together; the tests prune every one of them.
+_USUAL = ("q_proj", "k_proj", "v_proj", "o_proj")
 PRUNABLE = {
-    "Gemma3Attention": Projections(),
-    "Glm4Attention": Projections(),
-    "GraniteAttention": Projections(),
-    "LlamaAttention": Projections(),
-    "MistralAttention": Projections(),
-    "MixtralAttention": Projections(),
-    "PhiAttention": Projections(output="dense"),
-    "Qwen2Attention": Projections(),
-    "Qwen3Attention": Projections(),
-    "Qwen3MoeAttention": Projections(),
-    "Starcoder2Attention": Projections(),
+    "Gemma3Attention": _USUAL,
+    "Glm4Attention": _USUAL,
+    "GraniteAttention": _USUAL,
+    "LlamaAttention": _USUAL,
+    "MistralAttention": _USUAL,
+    "MixtralAttention": _USUAL,
+    "PhiAttention": ("q_proj", "k_proj", "v_proj", "dense"),
+    "Qwen2Attention": _USUAL,
+    "Qwen3Attention": _USUAL,
+    "Qwen3MoeAttention": _USUAL,
+    "Starcoder2Attention": _USUAL,
 }
 
 
@@ -68,8 +58,7 @@ def prunable_modules(model: PreTrainedModel, plan: Plan) -> list[nn.Module]:
 
 def _linears(attention: nn.Module) -> dict[str, nn.Module]:
     """Query, key, value and output projection, by their names in the module."""
-    names = vars(PRUNABLE[type(attention).__name__]).values()
-    return {name: attention._modules[name] for name in names}
+    return {name: attention._modules[name] for name in PRUNABLE[type(attention).__name__]}
 
 
 def _is_plain(linear: nn.Module) -> bool:
@@ -101,8 +90,8 @@ class PrunedAttention:
         value_of = PrunedLinear(value, rows_of(read, width))
         self.value_of = lambda hidden: value_of(hidden).unflatten(-1, (-1, width))
         self.output_weight = FollowedPart(output, "weight", columns_of(replaced, width))
-        places = [read.index(partition.kv_of(head)) for head in replaced]
-        self.shared_output_weight = FollowedPart(output, "weight", summed_columns_of(replaced, places, width))
+        self.replaced_kv = tuple(read.index(partition.kv_of(head)) for head in replaced)
+        self.shared_output_weight = FollowedPart(output, "weight", summed_columns_of(replaced, self.replaced_kv, width))
 
     def install(self) -> None:
         self.attention.forward = self
@@ -118,19 +107,15 @@ class PrunedAttention:
         past_key_values: Cache | None = None,
         **kwargs: object,
     ) -> tuple[Tensor, Tensor | None]:
-        inputs = {
-            "hidden_states": hidden_states,
-            "position_embeddings": position_embeddings,
-            "attention_mask": attention_mask,
-            "past_key_values": past_key_values,
-        }
+        kwargs |= {"position_embeddings": position_embeddings, "attention_mask": attention_mask}
+        kwargs |= {"hidden_states": hidden_states, "past_key_values": past_key_values}
         forward = type(self.attention).forward
         if not self.state.runs_pruned(self.layer):
-            return forward(self.attention, **inputs, **kwargs)
+            return forward(self.attention, **kwargs)
         self._check_projections()
         added = self.state.strategy.from_hidden(self._hidden_inputs(hidden_states, attention_mask))
         if self.partition.kept:
-            output, weights = forward(self.kept_only, **inputs, **kwargs)
+            output, weights = forward(self.kept_only, **kwargs)
             return output.add_(added), weights
         if past_key_values is not None:  # counts the tokens
             nothing = hidden_states.new_empty(hidden_states.shape[0], 0, hidden_states.shape[1], 1)
@@ -140,7 +125,8 @@ class PrunedAttention:
 
     def attend(self, inputs: AttentionInputs) -> Tensor:
         """Attention of the kept heads, which alone are at hand: (batch, query, head, width)."""
-        return torch.cat([group.attend(inputs) for group in self.partition.groups_alone], 2)
+        outputs = [group.attend(inputs) for group in self.partition.groups_alone]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
 
     def _hidden_inputs(self, hidden: Tensor, mask: Tensor | None) -> HiddenStates:
         cached = self.state.now.layer_cache
@@ -148,7 +134,7 @@ class PrunedAttention:
             hidden=hidden,
             real=None if mask is None else mask[:, 0, :, -hidden.shape[1] :].any(-2).expand(hidden.shape[0], -1),
             state={} if cached is None else cached.state,
-            to_kv=self.partition.replaced_to_kv,
+            to_kv=HeadToKV.of(self.replaced_kv, hidden.device),
             rest_weight=self.state.rest_weight(self.layer, self.partition.replaced, hidden.device),
             value_of=self.value_of,
             output_of=lambda outputs: nn.functional.linear(outputs.flatten(-2), self.output_weight()),

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class ForwardPass(threading.local):
     prompt: Prompt | None = None
     first_layer: int | None = None
     past: int = 0
-    cache: Cache | None = None
+    cached: bool = False
     layer_cache: SplitKVCache | None = None  # of the layer that runs
     first_inputs: AttentionInputs | None = None  # of the first layer's attention
     pattern: Tensor | None = None  # of the first layer's `pattern_heads`, all that later layers need
@@ -78,28 +79,32 @@ class PlanState:
     def enter_layer(self, attention: nn.Module, args: tuple, kwargs: dict) -> None:
         """Runs before every attention module: finds the prompt that the pass continues, and the layer's cache."""
         now, layer = self.now, attention.layer_idx
+        cache = next((one for one in (*args, *kwargs.values()) if isinstance(one, Cache)), None)
         if now.first_layer is None:
             now.first_layer = layer
-            now.cache = next((one for one in (*args, *kwargs.values()) if isinstance(one, Cache)), None)
-            now.past = 0 if now.cache is None else int(now.cache.get_seq_length(layer))
+            now.cached, now.past = cache is not None, 0 if cache is None else int(cache.get_seq_length(layer))
             hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-            known = now.past > 0 and getattr(now.cache.layers[layer], "owned", True)
-            now.prompt = self._prompt_of(getattr(now.cache, _PROMPT, None) if known else None, hidden.shape[1])
-            if now.cache is not None:
-                setattr(now.cache, _PROMPT, now.prompt)
-        now.layer_cache = None if now.cache is None else self._layer_cache(now.cache, layer)
+            now.prompt = self._prompt_of(cache, layer, hidden.shape[1])
+        now.layer_cache = None if cache is None else self._layer_cache(cache, layer)
 
-    def _prompt_of(self, known: Prompt | None, queries: int) -> Prompt:
-        """The prompt whose cache is continued, or a new one: also for a cache that was filled unmodified."""
+    def _prompt_of(self, cache: Cache | None, layer: int, queries: int) -> Prompt:
+        """The prompt whose cache is continued, or a new one, also for a cache that was filled unmodified."""
+        known = getattr(cache, _PROMPT, None)
+        if known is not None and (self.now.past == 0 or not getattr(cache.layers[layer], "owned", True)):
+            known = None  # of a prompt that was there before the cache was emptied
         same = known is not None and known.depth == self.depth and known.plan == self.plan
         if known is not None and known.active and not same:
             raise StudyError(
                 f"this KV cache was filled under another plan ({known.plan.strategy}, depth {known.depth}); continue "
                 "it under that plan, or begin with an empty cache."
             )
+        if same:
+            return known
         limit = self.plan.max_tokens
-        within = limit is None or self.now.past + queries <= limit
-        return known if same else Prompt(self.plan, self.depth, within)
+        prompt = Prompt(self.plan, self.depth, active=limit is None or self.now.past + queries <= limit)
+        if cache is not None:
+            setattr(cache, _PROMPT, prompt)
+        return prompt
 
     def _layer_cache(self, cache: Cache, layer: int) -> SplitKVCache | None:
         """The layer's own cache, put in place of an empty dynamic one where heads are replaced; None where the cache is
@@ -135,9 +140,8 @@ class PlanState:
 
     def runs_pruned(self, layer: int) -> bool:
         """Whether the layer leaves out the projections of replaced heads in this pass."""
-        now = self.now
-        stored = now.cache is None or (now.layer_cache is not None and not now.layer_cache.whole)
-        return now.prompt.active and stored
+        cache = self.now.layer_cache
+        return self.now.prompt.active and (not self.now.cached if cache is None else not cache.whole)
 
     def see_first_layer(self, inputs: AttentionInputs) -> None:
         """Runs before the first layer's attention: decides which heads are sinks where the plan leaves it to the input,
@@ -160,53 +164,46 @@ class PlanState:
         behind = keys - pattern.shape[3]  # keys that the first layer's window has left behind
         return nn.functional.pad(pattern, (behind, 0)) if behind else pattern
 
-    def partition(self, layer: int, inputs: AttentionInputs) -> HeadPartition:
-        """The heads of a layer that attends; with a split cache, only KV heads that kept heads read are at hand."""
-        if self.now.layer_cache is not None and self.now.layer_cache.partition is not None:
-            return self.now.layer_cache.partition
-        heads, kv_heads = inputs.query.shape[1], inputs.key.shape[1]
-        return partition_heads(heads, kv_heads, self.replaced_heads(layer), inputs.query.device)
-
-    def kept_groups(self, partition: HeadPartition, queries: int) -> list[KeptGroup]:
-        """The fused calls over the kept heads."""
-        if self.now.layer_cache is not None and self.now.layer_cache.partition is not None:
-            return partition.groups_of_split_cache
-        return partition.decode_groups if queries == 1 else partition.prefill_groups
+    def partition(self, layer: int, inputs: AttentionInputs) -> tuple[HeadPartition, list[KeptGroup]]:
+        """The heads of a layer that attends, and the fused calls over the kept ones."""
+        cache = self.now.layer_cache
+        if cache is not None and cache.partition is not None:
+            return cache.partition, cache.partition.groups_of_split_cache
+        query, key = inputs.query, inputs.key
+        found = partition_heads(query.shape[1], key.shape[1], self.replaced_heads(layer), query.device)
+        return found, found.decode_groups if query.shape[2] == 1 else found.prefill_groups
 
     def head_inputs(
         self, layer: int, partition: HeadPartition, inputs: AttentionInputs
     ) -> Iterator[tuple[tuple[int, ...], ReplacedHeads]]:
         """Replaced heads, and what the strategy is given of them: all at once, or, where the layer's cache is split,
         first those that share KV heads with kept ones, then those whose KV heads the strategy keeps."""
-        cached, prompt = self.now.layer_cache, self.now.prompt
-        if cached is None or cached.partition is None:
-            memory = prompt.memory.setdefault(layer, {}) if cached is None else cached.state
+        cache = self.now.layer_cache
+        if cache is None or cache.partition is None:
+            memory = self.now.prompt.memory.setdefault(layer, {}) if cache is None else cache.state
             parts = [(range(partition.kv_heads), inputs.key, inputs.value, memory)]
         else:
-            own = partition.replaced_only_kv, cached.state["key"], cached.state["value"], cached.state
+            own = partition.replaced_only_kv, cache.state["key"], cache.state["value"], cache.state
             parts = [(partition.kept_kv, inputs.key, inputs.value, {}), own]
         for kv_heads, key, value, memory in parts:
             heads = tuple(h for h in partition.replaced if partition.kv_of(h) in kv_heads)
-            if heads:
-                yield (
-                    heads,
-                    ReplacedHeads(
-                        query=select_heads(inputs.query, partition.index(heads)),
-                        key=key,
-                        value=value,
-                        to_kv=HeadToKV.of(tuple(kv_heads.index(partition.kv_of(h)) for h in heads), partition.device),
-                        mask=inputs.mask,
-                        scale=inputs.scale,
-                        sink_tokens=self.plan.sink_tokens,
-                        window=self.plan.window,
-                        rest_weight=self.rest_weight(layer, heads, partition.device),
-                        memory=memory,
-                        first_layer_pattern=lambda heads=heads, keys=key.shape[2]: self.first_layer_pattern(
-                            heads, keys
-                        ),
-                        start=self.now.past + inputs.query.shape[2] - key.shape[2],
-                    ),
-                )
+            if not heads:
+                continue
+            given = ReplacedHeads(
+                query=select_heads(inputs.query, partition.index(heads)),
+                key=key,
+                value=value,
+                to_kv=HeadToKV.of(tuple(kv_heads.index(partition.kv_of(h)) for h in heads), partition.device),
+                mask=inputs.mask,
+                scale=inputs.scale,
+                sink_tokens=self.plan.sink_tokens,
+                window=self.plan.window,
+                rest_weight=self.rest_weight(layer, heads, partition.device),
+                memory=memory,
+                first_layer_pattern=partial(self.first_layer_pattern, heads, key.shape[2]),
+                start=self.now.past + inputs.query.shape[2] - key.shape[2],
+            )
+            yield heads, given
 
     def rest_weight(self, layer: int, heads: tuple[int, ...], device: torch.device) -> Tensor | None:
         """The plan's weights of these heads, (1, head) float32; None where it leaves them to be measured."""

@@ -55,10 +55,10 @@ class HiddenStates(NamedTuple):
 
     `hidden` (batch, query, hidden): what the layer's projections read. `real` (batch, query) bool, or None where no
     token is padding. `state`: what this strategy keeps of earlier tokens, batch first, kept with the KV cache; empty at
-    a sequence's start. `to_kv`: which of all KV heads the replaced heads read. `value_of(hidden)`: values of those that
-    are read, (batch, query, kv_head, width). `output_of(outputs)`: what the replaced heads' outputs (batch, query,
-    head, width) add to the layer's output, (batch, query, hidden). `shared_output_of(outputs)`: the same where heads
-    that read one KV head have the same output, given per KV head.
+    a sequence's start. `to_kv`: which KV heads the replaced heads read, counted among those that any of them reads.
+    `value_of(hidden)`: values of these, (batch, query, kv_head, width). `output_of(outputs)`: what the replaced heads'
+    outputs (batch, query, head, width) add to the layer's output, (batch, query, hidden). `shared_output_of(outputs)`:
+    the same where heads that read one KV head have the same output, given per KV head.
     """
 
     hidden: Tensor
