@@ -129,6 +129,8 @@ def attention_cell(
                 if state is not None:
                     state.enter_layer(first, (states[0].transpose(1, 2),), {})
                 attend(first, variant)
+                if state is not None:
+                    state.enter_layer(module, (), {})
                 yield
 
         return Alternative(context, lambda: attend(module, variant))

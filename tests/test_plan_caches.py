@@ -164,3 +164,29 @@ def test_threads_in_one_block_run_prompts_of_their_own(depth):
     for i, one in enumerate(expected):
         assert len(results[i]) == 10
         assert all(torch.equal(found, one) for found in results[i])
+
+
+@pytest.mark.parametrize("strategy", ["first_value", "reuse"])
+@DEPTHS
+@torch.no_grad()
+def test_a_compiled_model_runs_under_the_plan(strategy, depth):
+    model, short, long = tiny_model("llama"), prompt_ids(9), prompt_ids(12, seed=1)
+    torch.compiler.reset()
+    before_the_block = torch.compile(model, backend="eager")
+    plain = before_the_block(short).logits
+    with optimized(model, Plan(heads=HEADS, strategy=strategy, max_tokens=10), depth):
+        for compiled in (before_the_block, torch.compile(model, backend="eager")):
+            for ids in (short, long, short):
+                torch.testing.assert_close(compiled(ids).logits, model(ids).logits)
+        assert not torch.allclose(before_the_block(short).logits, plain, atol=1e-3)
+    torch.testing.assert_close(before_the_block(short).logits, plain)
+
+
+@DEPTHS
+@torch.no_grad()
+def test_a_layer_that_runs_without_its_hooks_is_refused(depth, refuses):
+    model = tiny_model("llama")
+    hidden, positions = torch.randn(1, 5, 32), torch.arange(5)[None]
+    with optimized(model, Plan(heads=HEADS), depth), refuses("runs without the hooks"):
+        angles = model.model.rotary_emb(hidden, positions)
+        model.model.layers[1].self_attn.forward(hidden, position_embeddings=angles, attention_mask=None)

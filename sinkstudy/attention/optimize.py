@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -96,6 +97,7 @@ def _check(model: PreTrainedModel, plan: Plan, depth: str) -> None:
             )
 
 
+@torch.compiler.disable
 def _attention_under_plan(
     module: nn.Module,
     query: Tensor,
@@ -112,6 +114,7 @@ def _attention_under_plan(
     inputs = AttentionInputs(query, key, value, attention_mask, scale)
     if isinstance(running, PrunedAttention):
         return running.attend(inputs), None
+    running.check_entered(layer)
     inputs = _without_empty_places(inputs, running.now.past + query.shape[2])
     if layer == running.now.first_layer:
         running.see_first_layer(inputs)

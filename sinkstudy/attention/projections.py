@@ -99,6 +99,7 @@ class PrunedAttention:
     def remove(self) -> None:
         del self.attention.forward
 
+    @torch.compiler.disable
     def __call__(
         self,
         hidden_states: Tensor,
@@ -109,6 +110,7 @@ class PrunedAttention:
     ) -> tuple[Tensor, Tensor | None]:
         kwargs |= {"position_embeddings": position_embeddings, "attention_mask": attention_mask}
         kwargs |= {"hidden_states": hidden_states, "past_key_values": past_key_values}
+        self.state.check_entered(self.layer)
         forward = type(self.attention).forward
         if not self.state.runs_pruned(self.layer):
             return forward(self.attention, **kwargs)
@@ -176,14 +178,15 @@ class FollowedPart:
         return self.taken
 
 
-class PrunedLinear:
+class PrunedLinear(nn.Module):
     """Part of a linear layer."""
 
     def __init__(self, linear: nn.Linear, part: Callable[[Tensor], Tensor], *, whole_bias: bool = False) -> None:
-        self.linear, self.weight = linear, FollowedPart(linear, "weight", part)
-        self.bias = (lambda: linear.bias) if whole_bias else FollowedPart(linear, "bias", part)
+        super().__init__()
+        self.weight = FollowedPart(linear, "weight", part)
+        self.bias = FollowedPart(linear, "bias", (lambda bias: bias) if whole_bias else part)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return nn.functional.linear(x, self.weight(), self.bias())
 
 

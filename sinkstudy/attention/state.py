@@ -49,9 +49,10 @@ class ForwardPass(threading.local):
 
     prompt: Prompt | None = None
     first_layer: int | None = None
+    layer: int | None = None  # the one that runs
     past: int = 0
     cached: bool = False
-    layer_cache: SplitKVCache | None = None  # of the layer that runs
+    layer_cache: SplitKVCache | None = None  # of this layer
     first_inputs: AttentionInputs | None = None  # of the first layer's attention
     pattern: Tensor | None = None  # of the first layer's `pattern_heads`, all that later layers need
     pattern_heads: tuple[int, ...] = ()
@@ -72,10 +73,12 @@ class PlanState:
             "a model that runs under a plan can be neither copied nor pickled; do that outside `with optimized(...)`."
         )
 
+    @torch.compiler.disable  # what it changes is no part of a compiled graph; likewise below
     def begin_pass(self, *_: object) -> None:
         """Runs before every forward pass of the model."""
         self.now.__dict__.clear()
 
+    @torch.compiler.disable
     def enter_layer(self, attention: nn.Module, args: tuple, kwargs: dict) -> None:
         """Runs before every attention module: finds the prompt that the pass continues, and the layer's cache."""
         now, layer = self.now, attention.layer_idx
@@ -85,7 +88,15 @@ class PlanState:
             now.cached, now.past = cache is not None, 0 if cache is None else int(cache.get_seq_length(layer))
             hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
             now.prompt = self._prompt_of(cache, layer, hidden.shape[1])
-        now.layer_cache = None if cache is None else self._layer_cache(cache, layer)
+        now.layer, now.layer_cache = layer, None if cache is None else self._layer_cache(cache, layer)
+
+    def check_entered(self, layer: int) -> None:
+        """Raises StudyError where a layer runs without `enter_layer` before it: in code compiled before the block."""
+        if self.now.layer != layer:
+            raise StudyError(
+                f"layer {layer} runs without the hooks of `with optimized(...)`; compile a model inside the block, and "
+                "call modules, not their forward."
+            )
 
     def _prompt_of(self, cache: Cache | None, layer: int, queries: int) -> Prompt:
         """The prompt whose cache is continued, or a new one, also for a cache that was filled unmodified."""
