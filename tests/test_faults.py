@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import psutil
 import pytest
-from study import ROOT, SMALL, snakemake, start_snakemake, write_study
+from study import ROOT, SMALL, planned, snakemake, start_snakemake, write_study
 
 pytestmark = pytest.mark.slow
 
@@ -193,6 +193,12 @@ def test_a_shard_in_the_place_of_another_stops_every_job_that_reads_it(finished)
     shutil.copyfile(finished / SHARDS[0], finished / SHARDS[1])
     for target in ("scores/reference.csv", "lengths/reference.csv", "verification/reference.csv", "explorer.html"):
         one_sentence(run(finished, f"results/{target}"), "shard 00001", f"rm {SHARDS[1]} && snakemake --cores 4")
+
+
+def test_the_documented_line_reads_all_captures_again(finished):
+    (line,) = re.findall(r"`snakemake ([^`]*verify_capture[^`]*)`", (ROOT / "docs/recovery.md").read_text())
+    assert run(finished, "results/verification/reference.csv").returncode == 0
+    assert planned(finished, *line.split()) == {"verification": 1, "verify_capture": 1}
 
 
 # Disks
