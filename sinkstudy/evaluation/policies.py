@@ -84,9 +84,7 @@ def rest_weight(score: np.ndarray, n_tokens: np.ndarray) -> np.ndarray:
     low, high = np.zeros(len(score)), np.ones(len(score))
     for n in np.unique(n_tokens):
         alike = np.flatnonzero(n_tokens == n)
-        for rows in np.array_split(alike, -(-len(alike) * n // # What layer costs are measured on: so many prompts, spread over their lengths, and so many tokens of each at most.
-CALIBRATION_PROMPTS, CALIBRATION_TOKENS = 8, 256
-_PLACES_AT_ONCE)):
+        for rows in np.array_split(alike, -(-len(alike) * n // _PLACES_AT_ONCE)):
             for _ in range(40):
                 middle = (low[rows] + high[rows]) / 2
                 above = (1 / (1 + middle[:, None] * np.arange(n))).mean(1) > score[rows]
