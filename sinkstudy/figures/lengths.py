@@ -47,7 +47,7 @@ def length_figure(curves: pd.DataFrame) -> Figure:
     right.set_title("mean score beside\nthat of uniform attention")
     for ax in (left, right):
         _counted_lengths(ax, one["n_tokens"].to_numpy(), one["prompts"].to_numpy(), most=6)
-        ax.legend()
+        ax.legend(frameon=True, framealpha=0.8, edgecolor="none")  # curves of some models leave no free corner
     figure.suptitle(f"{curves['model'].iloc[0]}, n prompts cut to each length; bands: 95% over prompts")
     return figure
 
