@@ -129,9 +129,11 @@ def study(prompts: tuple = (("hello", "short", 2), ("fox", "long", 30)), names=(
             "model set n_tokens texts strategy policy heads_replaced kl top1_agreement top5_agreement "
             "perplexity_ratio perplexity",
             (sinky, "held-out", 512, 4, "sdpa", "none", 0, 0.0, 1.0, 1.0, 1.0, 23.4375),
-            (sinky, "code", NAN, 2, "first_value", "consistent", 2.5, 0.25, 0.75, 0.875, 1.25, NAN),
-            (sinky, "code", 24, 2, "first_value", "consistent", 3, 0.125, 0.75, 0.875, 1.25, NAN),
-            (sinky, "code", NAN, 2, "first_value", "first_layer", 3, 0.125, 0.75, 0.875, 1.25, NAN),
+            (sinky, "code", 24, 2, "first_value", "consistent", 3, 0.125, 0.75, 0.875, 1.25, 30.0),
+            (sinky, "code", 128, 2, "first_value", "consistent", 2.5, 0.25, 0.75, 0.875, 1.25, 30.0),
+            (sinky, "code", 512, 2, "first_value", "consistent", 0, 0.0, 1.0, 1.0, 1.0, 24.0),
+            (sinky, "long", 24, 2, "reuse", "consistent", 3, 0.125, 0.75, 0.875, 1.25, 30.0),
+            (sinky, "code", 128, 2, "first_value", "first_layer", 3, 0.125, 0.75, 0.875, 1.25, 30.0),
         ),
         answers=frame(
             "model prompt strategy policy answer_tokens identical departs_at",

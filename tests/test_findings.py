@@ -96,9 +96,12 @@ def test_every_table_prints_the_numbers_of_its_result_table(text, heading, row, 
     assert values(text, heading, row) == cells.split("|")
 
 
-def test_quality_by_set_is_of_whole_texts_and_one_policy_and_answers_are_counted(text):
+def test_quality_by_set_is_at_the_largest_length_with_replaced_heads_and_answers_are_counted(text):
     _, quality, answers = tables_in(text, "Replacing")
-    assert ["|".join(row.values()) for row in quality] == ["sinky|code|2|first_value|2.5|2.5e-01|75.00%|87.50%|× 1.250"]
+    assert ["|".join(row.values()) for row in quality] == [
+        "sinky|code|128|2|first_value|2.5|2.5e-01|75.00%|87.50%|× 1.250",
+        "sinky|long|24|2|reuse|3|1.2e-01|75.00%|87.50%|× 1.250",
+    ]
     assert ["|".join(row.values()) for row in answers] == [
         "sinky|first_value|consistent|2|128|50.00%|40",
         "sinky|reuse|consistent|1|128|100.00%|none",

@@ -197,8 +197,8 @@ def test_heads_can_be_skipped_where_predictions_stay_whatever_the_speed():
 
 @pytest.mark.parametrize(("perplexity", "holds"), [(23.4, False), (1000.0, False), (2e5, True), (float("inf"), True)])
 def test_a_perplexity_beyond_belief_says_that_a_model_is_misloaded(perplexity, holds):
-    rows = [("held-out", 512, "sdpa", perplexity), ("held-out", 24, "sdpa", 5e4), ("code", 2048, "sdpa", 5e4)]
-    quality = frame("set n_tokens strategy perplexity", *rows, ("held-out", 2048, "reuse", NAN))
+    rows = [("held-out", 512, "none", perplexity), ("held-out", 24, "none", 5e4), ("code", 2048, "none", 5e4)]
+    quality = frame("set n_tokens policy perplexity", *rows, ("held-out", 2048, "consistent", 5e4))
     assert verdicts.misloaded(quality).holds is holds
     for unknown in (pd.DataFrame(), quality.drop(columns="perplexity"), quality.assign(perplexity=NAN)):
         assert verdicts.misloaded(unknown).holds is None

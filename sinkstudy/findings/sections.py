@@ -132,6 +132,16 @@ def timings(t: Tables) -> list[Row]:
     return [row | {"file": file_of("benchmark", row["model"])} for row in rows]
 
 
+def quality(t: Tables) -> list[Row]:
+    """Quality under the policy `consistent`, of each set at the largest length at which it replaced heads."""
+    rows = [row for row in t.rows("quality", policy="consistent") if row["heads_replaced"] > 0]
+    longest: dict[tuple, float] = {}
+    for row in rows:
+        of = row["model"], row["set"]
+        longest[of] = max(longest.get(of, 0), row["n_tokens"])
+    return [row for row in rows if row["n_tokens"] == longest[row["model"], row["set"]]]
+
+
 def answers(t: Tables) -> list[Row]:
     """A row per model, strategy and policy: how many greedy answers stay what they were."""
     groups = t.answers.groupby(["model", "strategy", "policy"], sort=False) if len(t.answers) else ()

@@ -259,11 +259,9 @@ def length_effect(lengths: pd.DataFrame) -> Verdict:
 
 
 def misloaded(quality: pd.DataFrame) -> Verdict:
-    """Whether a trained model's perplexity on the held-out text (unmodified, longest stretch) is beyond belief."""
+    """Whether an unmodified model's perplexity on the held-out text (its longest stretch) is beyond belief."""
     rows = (
-        quality[quality["strategy"].isin(["sdpa", "eager"]) & (quality["set"] == "held-out")]
-        if "perplexity" in quality
-        else quality
+        quality[(quality["policy"] == "none") & (quality["set"] == "held-out")] if "perplexity" in quality else quality
     )
     if rows.empty or "perplexity" not in rows or rows["perplexity"].isna().all():
         return Verdict(None, "perplexity was not measured.")

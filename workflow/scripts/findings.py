@@ -6,15 +6,18 @@ from sinkstudy.findings import Tables, markdown
 from sinkstudy.findings.html import html
 from sinkstudy.findings.inputs import PUBLISHED
 from sinkstudy.findings.verdicts import verdicts_json
-from sinkstudy.store import Expected, read_provenance, write_file
+from sinkstudy.store import Expected, open_capture, write_file
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     files = {name: [paths] if isinstance(paths, str) else paths for name, paths in snakemake.input.items()}
     files["published"] = [PUBLISHED]
     figures = frozenset(Path(path).stem for path in files.pop("figures"))
-    expected = [Expected(**one) for one in snakemake.params.expected]
-    provenance = {one["model"]: one for one in map(read_provenance, files.pop("captures"), expected)}
+    provenance = {}
+    for path, expected in zip(files.pop("captures"), snakemake.params.expected, strict=True):
+        with open_capture(path, Expected(**expected)) as capture:
+            first_token = capture.tokens(next(iter(capture.prompts)))[0]
+            provenance[capture.attributes["model"]] = {**capture.attributes, "first_token": first_token}
     controls = frozenset(snakemake.params.controls)
     tables = Tables.read(files, snakemake.params.threshold, provenance=provenance, controls=controls, figures=figures)
     text = markdown(tables)
