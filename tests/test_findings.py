@@ -111,7 +111,7 @@ def test_quality_by_set_is_at_the_largest_length_with_replaced_heads_and_answers
 SENTENCES = [
     ("# Attention sinks", "- **sinky has attention sinks**: 8 of 8 heads are sinks"),
     ("# Attention sinks", "- **The first layer predicts later sinks**: 74.04% of later layers"),
-    ("# Attention sinks", "- **Replacing sink heads pays**: the fastest of 1 harmless ways"),
+    ("# Attention sinks", "- **Replacing sink heads pays**: the best of 1 harmless ways"),
     ("Verdicts", "weaken with length? **Yes**: it weakens at 8 tokens (95% interval 5 to 12)"),
     ("Verdicts", "predictor of later sinks? **It cannot be said**: "),
     ("Verdicts", "\nreplace heads with the strategy and policy of the row named above."),
@@ -126,7 +126,7 @@ SENTENCES = [
     ("Layer by", "- **sinky**: 2 of 3 ordered pairs of layers agree beyond the base rate; without any sink, and so"),
     ("Simulated", "- **simulated toy**: the formula of the original study."),
     ("Replacing", "on CPU, all variants"),
-    ("Replacing", "  - prefill at 24 tokens: the fastest of 1 harmless ways (first_value with policy consistent"),
+    ("Replacing", "  - prefill at 24 tokens: the best of 1 harmless ways (first_value with policy consistent"),
     ("Replacing", "a prefill of 24 tokens, which bounds what replacing heads can save: 12.50%"),
     (
         "Exactness",

@@ -160,6 +160,12 @@ def test_replacing_is_worth_it_where_a_harmless_way_is_faster_than_sdpa_differs_
         assert verdicts.worth_replacing(table).reason.endswith("this is noise.")
 
 
+def test_a_gain_in_a_quiet_cell_is_found_beside_a_larger_one_in_a_noisy_cell():
+    noisy, quiet = timed(way("noisy", 1.6), noise=0.8), timed(way("quiet", 1.2), n=512, noise=0.05)
+    table = pd.concat([noisy, quiet], ignore_index=True)
+    assert without_nan(verdicts.worth_replacing(table), "of 2 ", "policy quiet, prefill at 512") is True
+
+
 def test_nothing_timed_and_a_model_that_sdpa_cannot_run_are_no_verdict_on_speed():
     assert without_nan(verdicts.worth_replacing(pd.DataFrame()), "was timed") is None
     assert without_nan(verdicts.skippable(pd.DataFrame()), "was timed") is None
