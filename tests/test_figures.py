@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from sinkstudy.figures.comparison import comparison_figure
 from sinkstudy.figures.heatmaps import contour_heatmap, layer_bars, outline, score_heatmap
 from sinkstudy.figures.lengths import head_curves_figure, length_figure
-from sinkstudy.figures.maps import ExampleMap, maps_figure
+from sinkstudy.figures.maps import ExampleMap, maps_figure, no_maps_figure
 from sinkstudy.figures.simulated import simulated_figure
 from sinkstudy.figures.style import COLOURS, new_figure, save
 from sinkstudy.figures.timing import timing_figure, tradeoff_figure
@@ -361,3 +361,8 @@ def test_the_tradeoff_joins_what_nothing_else_beats():
     (panel,) = tradeoff_figure(table).axes
     assert list(panel.lines[0].get_xdata()) == [1e-8, 0.01]  # SDPA at no cost, drawn at the left end
     assert list(panel.lines[0].get_ydata()) == [1.024, 2.0]
+
+
+def test_a_study_without_maps_has_a_figure_that_says_so():
+    figure = no_maps_figure("tiny")
+    assert "tiny: no attention maps are stored" in "".join(text.get_text() for text in figure.axes[0].texts)

@@ -1,4 +1,4 @@
-"""The default study's model, fetched and converted as the study does it, against Transformers' own reading of the file."""
+"""The default study's model, fetched and converted as the study does it, against Transformers' own reading of it."""
 
 from pathlib import Path
 

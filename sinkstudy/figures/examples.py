@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from sinkstudy.errors import StudyError
 from sinkstudy.figures.maps import ExampleMap
 from sinkstudy.store import Expected, open_capture
 from sinkstudy.store.tables import LongTable
@@ -12,11 +11,11 @@ _READABLE_TOKENS = 40
 
 def example_maps(
     captures: list[Path], scores: LongTable, expected: Expected | None = None
-) -> tuple[str, list[str], list[ExampleMap]]:
+) -> tuple[str, list[str], list[ExampleMap]] | None:
     """The strongest sink, the weakest head and the one nearest half, all on one prompt: id, tokens, examples.
 
     The prompt is the longest whose tokens can still be read as labels, or the shortest with stored maps.
-    Raises StudyError when no capture holds maps.
+    None where no capture holds maps, since all prompts are longer than `capture.maps_max_tokens`.
     """
     stored: dict[str, tuple[Path, int]] = {}  # file and tokens
     for path in captures:
@@ -24,7 +23,7 @@ def example_maps(
             shapes = {prompt: file.shapes(prompt) for prompt in file.prompts}
             stored |= {name: (path, one["attention"][-1]) for name, one in shapes.items() if "attention" in one}
     if not stored:
-        raise StudyError("no capture holds attention maps; raise capture.maps_max_tokens above the shortest prompt.")
+        return None
     lengths = {name: n for name, (_, n) in sorted(stored.items())}
     readable = [name for name, n in lengths.items() if n <= _READABLE_TOKENS]
     prompt = max(readable, key=lengths.get) if readable else min(lengths, key=lengths.get)

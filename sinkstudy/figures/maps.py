@@ -46,6 +46,17 @@ def maps_figure(model: str, prompt: str, tokens: list[str], examples: list[Examp
     return figure
 
 
+@styled
+def no_maps_figure(model: str) -> Figure:
+    """What stands in the place of maps that were not stored."""
+    figure, axes = new_figure(PAGE, 1.2, columns=1)
+    (ax,) = np.atleast_1d(axes)
+    ax.set_axis_off()
+    text = f"{model}: no attention maps are stored; every prompt is longer than capture.maps_max_tokens."
+    ax.text(0.5, 0.5, text, ha="center", va="center")
+    return figure
+
+
 def _visible(token: str) -> str:
     """A token as a short label: white space shown, what the font cannot draw as a box, matplotlib's math defused."""
     glyphs = get_font(findfont("DejaVu Sans"))
