@@ -181,6 +181,7 @@ def test_the_findings_open_with_the_first_model_that_is_no_control():
     text = markdown(replace(tables, **only, benchmark=pd.DataFrame(), quality=pd.DataFrame(), answers=pd.DataFrame()))
     assert "**alpha (control) has no attention sinks**" in text.split("\n## ")[0]
     assert "Replacing sink heads" not in text.split("\n## ")[0]
+    assert values(text, "# Attention sinks", 1)[-2:] == ["no first-layer sinks", "12.50%"]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,9 @@ def test_a_model_has_sinks_where_a_head_is_one_in_half_of_the_long_prompts(rows,
         ({"p_later": 0.95, "p_value": 0.9}, False, ["at random"]),
         ({"ci_low": NAN, "ci_high": NAN}, None, ["interval undefined"]),
         ({"p_later_given_first": NAN, "p_later": NAN, "ci_low": NAN, "p_value": NAN}, None, ["single attention layer"]),
-        ({"first_layer_sinks": 0, "p_later_given_first": NAN, "ci_low": NAN, "p_value": NAN}, None, ["no head"]),
+        ({"first_layer_sinks": 0, "p_later_given_first": NAN, "p_value": NAN}, False, ["no head", "while 40.00%"]),
+        ({"first_layer_sinks": 0, "p_later_given_first": NAN, "p_later": 0.0}, None, ["nothing to predict"]),
+        ({"first_layer_sinks": 0, "p_later_given_first": NAN, "p_later": NAN}, None, ["single attention layer"]),
     ],
 )
 def test_the_first_layer_predicts_where_sinks_follow_surely_and_more_than_the_base_rate(values, holds, said):

@@ -27,6 +27,7 @@ def markdown(tables: Tables) -> str:
     shown = {"percent": text.percent, "show": text.show, "count": text.count, "interval": text.interval}
     environment.filters |= shown | {"note": text.row_note, "code": text.code}
     environment.globals |= {"file_of": file_of, "link": text.link, "note": text.note, "sections": sections}
+    environment.globals["source"] = lambda verdict: text.note(verdict.file, verdict.rows) if verdict.file else ""
 
     def figure(name: str, caption: str) -> str:
         drawn = name in tables.figures

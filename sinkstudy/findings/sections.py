@@ -69,7 +69,7 @@ def _as_published(t: Tables) -> list[Row]:
         rows.append(
             {"place": place, "name": f"{first['model']}, published", "n_tokens": n, "threshold": first["threshold"]}
             | {"heads": heads, "sinks": sinks, "share": value.get("sink_fraction"), "null": float(null_score(int(n)))}
-            | {"p_later_given_first": value.get("correlation"), "p_later": None}
+            | {"p_later_given_first": value.get("correlation"), "p_later": None, "first_layer_sinks": None}
             | {"note": note("published.csv", f"source={ORIGINAL}, n_tokens={n:.0f}")}
         )
     return rows

@@ -47,8 +47,9 @@ def judge(t: Tables, model: str) -> dict[str, Verdict]:
     here = {"model": model, "threshold": t.threshold}
     pooled = t.of("correlation", **here, set="all", prompt="all", n_tokens=None)
     benchmark, at, replaced = t.of("benchmark", model=model), f"threshold={t.threshold:g}", "rows with heads_replaced>0"
-    no_table, untimed = "not measured: the study has no table of it.", "a control is not timed: its weights are random."
-    control = Verdict(None, untimed) if model in t.controls else None
+    no_table = "not measured: the study has no table of it."
+    control = Verdict(None, "a control is not timed: its weights are random.") if model in t.controls else None
+    timed = "" if control or benchmark.empty else "benchmark"
     long, prompts = t.of("long_prompts", model=model), f"n_tokens>={MIN_TOKENS}, over prompts per head"
     found = {
         "has_sinks": (has_sinks(long, t.threshold), "scores", prompts),
@@ -56,12 +57,12 @@ def judge(t: Tables, model: str) -> dict[str, Verdict]:
         "length": (length(t.of("weakening", **here).iloc[0]), "weakening", at),
         "predictor": (Verdict(None, f"how well anything predicts later sinks is {no_table}"), "", ""),
         "mechanism": (Verdict(None, f"the activation of the first token is {no_table}"), "", ""),
-        "skippable": (control or skippable(benchmark), "benchmark", replaced),
-        "worth_replacing": (control or worth_replacing(benchmark), "benchmark", replaced),
+        "skippable": (control or skippable(benchmark), timed, replaced),
+        "worth_replacing": (control or worth_replacing(benchmark), timed, replaced),
         "simulator": (simulator(t.of("heldout_errors", **here)), "heldout_errors", f"simulator=formula, {at}"),
     }
     return {
-        question: replace(verdict, file=file_of(table, model) if verdict.numbers else "", rows=rows)
+        question: replace(verdict, file=file_of(table, model) if table else "", rows=rows)
         for question, (verdict, table, rows) in found.items()
     }
 
@@ -112,10 +113,15 @@ def has_sinks(heads: pd.DataFrame, threshold: float) -> Verdict:
 def first_layer(row: pd.Series) -> Verdict:
     """Whether first-layer sinks predict later sinks; `row` is one of the correlation table."""
     numbers = _numbers(row, "first_layer_sinks p_later_given_first p_later ci_low ci_high p_value")
-    if row["first_layer_sinks"] == 0:
-        return Verdict(None, "no head of the first layer is a sink here, so there is nothing to follow.", numbers)
-    if pd.isna(row["p_later_given_first"]):
+    if pd.isna(row["p_later"]):
         return Verdict(None, "the model has a single attention layer.", numbers)
+    if row["first_layer_sinks"] == 0 and row["p_later"] == 0:
+        return Verdict(
+            None, "neither the first layer nor a later one has a sink, so there is nothing to predict.", numbers
+        )
+    if row["first_layer_sinks"] == 0:
+        text = f"no head of the first layer is a sink, while {100 * row['p_later']:.2f}% of all later heads are"
+        return Verdict(False, f"{text}: the first layer does not tell which.", numbers)
     interval = f"{100 * row['ci_low']:.2f} to {100 * row['ci_high']:.2f}%"
     text = (
         f"{100 * row['p_later_given_first']:.2f}% of later layers follow a first-layer sink "
@@ -261,12 +267,11 @@ def length_effect(lengths: pd.DataFrame) -> Verdict:
 
 def misloaded(quality: pd.DataFrame) -> Verdict:
     """Whether an unmodified model's perplexity on the held-out text (its longest stretch) is beyond belief."""
-    rows = (
-        quality[(quality["policy"] == "none") & (quality["set"] == "held-out")] if "perplexity" in quality else quality
-    )
-    if rows.empty or "perplexity" not in rows or rows["perplexity"].isna().all():
+    known = quality.dropna(subset="perplexity") if "perplexity" in quality else pd.DataFrame()
+    rows = known.query("policy == 'none' and set == 'held-out'") if len(known) else known
+    if rows.empty:
         return Verdict(None, "perplexity was not measured.")
-    row = rows.dropna(subset="perplexity").sort_values("n_tokens").iloc[-1]
+    row = rows.sort_values("n_tokens").iloc[-1]
     text = f"perplexity on the held-out text is {row['perplexity']:.4g} per token."
     return Verdict(not row["perplexity"] <= IMPLAUSIBLE_PERPLEXITY, text, _numbers(row, "perplexity"))
 
@@ -284,8 +289,7 @@ def _tried(benchmark: pd.DataFrame) -> pd.DataFrame:
 
 
 def _nothing_tried(benchmark: pd.DataFrame) -> Verdict:
-    where = "found a head to replace at any benchmarked length" if len(benchmark) else "was timed"
-    return Verdict(None, f"no policy {where}.")
+    return Verdict(None, f"no policy {'found a head to replace at any length' if len(benchmark) else 'was timed'}.")
 
 
 def _name(row: pd.Series) -> str:
