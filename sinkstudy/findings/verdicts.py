@@ -215,8 +215,7 @@ def worth_by_length(benchmark: pd.DataFrame) -> list[tuple[str, Verdict]]:
     """The same for each phase and length (smallest batch), by its name."""
     if benchmark.empty:
         return []
-    rows = benchmark[benchmark["batch"] == benchmark["batch"].min()]
-    cells = rows.groupby(["phase", "n_tokens"], sort=False)
+    cells = benchmark[benchmark["batch"] == benchmark["batch"].min()].groupby(["phase", "n_tokens"], sort=False)
     return [(f"{PHASES[phase]} at {n} tokens", worth_replacing(cell)) for (phase, n), cell in cells]
 
 
@@ -261,8 +260,8 @@ def length_effect(lengths: pd.DataFrame) -> Verdict:
     )
     if abs(change) < SMALL_EXCESS_CHANGE:
         return Verdict(False, f"{text}: the fall is that of uniform attention, not of the sinks.")
-    direction = "lose" if change < 0 else "gain"
-    return Verdict(True, f"{text}: beyond what uniform attention explains, heads {direction} sink strength.")
+    text += f": beyond what uniform attention explains, heads {'lose' if change < 0 else 'gain'} sink strength."
+    return Verdict(True, text)
 
 
 def misloaded(quality: pd.DataFrame) -> Verdict:
