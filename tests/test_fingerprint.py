@@ -270,7 +270,7 @@ def test_a_figure_depends_on_its_own_drawing_code_and_the_common_style(kind):
     }
 
 
-@pytest.mark.parametrize("script", ["correlation.py", "fig_maps.py", "findings.py"])
+@pytest.mark.parametrize("script", ["fig_maps.py", "findings.py", "statistics.py"])
 def test_the_reached_modules_are_those_that_python_loads(script):
     """Run the script's imports in a fresh interpreter and ask it what it loaded."""
     tree = ast.parse((ROOT / "workflow/scripts" / script).read_text(encoding="utf-8"))

@@ -205,7 +205,7 @@ ROWS = {
     "sink threshold changed": Row(lambda lab: lab.set(sinks={"threshold": 0.8}), dict.fromkeys(OF_THRESHOLD, "")),
     "bootstrap seed changed": Row(
         lambda lab: lab.set(statistics=ONE_MODEL["statistics"] | {"seed": 5}),
-        {"correlation": "", "heads": "", "heldout": "", "simulation": ""},
+        {"heads": "", "heldout": "", "simulation": "", "statistics": ""},
     ),
     "figure style changed": Row(
         lambda lab: lab.append("sinkstudy/figures/style.py", "EDITED = 1"), dict.fromkeys(drawing_rules(), "")
@@ -219,7 +219,7 @@ ROWS = {
     "error sentence edited": Row(edit_error_sentence, {}),
     "statistics code edited": Row(
         lambda lab: lab.append("sinkstudy/stats/correlation.py", "EDITED = 1"),
-        {"correlation": "", "heldout": "", "simulation": ""},
+        {"heldout": "", "simulation": "", "statistics": ""},
     ),
     "capture code edited": Row(lambda lab: lab.append("sinkstudy/capture/masses.py", "EDITED = 1"), {"capture": ""}),
     "model added": Row(lambda lab: lab.set(models=hub(COMMITS[0])), OF_HUB),

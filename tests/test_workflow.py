@@ -126,7 +126,7 @@ def test_what_must_rerun_does_and_nothing_else(finished):
         (finished / "config.yaml").write_text(config + "sinks: {threshold: 0.8}\n")
         jobs = planned(finished)
         assert jobs["scores"] == 3
-        assert not jobs.keys() & {"capture", "correlation"}
+        assert not jobs.keys() & {"capture", "statistics"}
     finally:
         (finished / "config.yaml").write_text(config)
     edited = [(p, s, t + " Really?" if p == "why" else t) for p, s, t in PROMPTS]

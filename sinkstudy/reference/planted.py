@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -77,12 +78,7 @@ def _gap(score: float, n: int) -> float:
     if score == 0:
         return 0.0
     others = np.arange(n)
-    low, high = -20.0, 40.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        reached = float(np.mean(1 / (1 + others * math.exp(-middle))))
-        low, high = (middle, high) if reached < score else (low, middle)
-    return high
+    return brentq(lambda gap: np.mean(1 / (1 + others * math.exp(-gap))) - score, -20, 40)
 
 
 def planted_ids(config: LlamaConfig, n: int, seed: int = 0) -> Tensor:

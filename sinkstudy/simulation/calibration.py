@@ -8,9 +8,9 @@ a head's departure from that its tendency, and its course over n the effect of l
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import erf, sqrt
 
 import numpy as np
+from scipy.special import expit, logit, ndtr
 
 from sinkstudy.errors import StudyError
 from sinkstudy.simulation.formula import SimulatedSinks
@@ -19,7 +19,6 @@ from sinkstudy.store import Capture
 
 _GRID = np.unique(np.geomspace(2, 1 << 16, 80).round().astype(int))  # lengths fitted; in between, interpolated
 _CLOSEST = 1e-4  # scores nearer to 0 or 1 count as this far from it: their log-odds have no bound
-_normal = np.vectorize(lambda z: 0.5 * (1 + erf(z / sqrt(2))), otypes=[float])
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Calibration:
         """Probability that a head is a sink on a prompt of `n` tokens, (layer, head)."""
         if n == 1:
             return np.ones(self.spread.shape)  # a single token can only attend to itself
-        return _normal((self.level_at(n) - (_logit(threshold) - _logit(null_score(n)))) / self.spread)
+        return ndtr((self.level_at(n) - (_logit(threshold) - _logit(null_score(n)))) / self.spread)
 
     def scaled(self, layers: int, heads: int, rng: np.random.Generator) -> "Calibration":
         """The same for a model of another shape.
@@ -111,11 +110,10 @@ def simulate_calibrated(
     for n in lengths:
         score = np.ones((layers, heads))
         if n > 1:
-            score = 1 / (1 + np.exp(-(_logit(null_score(n)) + model.level_at(n) + model.spread * luck)))
+            score = expit(_logit(null_score(n)) + model.level_at(n) + model.spread * luck)
         simulated.append(SimulatedSinks(n, model.probability(n, threshold), score >= threshold, score))
     return simulated
 
 
 def _logit(probability: float | np.ndarray) -> np.ndarray:
-    inside = np.clip(probability, _CLOSEST, 1 - _CLOSEST)
-    return np.log(inside / (1 - inside))
+    return logit(np.clip(probability, _CLOSEST, 1 - _CLOSEST))

@@ -109,7 +109,7 @@ def _error_table(
     for i, half in enumerate(halves):
         part, whole = half.sums()
         seeded = replace(resampling, seed=resampling.seed + i)  # the halves are drawn independently
-        draws = resamples(np.ones(len(part), int), seeded, width=part.shape[1])
+        draws = resamples(len(part), seeded, width=part.shape[1])
         drawn = np.concatenate([_ratio(draw @ part, draw @ whole) for draw in draws])
         changes.append(drawn - _ratio(part.sum(0), whole.sum(0)))
     differ = np.abs(changes[0] - changes[1])  # (draw, cell)

@@ -30,11 +30,12 @@ def analyse(
     pairs = LayerPairs(thresholds, reported_lengths)
     persistence = Persistence(thresholds, [n for n in reported_lengths if n >= _INFORMATIVE_TOKENS])
     add_all(captures, correlation, curves, pairs, persistence)
+    curve_table = curves.table(model, resampling)
     shares, domains = persistence.tables(model, resampling)
     return {
         "lengths": curves.prompt_tables(model),
-        "correlation": correlation.table(model, resampling),
-        "curves": curves.table(model, resampling),
+        "correlation": correlation.table(model, resampling, curve_table),
+        "curves": curve_table,
         "weakening": curves.weakening_table(model, resampling),
         "layer_pairs": pairs.table(model, resampling),
         "persistence": shares,

@@ -5,12 +5,13 @@ layers in which the same index is a sink. A high base rate of later sinks makes 
 carries the base rate, the lift over it, phi, an interval and a permutation p-value.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
-from sinkstudy.stats.resampling import Resampling, drawn_p_value, exact_p_value, ratio_interval
+from sinkstudy.stats.relabelling import drawn_p_value, exact_p_value
+from sinkstudy.stats.resampling import Resampling, ratio_intervals
 from sinkstudy.store import Capture
 
 
@@ -23,7 +24,7 @@ def correlate(is_sink: np.ndarray, resampling: Resampling) -> dict[str, float | 
     exact for one prompt, otherwise the share of drawn permutations that reach it, the observed order being one.
     """
     pool = _Pool()
-    pool.add(is_sink[:, None])
+    pool.add(np.arange(len(is_sink)), is_sink[:, None])
     return next(pool.rows(resampling))
 
 
@@ -31,7 +32,7 @@ class Correlation:
     """Rows per prompt at its whole length, per set and over all (prompt `all`), and over all at each of `lengths`.
 
     In rows over several prompts at their own lengths `n_tokens` is empty; with a length, prompts of at least that
-    many tokens count, cut to it.
+    many tokens count, cut to it. The interval of a row with a length is that of the curves, see `Curves`.
     """
 
     def __init__(self, thresholds: list[float], lengths: list[int]):
@@ -47,20 +48,21 @@ class Correlation:
         whole = _decisions(scores[..., -1], self._thresholds)
         for n, pool in self._cut.items():
             if n <= scores.shape[-1]:
-                pool.add(_decisions(scores[..., n - 1], self._thresholds))
+                pool.add(order, _decisions(scores[..., n - 1], self._thresholds))
         prompts = zip(order.tolist(), members, strict=True)
         self._prompts += [(place, capture.set, capture.prompt, capture.n_tokens) for place, capture in prompts]
         self._counts.append((*_overlaps(whole), whole[:, :, 1:].sum(-1).astype(np.uint16)))
         names = np.array([capture.set for capture in members])
         for name in dict.fromkeys(names.tolist()):
             of_set = names == name
-            self._sets.setdefault(name, _Pool()).add(whole[of_set])
+            self._sets.setdefault(name, _Pool()).add(order[of_set], whole[of_set])
             first = int(order[of_set][0])
             self._first_of_set[name] = min(first, self._first_of_set.get(name, first))
-        self._every.add(whole)
+        self._every.add(order, whole)
         self._heads = whole.shape[-1]
 
-    def table(self, model: str, resampling: Resampling) -> pd.DataFrame:
+    def table(self, model: str, resampling: Resampling, curves: pd.DataFrame) -> pd.DataFrame:
+        """`curves`: the table of curves of the same captures, which has the intervals at every length."""
         prompts = self._prompt_rows()
         pools = [(name, None, self._sets[name]) for name in sorted(self._sets, key=self._first_of_set.get)]
         pools += [("all", None, self._every)]
@@ -68,10 +70,15 @@ class Correlation:
         rows = [
             {"set": name, "prompt": "all", "n_tokens": n, "threshold": threshold, **row, "prompts": pool.prompts}
             for name, n, pool in pools
-            for threshold, row in zip(self._thresholds, pool.rows(resampling), strict=True)
+            for threshold, row in zip(self._thresholds, pool.rows(resampling, intervals=n is None), strict=True)
         ]
         table = pd.concat([prompts, pd.DataFrame(rows)], ignore_index=True)
         table.insert(0, "model", model)
+        at_length = (table["prompt"] == "all") & table["n_tokens"].notna()
+        keys = ["n_tokens", "threshold"]
+        ends = curves[curves["set"] == "all"].set_index(keys)[["p_later_given_first_low", "p_later_given_first_high"]]
+        where = pd.MultiIndex.from_frame(table.loc[at_length, keys])
+        table.loc[at_length, ["ci_low", "ci_high"]] = ends.reindex(where).to_numpy()
         return table.astype({"n_tokens": "Int64"})
 
     def _prompt_rows(self) -> pd.DataFrame:
@@ -118,13 +125,15 @@ class _Pool:
     """Prompts that make one row per threshold, kept as counts: memory hardly grows with their number."""
 
     def __init__(self) -> None:
+        self.order: list[int] = []  # the prompts' places in the study: draws must not depend on who was added first
         self.counts: list[np.ndarray] = []  # (prompt, threshold, 2): first-layer sinks, and later sinks that follow
         self.later: np.ndarray | int = 0  # (threshold, layer - 1)
         self.pairs: np.ndarray | int = 0  # (threshold, layer - 1, head, head), see `drawn_p_value`
 
-    def add(self, is_sink: np.ndarray) -> None:
+    def add(self, order: np.ndarray, is_sink: np.ndarray) -> None:
         """`is_sink` (prompt, threshold, layer, head) bool."""
         first, later = is_sink[:, :, 0], is_sink[:, :, 1:]
+        self.order += order.tolist()
         self.counts.append(np.stack(_overlaps(is_sink), axis=-1))
         self.later = self.later + later.sum((0, 3))
         levels, layers, heads = later.shape[1:]
@@ -135,21 +144,22 @@ class _Pool:
 
     @property
     def prompts(self) -> int:
-        return sum(map(len, self.counts))
+        return len(self.order)
 
-    def rows(self, resampling: Resampling) -> Iterable[dict[str, float | int]]:
+    def rows(self, resampling: Resampling, intervals: bool = True) -> Iterator[dict[str, float | int]]:
         """The statistics at each threshold."""
-        counts = np.concatenate(self.counts)  # (prompt, threshold, 2)
+        counts = np.concatenate(self.counts)[np.argsort(self.order)]  # (prompt, threshold, 2)
         layers, heads = self.pairs.shape[1:3]
+        low, high = np.full((2, counts.shape[1]), np.nan)
+        if intervals:
+            low, high = ratio_intervals(counts[..., 1], layers * counts[..., 0], resampling)
         for i in range(counts.shape[1]):
             first, both = counts[:, i].T
             cells = len(counts) * layers * heads
             shares = contingency(layers * first.sum(), both.sum(), self.later[i].sum(), cells)
             row = {"first_layer_sinks": int(first.sum()), **{name: float(value) for name, value in shares.items()}}
-            row |= dict.fromkeys(("ci_low", "ci_high", "p_value"), np.nan)
+            row |= {"ci_low": float(low[i]), "ci_high": float(high[i]), "p_value": np.nan}
             if layers and first.sum():
-                if (first > 0).sum() > 1:
-                    row["ci_low"], row["ci_high"] = ratio_interval(both, layers * first, resampling)
                 row["p_value"] = (
                     drawn_p_value(self.pairs[i], resampling)
                     if len(counts) > 1

@@ -209,7 +209,7 @@ def weakening(
         return row
     parts = [
         _change(draw @ first, draw @ both, draw @ later, draw @ reached, layers, heads)
-        for draw in resamples(np.ones(len(first), int), resampling, width=4 * first.shape[1])
+        for draw in resamples(len(first), resampling, width=4 * first.shape[1])
     ]
     split, fall = (np.concatenate([part[name] for part in parts]) for name in ("split", "fall"))
     kept = ~np.isnan(split)

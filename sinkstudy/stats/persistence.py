@@ -6,11 +6,11 @@ that depends on the kind of text.
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest, false_discovery_control
 
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store import Capture
 
-_NORMAL_975 = 1.959963984540054
 _SHARES = "set layer head prompts sink_share share_low share_high"
 _DOMAINS = (
     "layer head prompts sets sets_where_sink sink_share lowest_set lowest_share highest_set highest_share "
@@ -106,11 +106,9 @@ class Persistence:
 
 def wilson_interval(hits: np.ndarray, prompts: int) -> tuple[np.ndarray, np.ndarray]:
     """95% score interval of a share (Wilson, Journal of the American Statistical Association 22, 1927)."""
-    share, z2 = hits / prompts, _NORMAL_975**2
-    centre = (share + z2 / (2 * prompts)) / (1 + z2 / prompts)
-    half = _NORMAL_975 * np.sqrt(share * (1 - share) / prompts + z2 / (4 * prompts**2)) / (1 + z2 / prompts)
-    # The ends of shares 0 and 1 are 0 and 1 up to rounding.
-    return np.clip(centre - half, 0, share), np.clip(centre + half, share, 1)
+    counts, place = np.unique(hits, return_inverse=True)
+    ends = np.array([binomtest(int(count), prompts).proportion_ci(0.95, "wilson") for count in counts])
+    return ends[place, 0], ends[place, 1]
 
 
 def set_dependence(names: np.ndarray, is_sink: np.ndarray, resampling: Resampling) -> np.ndarray:
@@ -144,10 +142,8 @@ def set_dependence(names: np.ndarray, is_sink: np.ndarray, resampling: Resamplin
 def false_discovery_rate(p_value: np.ndarray) -> np.ndarray:
     """Adjusted p-values (Benjamini and Hochberg, Journal of the Royal Statistical Society B 57, 1995); NaN stay NaN."""
     adjusted = np.full(p_value.shape, np.nan)
-    tested = np.flatnonzero(~np.isnan(p_value))
-    order = tested[np.argsort(p_value[tested])]
-    scaled = p_value[order] * len(order) / np.arange(1, len(order) + 1)
-    adjusted[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
+    tested = ~np.isnan(p_value)
+    adjusted[tested] = false_discovery_control(p_value[tested])
     return adjusted
 
 

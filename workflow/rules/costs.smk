@@ -1,7 +1,7 @@
 # Benchmark files of every job whose cost the findings show, by stage; `benchmark:` of a rule and this list agree.
 JOBS = {
     "capture": expand("{model}/{shard}", model=MODELS, shard=SHARDS),
-    **{stage: MODELS for stage in ("verification", "scores", "heads", "correlation", "heldout")},
+    **{stage: MODELS for stage in ("verification", "scores", "heads", "statistics", "heldout")},
     "converted": [name for name in MODELS if is_gguf(config["models"][name])],
     "benchmark": TRAINED,
     "quality": TRAINED,

@@ -46,22 +46,22 @@ rule heads:
         "../scripts/heads.py"
 
 
-rule correlation:
+rule statistics:
     input:
         captures,
     output:
         **{name: f"results/{name}/{{model}}.csv" for name in STATISTICS},
     log:
-        "logs/correlation/{model}.log",
+        "logs/statistics/{model}.log",
     benchmark:
-        "results/costs/correlation/{model}.tsv"
+        "results/costs/statistics/{model}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
     resources:
         mem_mb=2000,
         runtime=60,
     params:
-        code=code_of("correlation.py"),
+        code=code_of("statistics.py"),
         expected=expected,
         lengths=correlation_lengths(),
         reported=REPORTED_LENGTHS,
@@ -70,7 +70,7 @@ rule correlation:
     message:
         "Correlating the layers of {wildcards.model}, at every length and over its prompt sets"
     script:
-        "../scripts/correlation.py"
+        "../scripts/statistics.py"
 
 
 rule comparison:
