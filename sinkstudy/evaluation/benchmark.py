@@ -48,9 +48,10 @@ def benchmark_table(
         working = at_work(model, variants, inputs)
         timed = [*baselines, *(one.variant for one in working)]
         quality = _quality(model, inputs, timed)
+        prepared = _prepared(model, inputs, timed)
         policies = [[one.policy] for one in baselines] + [one.policies for one in working]
         for phase in ("prefill", "decode"):
-            measured = measure(model, name, inputs, timed, phase, grid["repeats"])
+            measured = _measured(model, name, inputs, timed, phase, grid["repeats"], prepared)
             for row, cost, chosen_by in zip(measured, quality, policies, strict=True):
                 rows += [row | cost | {"policy": policy} for policy in chosen_by]
     return pd.DataFrame(rows)
@@ -84,10 +85,19 @@ def measure(
 ) -> list[dict]:
     """One row per variant: time, memory and ceiling of a prefill of `inputs` (batch, query), or of one decoded token
     after it. `attention_share` is the share of the SDPA time that goes when attention is skipped altogether."""
-    prepared = [_prepare(model, inputs, variant, phase) for variant in variants]
-    alternatives = [one.alternative for one in prepared]
-    if SDPA in variants:
-        alternatives.append(_prepare(model, inputs, Variant(_NO_ATTENTION), phase).alternative)
+    return _measured(model, name, inputs, variants, phase, repeats, _prepared(model, inputs, variants))
+
+
+def _measured(
+    model: PreTrainedModel,
+    name: str,
+    inputs: Tensor,
+    variants: list[Variant],
+    phase: str,
+    repeats: int,
+    prepared: list["_Prepared"],
+) -> list[dict]:
+    alternatives = [getattr(one, phase) for one in prepared]
     calls = _DECODED if phase == "decode" else None
     samples = interleaved(alternatives, repeats, model.device, calls)
     iqr = np.subtract(*np.quantile(samples, [0.75, 0.25], axis=0))
@@ -96,7 +106,7 @@ def measure(
     eager = samples[:, variants.index(EAGER)] if EAGER in variants else np.full(repeats, math.nan)
     shape = Shape.of(model)
     rows = []
-    for i, (variant, one) in enumerate(zip(variants, prepared, strict=True)):
+    for i, (variant, one) in enumerate(zip(variants, prepared, strict=False)):  # beyond them comes no attention at all
         ceiling, speedup = _ceiling(shape, inputs, variant, one, phase), np.median(sdpa / samples[:, i])
         heads = sum(map(len, one.replaced.values()))
         rows.append(
@@ -114,7 +124,7 @@ def measure(
                 "speedup_vs_sdpa": speedup,
                 "speedup_vs_eager": np.median(eager / samples[:, i]),
                 "ceiling": ceiling,
-                "peak_mb": peak_bytes(one.alternative, model.device) / 1e6,
+                "peak_mb": peak_bytes(alternatives[i], model.device) / 1e6,
                 "kv_cache_mb": one.cache_bytes / 1e6,
                 "kl": math.nan,
                 "top1_agreement": math.nan,
@@ -133,30 +143,30 @@ def measure(
 
 @dataclass(frozen=True)
 class _Prepared:
-    alternative: Alternative
+    prefill: Alternative
+    decode: Alternative
     replaced: dict[int, list[int]]  # heads by layer
     cut: list[int]  # layers whose projections are cut
     cache_bytes: int
 
 
-def _prepare(model: PreTrainedModel, inputs: Tensor, variant: Variant, phase: str) -> _Prepared:
-    if variant.strategy == _NO_ATTENTION:
-        AttentionInterface.register(_NO_ATTENTION, _no_attention)
-        AttentionMaskInterface.register(_NO_ATTENTION, sdpa_mask)
+def _prepared(model: PreTrainedModel, inputs: Tensor, variants: list[Variant]) -> list[_Prepared]:
+    """What is timed of each variant and, beside SDPA, of the model without any attention."""
+    without = [Variant(_NO_ATTENTION)] if SDPA in variants else []
+    AttentionInterface.register(_NO_ATTENTION, _no_attention)
+    AttentionMaskInterface.register(_NO_ATTENTION, sdpa_mask)
+    return [_prepare(model, inputs, variant) for variant in (*variants, *without)]
+
+
+def _prepare(model: PreTrainedModel, inputs: Tensor, variant: Variant) -> _Prepared:
     with running(model, variant) as run, torch.inference_mode():
         cache = model(inputs, use_cache=True).past_key_values
         layers = range(model.config.get_text_config().num_hidden_layers) if run else []
         replaced = {layer: heads for layer in layers if (heads := list(run.replaced_heads(layer)))}
         cut = [layer for layer in replaced if layer in run.pruned]
-    size = cache_bytes(cache)
-    if phase == "prefill":
-        return _Prepared(
-            Alternative(lambda: running(model, variant), lambda: model(inputs, use_cache=False)), replaced, cut, size
-        )
-    token = inputs[:, -1:]
-    return _Prepared(
-        Alternative(lambda: running(model, variant), lambda: model(token, past_key_values=cache)), replaced, cut, size
-    )
+    context, token, size = lambda: running(model, variant), inputs[:, -1:], cache_bytes(cache)
+    prefill = Alternative(context, lambda: model(inputs, use_cache=False))
+    return _Prepared(prefill, Alternative(context, lambda: model(token, past_key_values=cache)), replaced, cut, size)
 
 
 def _no_attention(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object):

@@ -13,7 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 
 # A sample shorter than this is dominated by the clock and the scheduler, so several calls make one sample.
 _SAMPLE_SECONDS = 0.02
-# A shorter call is run once before each of its samples: entering its context has filled the processor's caches.
+# A shorter call is run once before each of its samples: entering its context has filled the processor's caches. Its
+# memory is looked at twice.
 _WARM_SECONDS = 0.5
 
 
@@ -34,20 +35,22 @@ def interleaved(
     otherwise always count against the same next one. `calls_per_sample`: the same for all, where calls change what they
     work on; otherwise as many as a sample takes.
     """
-    calls = []
+    calls, latest = [], []
     for one in alternatives:
         with one.context(), torch.inference_mode():
-            one.call()
-            fitting = max(1, math.ceil(_SAMPLE_SECONDS / _seconds(one.call, 1, device)))
-            calls.append(calls_per_sample or fitting)
+            seconds = _seconds(one.call, 1, device)  # the warm-up of long calls
+            if seconds < _WARM_SECONDS:
+                seconds = _seconds(one.call, 1, device)
+            latest.append(seconds)
+            calls.append(calls_per_sample or max(1, math.ceil(_SAMPLE_SECONDS / seconds)))
     samples, order = np.empty((repeats, len(alternatives))), np.random.default_rng(0)
     for repeat in range(repeats):
         for i in order.permutation(len(alternatives)):
             one = alternatives[i]
             with one.context(), torch.inference_mode():
-                if repeat == 0 or samples[repeat - 1, i] < _WARM_SECONDS:
+                if latest[i] < _WARM_SECONDS:
                     one.call()
-                samples[repeat, i] = _seconds(one.call, calls[i], device)
+                latest[i] = samples[repeat, i] = _seconds(one.call, calls[i], device)
     return samples
 
 
@@ -74,7 +77,8 @@ def peak_bytes(one: Alternative, device: torch.device) -> int:
             one.call()
             return torch.cuda.max_memory_allocated(device) - held
         # The profiler drops an event now and then, which can only make the peak smaller.
-        return max(_peak_on_cpu(one.call) for _ in range(2))
+        start, peak = time.perf_counter(), _peak_on_cpu(one.call)
+        return peak if time.perf_counter() - start > _WARM_SECONDS else max(peak, _peak_on_cpu(one.call))
 
 
 def _peak_on_cpu(call: Callable[[], object]) -> int:

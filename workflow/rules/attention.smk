@@ -38,6 +38,7 @@ rule layerwise_plan:
         "results/costs/plans/{model}/layerwise.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
+    threads: 2
     resources:
         gpu=1,
         mem_mb=16000,
@@ -96,6 +97,7 @@ rule quality:
         "results/costs/quality/{model}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
+    threads: 2
     resources:
         gpu=1,
         mem_mb=16000,

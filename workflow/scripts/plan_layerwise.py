@@ -14,6 +14,7 @@ from sinkstudy.store import atomic_write
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
+    torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
     loaded = load_model(pinned(snakemake.params.model, snakemake.input.model, Path.cwd()))
     texts = {one.id: one.text for one in read_prompts(Path(snakemake.input.prompts))}
     prompts = within_context(loaded, encode(loaded, texts), "cut")
