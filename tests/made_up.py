@@ -10,7 +10,7 @@ NAN = float("nan")
 PROVENANCE = {"source": "models/tiny", "revision": "0123abc", "dtype": "float32", "bos": "auto", "device": "cpu"}
 FIGURES = [
     *("heatmap_{}_all", "layers_{}", "head_curves_{}", "lengths_{}", "weakening_{}", "layer_pairs_{}"),
-    *("persistence_{}", "domains_{}"),
+    *("persistence_{}", "set_dependence_{}"),
 ]
 OF_SINKY = {"timing_sinky", "tradeoff_sinky", "heldout_sinky"}  # a control is not timed; `plain` has no held-out errors
 
@@ -91,7 +91,7 @@ def study(prompts: tuple = (("hello", "short", 2), ("fox", "long", 30)), names=(
             (plain, NAN, 0.9, 0, 1, 0, NAN, 0.0, NAN, NAN, NAN, NAN),
             (plain, NAN, 0.9, 1, 0, 0, NAN, 0.0, NAN, NAN, NAN, NAN),
         ),
-        domains=frame(
+        set_dependence=frame(
             "model n_tokens threshold layer head prompts sets sets_where_sink sink_share p_value q_value",
             (sinky, 24, 0.9, 0, 0, 4, 2, 2, 1.0, NAN, NAN),
             (sinky, 24, 0.9, 0, 1, 4, 2, 1, 0.5, 0.01, 0.02),

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from sinkstudy.figures.heldout import heldout_figure
 from sinkstudy.figures.layer_pairs import layer_pair_figure
-from sinkstudy.figures.persistence import domain_figure, persistence_figure
+from sinkstudy.figures.persistence import persistence_figure, set_dependence_figure
 from sinkstudy.figures.weakening import weakening_figure
 
 
@@ -70,8 +70,8 @@ def set_curves() -> pd.DataFrame:
     )
 
 
-def test_the_domain_figure_shows_sets_at_one_length_and_heads_that_are_sinks_in_some_prompts():
-    figure = domain_figure(share_rows(), set_curves())
+def test_the_set_dependence_figure_shows_sets_at_one_length_and_heads_that_are_sinks_in_some_prompts():
+    figure = set_dependence_figure(share_rows(), set_curves())
     points = {line.get_ydata()[0]: line.get_xdata()[0] for line in figure.axes[0].lines if len(line.get_xdata()) == 1}
     assert points == {0: 62.5, 1: 50.0}
     np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), [[100], [50]])
@@ -83,7 +83,7 @@ def test_the_domain_figure_shows_sets_at_one_length_and_heads_that_are_sinks_in_
 def test_prompts_too_short_give_a_figure_that_says_so():
     nothing = share_rows().iloc[:0]
     assert "no prompt is long enough" in texts(persistence_figure(nothing))
-    assert "no prompt is long enough" in texts(domain_figure(nothing, set_curves()))
+    assert "no prompt is long enough" in texts(set_dependence_figure(nothing, set_curves()))
 
 
 def heldout_rows() -> pd.DataFrame:

@@ -233,7 +233,7 @@ def empty(*names: str) -> dict[str, pd.DataFrame]:
         ({"simulation": pd.DataFrame()}, "Simulated", "names no simulation"),
         ({"simulation": study().simulation.assign(fitted_to="sinky")}, "Simulated", "fitted to the captures of sinky"),
         (empty("heldout_errors"), "Which sim", "too few or too short"),
-        (empty("domains"), "Consistent", "No prompt is long enough"),
+        (empty("set_dependence"), "Consistent", "No prompt is long enough"),
         (empty("control"), "Against", "has no control"),
         ({"published": pd.DataFrame()}, "Published", "No published figures"),
         (empty("long_prompts", "positions", "benchmark"), "Verdicts", "measure on longer prompts first"),

@@ -24,11 +24,11 @@ def test_shares_per_set_count_prompts_cut_to_the_length():
 
 
 def test_no_prompt_of_the_length_leaves_tables_with_their_columns_and_no_rows():
-    shares, domains = shown(Persistence([0.9], [10]), [capture_of(np.ones((1, 1, 3)))]).tables("m", FEW)
+    shares, dependence = shown(Persistence([0.9], [10]), [capture_of(np.ones((1, 1, 3)))]).tables("m", FEW)
     assert shares.empty
-    assert domains.empty
+    assert dependence.empty
     assert {"model", "set", "sink_share"} <= set(shares)
-    assert {"model", "q_value", "sets_where_sink"} <= set(domains)
+    assert {"model", "q_value", "sets_where_sink"} <= set(dependence)
 
 
 def test_wilson_intervals_have_the_published_values():

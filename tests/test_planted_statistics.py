@@ -92,7 +92,7 @@ def test_a_head_that_is_a_sink_in_one_kind_of_prompt_only_is_found_and_no_other(
     decisions[:, 1, 0] = True  # always
     decisions[[name == "code" for name in sets], 1, 2] = True
     found = analyse(planted_captures(decisions, TOKENS, sets), "m", [0.9], [], [TOKENS], Resampling(50, 999, 0))
-    rows = found["domains"].set_index(["layer", "head"])
+    rows = found["set_dependence"].set_index(["layer", "head"])
     assert rows.index[rows["q_value"] < 0.05].tolist() == [(1, 2)]
     assert rows.loc[(1, 2), ["highest_set", "highest_share", "lowest_share", "sets_where_sink"]].tolist() == [
         "code",

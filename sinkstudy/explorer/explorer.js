@@ -1,12 +1,12 @@
-/* The page: what is chosen, and showing it. Texts of prompts enter the document only as text. */
+/* The state of the page and its display. Text of prompts is only ever inserted as text, never as HTML. */
 
 (async () => {
   const $ = (id) => document.getElementById(id);
   const study = JSON.parse($("study").textContent);
-  const FIRST_LENGTH = 24; // where the length slider starts
+  const FIRST_LENGTH = 24; // initial position of the length slider
   const chosen = { model: study.models[0], prompt: 0, at: 0, threshold: study.threshold, cell: 0 };
   let prompts = []; // the chosen prompts with their scores: one, or all of the model
-  let lengths = []; // at which the sliders can stop
+  let lengths = []; // the stops of the length slider
   let nulls = [];
 
   /* Scores and maps are unpacked when first needed. */
@@ -99,7 +99,7 @@
 
   let drawn = Promise.resolve();
   let waiting = false;
-  /* Show the choice at the next frame; several changes before it are shown once. */
+  /* Draw at the next frame; several changes before it are drawn once. */
   function show() {
     if (!waiting) {
       waiting = true;
@@ -176,7 +176,7 @@
     }));
     await drawMap();
     const prompt = chosen.prompt === "all" ? "all" : prompts[0].id;
-    document.body.dataset.shown = [model.name, prompt, k, threshold, name(cell)].join("; "); // for tests: it is drawn
+    document.body.dataset.shown = [model.name, prompt, k, threshold, name(cell)].join("; "); // tests wait for this
   }
 
   async function drawMap() {
@@ -194,7 +194,7 @@
     const names = block === 1 ? prompt.tokens.slice(0, side).map(Plots.label)
       : Array.from({ length: side }, (_, i) => `${i * block + 1} to ${Math.min((i + 1) * block, prompt.tokens.length)}`);
     Plots.attention($("map-plot"), map, names);
-    if (wasHidden) Plotly.Plots.resize($("map-plot")); // the window may have changed its size meanwhile
+    if (wasHidden) Plotly.Plots.resize($("map-plot")); // the window may have been resized while it was hidden
     if (block > 1) say("map-note", `Averages over blocks of ${block} × ${block} tokens.`);
   }
 

@@ -1,4 +1,4 @@
-"""Scores and maps in few bytes, so that the page stays small, without changing a single sink decision.
+"""Compression of scores and maps for the page, without changing a single sink decision.
 
 Score steps: instead of masses the page gets q_k = score_k * k * SCORE_STEPS, rounded, at every stored length k, as
 differences along k. Every score is then within 1 / (2 * SCORE_STEPS * k), and where rounding would carry it across
@@ -13,8 +13,8 @@ import numpy as np
 from sinkstudy.errors import StudyError
 
 SCORE_STEPS = 1 << 14
-MAP_STEPS = 255  # steps of the square root, finer where most of a map lies
-SLIDER = tuple(i / 100 for i in range(1, 101))  # the thresholds the page offers, besides the configured ones
+MAP_STEPS = 255  # quantisation steps of the square root, which is finer near 0, where most of a map lies
+SLIDER = tuple(i / 100 for i in range(1, 101))  # thresholds that the page offers besides the configured ones
 
 
 def stored_lengths(n: int, dense: int) -> np.ndarray:
@@ -54,7 +54,7 @@ def pack_scores(steps: np.ndarray) -> tuple[str, str]:
     differences = np.diff(steps, axis=-1, prepend=0)
     kind = "int16" if np.abs(differences).max(initial=0) < 1 << 15 else "int32"
     values = differences.astype(f"<{kind[0]}{int(kind[3:]) // 8}").ravel()
-    # Low bytes apart from high ones: the latter compress to almost nothing.
+    # All low bytes come before all high bytes, because the latter compress to almost nothing.
     return kind, _pack(np.ascontiguousarray(values.view(np.uint8).reshape(-1, values.itemsize).T))
 
 

@@ -33,5 +33,5 @@ def write_page(
 
 
 def _source(name: str) -> Markup:
-    """A file beside this module, put into the page as it is."""
+    """The text of a file beside this module, for the page to include unescaped."""
     return Markup(files("sinkstudy.explorer").joinpath(name).read_text(encoding="utf-8"))

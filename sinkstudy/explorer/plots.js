@@ -1,4 +1,4 @@
-/* Drawing. Plotly reads a little HTML in its texts, so whatever comes from a prompt goes through `plain`. */
+/* Plots. Plotly interprets some HTML in text, so all text from prompts is escaped by `plain`. */
 
 const Plots = {
   NULL_LINE: { color: "black", width: 1.5, dash: "dot" },
@@ -26,7 +26,7 @@ const Plots = {
     return { title: { text: title, standoff: 6 }, fixedrange: true, zeroline: false, gridcolor: "#e4e8ec", ...more };
   },
 
-  /* Ticks at some of the places 0, 1, ... under their names. */
+  /* At most `most` ticks at positions 0, 1, ..., labelled by `names`. */
   ticks(names, most) {
     const step = Math.ceil(names.length / most);
     const places = names.map((_, i) => i).filter((i) => i % step === 0);

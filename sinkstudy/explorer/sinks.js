@@ -1,5 +1,5 @@
 "use strict";
-/* Everything this page computes, without the page. Heads of a model are numbered cell = layer * heads + head. */
+/* All computations of the page, independent of the document. Heads are numbered cell = layer * heads + head. */
 
 const Sinks = {
   /* Bytes of a packed text. */
@@ -42,7 +42,7 @@ const Sinks = {
     return harmonic / k;
   },
 
-  /* NaN for one token, where every head is the null. */
+  /* NaN for one token, where the null score is 1. */
   excess(score, nullScore) {
     return nullScore < 1 ? (score - nullScore) / (1 - nullScore) : NaN;
   },

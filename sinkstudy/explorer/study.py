@@ -25,7 +25,7 @@ from sinkstudy.store.reading import CaptureFile
 # The page stays under 25 MB, 5 of which are the plotting library.
 PACKED_BYTES = 20_000_000
 SCORE_BYTES = 14_000_000  # of these at most; maps get the rest
-_BYTES_PER_SCORE = 7 / 3  # in the page if nothing can be compressed: 14 bits, in base64
+_BYTES_PER_SCORE = 7 / 3  # in the page, if nothing can be compressed: 14 bits in base64
 _BYTES_PER_CELL = 4 / 3
 _DENSE = (1 << 30, 1024, 512, 256, 128, 64, 32)
 _BLOCKS = (1, 2, 4, 8, 16, 32, 64)
@@ -85,7 +85,7 @@ def read_study(
     levels = sorted({*SLIDER, *thresholds})
     packs: dict[str, str] = {}
     with ExitStack() as stack:
-        # How much is thinned depends on the size of all captures, so all of them are open at once.
+        # The thinning depends on the size of all captures together, so all of them are open at once.
         files = {
             model: [stack.enter_context(open_capture(path, (expected or {}).get(model))) for path in paths]
             for model, paths in captures.items()

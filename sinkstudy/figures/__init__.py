@@ -1,1 +1,1 @@
-"""Figures of the study. Each function takes tables and returns a matplotlib Figure; nothing is computed anew here."""
+"""Figures of the study. Each function takes tables and returns a matplotlib Figure; no statistics are computed here."""

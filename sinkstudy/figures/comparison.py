@@ -19,7 +19,7 @@ _PANELS = (
 def comparison_figure(comparison: pd.DataFrame, title: str) -> Figure:
     """Sink percentage, null-corrected score and first-to-later-layer correlation, a bar per side.
 
-    `comparison` holds one comparison of the comparison table; bars are grouped by `group` and told apart by `side`.
+    `comparison` holds one comparison of the comparison table; bars are grouped by `group`, with one style per `side`.
     An undefined value has no bar but a dash.
     """
     groups, sides = comparison["group"].unique(), comparison["side"].unique()
@@ -47,6 +47,6 @@ def _bars(ax: Axes, values: pd.DataFrame, top: float, form: str) -> None:
         style = {"color": COLOURS[i % len(COLOURS)], "hatch": _HATCHES[i % len(_HATCHES)], "edgecolor": "white"}
         ax.bar(x, np.nan_to_num(heights), width, label=side, **style)
         for place, value in zip(x, heights, strict=True):
-            # A zero has no bar to stand on: one digit, so that it does not run into its neighbour's.
+            # A zero is written with one digit, because its label would touch the neighbouring one.
             text = "–" if np.isnan(value) else f"{value:{form}}" if round(value, 2) else "0"
             ax.text(place, max(0, np.nan_to_num(value)) + 0.02 * top, text, ha="center", fontsize=size)

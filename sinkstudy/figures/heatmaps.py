@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from sinkstudy.figures.style import COLOURS, COLUMN, NULL_STYLE, PAGE, SCORE_MAP, THRESHOLD_STYLE, new_figure, styled
 
 _ONE_HEAD = {"markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 0.6}
-_MAX_WRITTEN_HEADS = 8  # per panel: with more, the values in the cells could not be read
+_MAX_WRITTEN_HEADS = 8  # per panel; with more heads the numbers in the cells would be too small to read
 
 
 @styled

@@ -1,4 +1,4 @@
-"""Measured sink fractions per layer beside what simulators foretold of prompts they were not fitted to."""
+"""Measured sink fractions per layer beside what simulators predict for prompts they were not fitted to."""
 
 import pandas as pd
 from matplotlib.figure import Figure

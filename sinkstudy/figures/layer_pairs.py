@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from sinkstudy.figures.style import PAGE, SCORE_MAP, new_figure, styled
 
-_CHANGE_MAP = "PuOr_r"  # two hues told apart with any colour vision; darker is further from the base rate
+_CHANGE_MAP = "PuOr_r"  # two hues that are distinct with any colour vision; darker is further from the base rate
 _MAX_WRITTEN_LAYERS = 12
 
 

@@ -63,7 +63,7 @@ def head_curves_figure(
     figure, (ax,) = new_figure(COLUMN, 2.9)
     lengths = np.arange(1, len(prompts) + 1)
     heads = scores.reshape(-1, len(lengths))
-    alpha = min(0.6, max(0.08, 40 / len(heads)))  # many lines would run into one another
+    alpha = min(0.6, max(0.08, 40 / len(heads)))  # many opaque lines would hide each other
     for i, head in enumerate(heads):
         ax.plot(lengths, head, **HEAD_STYLE, alpha=alpha, label=f"one of {len(heads)} heads" if i == 0 else None)
     ax.plot(lengths, heads.mean(0), **series_style(0), label="mean over heads")

@@ -14,7 +14,7 @@ _MARKS = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥"})
 
 @dataclass(frozen=True)
 class ExampleMap:
-    """One head's map (query, key) of one prompt, with what it is an example of."""
+    """One head's map (query, key) of one prompt, with a title that says what it shows."""
 
     kind: str
     layer: int
@@ -58,7 +58,7 @@ def no_maps_figure(model: str) -> Figure:
 
 
 def _visible(token: str) -> str:
-    """A token as a short label: white space shown, what the font cannot draw as a box, matplotlib's math defused."""
+    """A token as a short label: white space shown, missing glyphs as boxes, dollar signs escaped for matplotlib."""
     glyphs = get_font(findfont("DejaVu Sans"))
     marked = token.translate(_MARKS)
     shown = "".join(c if c.isprintable() and glyphs.get_char_index(ord(c)) else "□" for c in marked)

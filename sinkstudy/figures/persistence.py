@@ -22,7 +22,7 @@ _SHOWN_HEADS = 24
 
 @styled
 def persistence_figure(persistence: pd.DataFrame) -> Figure:
-    """The share per layer and head at the longest tabulated length, and the heads in order of it at every length.
+    """The share per layer and head at the longest tabulated length, and the sorted shares of all heads at every length.
 
     `persistence` holds one model and threshold of the table of persistence, set `all`.
     """
@@ -53,11 +53,11 @@ def persistence_figure(persistence: pd.DataFrame) -> Figure:
 
 
 @styled
-def domain_figure(persistence: pd.DataFrame, curves: pd.DataFrame) -> Figure:
+def set_dependence_figure(persistence: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     """Sink percentage per prompt set with its interval, and the shares of heads that are sinks in some prompts only.
 
     `persistence` and `curves` hold one model and threshold of their tables, all sets, at any lengths; the longest
-    tabulated length is drawn. At most as many heads as fit are shown, those whose shares differ most between sets.
+    tabulated length is shown, with at most as many heads as fit, those whose shares differ most between sets.
     """
     if persistence.empty:
         return _nothing("no prompt is long enough to compare sets")

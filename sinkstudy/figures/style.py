@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike
 
 from sinkstudy.store import atomic_write
 
-# Widths in inches. At a column's width (3.4 in) the wide ones are still 5 points and more.
+# Widths in inches. Printed at a column's width (3.4 in), text of the wide figures is still at least 5 points.
 COLUMN, PAGE = 3.4, 5.4
 SCORE_MAP = "cividis"  # even in lightness, so it reads in greyscale and with any colour vision
-# Okabe-Ito colours in an order whose greys differ; line styles and markers repeat the distinction.
+# Okabe-Ito colours, ordered so that neighbours differ in greyscale too; line styles and markers differ with them.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), "-")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -46,7 +46,7 @@ _RC = {
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Decorator: draw under the study's settings, which artists read when they are made."""
+    """Decorator: draw with the study's settings, which matplotlib reads when artists are created."""
 
     @wraps(draw)
     def wrapper(*args: object, **kwargs: object) -> Figure:

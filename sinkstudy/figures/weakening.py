@@ -15,9 +15,9 @@ def weakening_figure(curves: pd.DataFrame, weakening: pd.Series) -> Figure:
     length is marked with its interval.
     """
     figure, (ax,) = new_figure(PAGE, 2.9)
-    told = curves[curves["null_score"] < curves["threshold"]]
-    followed = told[told["first_layer_sinks"] > 0]
-    _line(ax, told, "p_later", 0, "of all heads (base rate)")
+    informative = curves[curves["null_score"] < curves["threshold"]]
+    followed = informative[informative["first_layer_sinks"] > 0]
+    _line(ax, informative, "p_later", 0, "of all heads (base rate)")
     if followed.empty:
         text = "correlation undefined at every length:\nno sinks in the first layer"
         ax.text(0.5, 0.6, text, ha="center", va="center", transform=ax.transAxes)

@@ -36,7 +36,7 @@ class Tables:
     curves: pd.DataFrame
     weakening: pd.DataFrame
     layer_pairs: pd.DataFrame
-    domains: pd.DataFrame
+    set_dependence: pd.DataFrame
     control: pd.DataFrame
     comparison: pd.DataFrame
     simulation: pd.DataFrame

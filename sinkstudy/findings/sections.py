@@ -105,7 +105,7 @@ def layer_pairs(t: Tables, model: str) -> dict[str, list]:
 
 def consistency(t: Tables, model: str) -> list[Row]:
     """How many heads are sinks in every, some or no prompt cut to a length, and how many depend on the set."""
-    domains = t.of("domains", model=model, threshold=t.threshold)
+    dependence = t.of("set_dependence", model=model, threshold=t.threshold)
     return [
         {
             "n_tokens": n,
@@ -118,7 +118,7 @@ def consistency(t: Tables, model: str) -> list[Row]:
             "some_sets": ((part["sets_where_sink"] > 0) & (part["sets_where_sink"] < part["sets"])).sum(),
             "set_dependent": (part["q_value"] < SIGNIFICANT).sum(),
         }
-        for n, part in (domains.groupby("n_tokens") if len(domains) else ())
+        for n, part in (dependence.groupby("n_tokens") if len(dependence) else ())
     ]
 
 

@@ -1,8 +1,8 @@
-"""Llama models with sinks planted in chosen heads: known truth of any size, for tests and rehearsals.
+"""Llama models with sinks planted in chosen heads: ground truth of any size, for tests and rehearsals.
 
 One residual dimension is constant in every token's embedding, another only in BOS's, and nothing ever writes to
 either. Keys read BOS's into the slowest dimension of the rotary embedding, which hardly turns with distance; queries
-of the chosen heads read the constant one there, so they always ask for BOS, as loudly as they were told to.
+of the chosen heads read the constant one there, so they always attend to BOS, as strongly as planted.
 """
 
 import math

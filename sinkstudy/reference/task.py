@@ -4,7 +4,7 @@ A variant of Bigram-Backcopy (Guo et al., arXiv 2410.13835). A sequence starts w
 bigram chain of a text. Now and then a *command* character is inserted, and the character after it is a repetition:
 the j-th of COPY repeats the character j places before it, each of RECALL the one that followed its own first
 occurrence. A head that serves a command has work to do only there; everywhere else it has to attend somewhere
-harmless, and the model learns to make the first token that place. Copying takes one layer, recalling two, so that
+harmless, and the model learns to use the first token for that. Copying takes one layer, recalling two, so that
 sinks appear in the first layer and later.
 
 Commands are characters that prose seldom uses and code often does, so the same heads sleep in one and wake in the
@@ -57,8 +57,8 @@ class CommandTask:
     def sample(self, rng: np.random.Generator, batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids (batch, length) int64, BOS first, and what each was drawn from: (batch, length - 1, token).
 
-        Training on the distributions instead of the draws takes the sampling noise out of the gradient; what an
-        idle head lets slip is too small to be learned through it.
+        Training on the distributions instead of the samples removes the sampling noise from the gradient, which would
+        hide the small loss caused by an idle head that does not attend to BOS.
         """
         size = len(self.table)
         offset, recalls = np.zeros(size, int), np.zeros(size, bool)

@@ -23,7 +23,7 @@ _WINDOWS_PER_PASS = 64
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the trained weights, but for the machine's arithmetic."""
+    """All settings that determine the trained weights, up to rounding that differs between machines."""
 
     layers: int = 4
     heads: int = 8
@@ -81,7 +81,7 @@ def train(recipe: Recipe, text: str, evaluation_text: str, every: int = 250) -> 
 def evaluate(model: LlamaForCausalLM, text: str, tokens: int) -> np.ndarray:
     """Sink score (layer, head) at `tokens` tokens, averaged over consecutive windows of `text`, each with BOS.
 
-    A rest of the text that is shorter than a window is left out.
+    Text after the last whole window is left out.
     """
     ids = token_ids(text)
     count, width = len(ids) // (tokens - 1), tokens - 1

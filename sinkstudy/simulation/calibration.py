@@ -17,8 +17,8 @@ from sinkstudy.simulation.formula import SimulatedSinks
 from sinkstudy.stats.scores import null_score, scored
 from sinkstudy.store import Capture
 
-_GRID = np.unique(np.geomspace(2, 1 << 16, 80).round().astype(int))  # lengths fitted; in between, interpolated
-_CLOSEST = 1e-4  # scores nearer to 0 or 1 count as this far from it: their log-odds have no bound
+_GRID = np.unique(np.geomspace(2, 1 << 16, 80).round().astype(int))  # the fitted lengths; others are interpolated
+_CLOSEST = 1e-4  # scores are clipped to this distance from 0 and 1, where log-odds are infinite
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Calibration:
     def scaled(self, layers: int, heads: int, rng: np.random.Generator) -> "Calibration":
         """The same for a model of another shape.
 
-        Depth is relative, with log-odds interpolated between layers. Each head index takes after a fitted one drawn
-        at random, the same in all layers, so that what first-layer sinks foretell of later layers is kept.
+        Depth is relative, with log-odds interpolated between layers. Each head index copies a random fitted one, the
+        same in all layers, so that first-layer sinks predict later layers as in the fitted model.
         """
         fitted_layers, fitted_heads = self.spread.shape
         depth = np.linspace(0, fitted_layers - 1, layers)
@@ -102,15 +102,15 @@ def calibrate(captures: Iterable[Capture]) -> Calibration:
 def simulate_calibrated(
     calibration: Calibration, layers: int, heads: int, lengths: list[int], seed: int, threshold: float
 ) -> list[SimulatedSinks]:
-    """One simulated model of `layers` x `heads` at several prompt lengths; a head's luck is shared by all lengths."""
+    """One simulated model of `layers` x `heads` at several prompt lengths; all lengths share a head's draw."""
     rng = np.random.default_rng(seed)
     model = calibration.scaled(layers, heads, rng)
-    luck = rng.standard_normal((layers, heads))
+    score_draw = rng.standard_normal((layers, heads))
     simulated = []
     for n in lengths:
         score = np.ones((layers, heads))
         if n > 1:
-            score = expit(_logit(null_score(n)) + model.level_at(n) + model.spread * luck)
+            score = expit(_logit(null_score(n)) + model.level_at(n) + model.spread * score_draw)
         simulated.append(SimulatedSinks(n, model.probability(n, threshold), score >= threshold, score))
     return simulated
 

@@ -24,7 +24,7 @@ class SimulatedSinks:
     """Simulated matrices, each (layer, head), for one prompt length.
 
     `probability` of a sink, `is_sink`: one draw with it, `score`: at or above the threshold where `is_sink`. The
-    formula says nothing of scores; its are a stand-in, uniform on either side of the threshold.
+    formula does not define scores; these are placeholders, uniform on either side of the threshold.
     """
 
     n_tokens: int
@@ -36,17 +36,17 @@ class SimulatedSinks:
 def simulate(layers: int, heads: int, lengths: list[int], seed: int, threshold: float) -> list[SimulatedSinks]:
     """One simulated model at several prompt lengths.
 
-    A head's tendency and luck are drawn once and shared by all lengths, so a longer prompt only ever loses sinks.
+    All lengths share a head's tendency and its random draws, so a longer prompt only ever loses sinks.
     """
     rng = np.random.default_rng(seed)
     tendency = rng.beta(*_TENDENCY, size=(layers, heads))
-    luck = rng.random((layers, heads))
-    place = rng.random((layers, heads))
+    sink_draw = rng.random((layers, heads))
+    score_draw = rng.random((layers, heads))
     simulated = []
     for n in lengths:
         probability = _base(layers) * tendency * _length_factor(n)
-        is_sink = luck < probability
-        score = np.where(is_sink, threshold + (1 - threshold) * place, threshold * place)
+        is_sink = sink_draw < probability
+        score = np.where(is_sink, threshold + (1 - threshold) * score_draw, threshold * score_draw)
         simulated.append(SimulatedSinks(n, probability, is_sink, score))
     return simulated
 
@@ -74,7 +74,7 @@ def summary_table(
 ) -> pd.DataFrame:
     """One row per length: sink count and the first-to-later-layer statistics of the simulated decisions.
 
-    `fitted_to`: the captured model that a calibrated preset takes after.
+    `fitted_to`: the captured model that a calibrated preset was fitted to.
     """
     rows = []
     for one in simulated:

@@ -1,7 +1,7 @@
-"""How far simulators are from prompts they were not fitted to.
+"""Prediction errors of simulators on prompts they were not fitted to.
 
-Prompts are split in two by turns. The calibrated simulator is fitted to one half and predicts the other, both ways
-round; the original formula, which has nothing to fit, predicts the same halves.
+Prompts are assigned to two halves in turn. The calibrated simulator is fitted to one half and predicts the other, and
+the other way round; the original formula, which has nothing to fit, predicts the same halves.
 """
 
 from collections.abc import Iterable
@@ -90,8 +90,8 @@ def heldout_tables(
             tables.append(pd.DataFrame(columns, index=cells).reset_index())
     table = pd.concat(tables, ignore_index=True)
     table["layer"] = table["at"].where(table["at"] < layers).astype("Int64")
-    kinds = [table["at"] < layers, table["at"] == layers]
-    table["quantity"] = np.select(kinds, ["layer", "sink_fraction"], "correlation")
+    conditions = [table["at"] < layers, table["at"] == layers]
+    table["quantity"] = np.select(conditions, ["layer", "sink_fraction"], "correlation")
     table["error"] = table["predicted"] - table["measured"]
     table["model"] = model
     table = table[table["error"].notna()]
@@ -101,17 +101,17 @@ def heldout_tables(
 def _error_table(
     table: pd.DataFrame, halves: tuple[_Half, _Half], cells: pd.MultiIndex, layers: int, resampling: Resampling
 ) -> pd.DataFrame:
-    """Mean absolute errors, and whether the per-layer one is more than the halves would differ by chance.
+    """Mean absolute errors, and whether the per-layer error exceeds the chance difference between halves.
 
-    Chance: both halves are resampled, and the difference of their changes is what a perfect fit would err by.
+    Chance: both halves are resampled, and the difference of their changes is the error of a perfect fit.
     """
     changes = []
     for i, half in enumerate(halves):
         part, whole = half.sums()
         seeded = replace(resampling, seed=resampling.seed + i)  # the halves are drawn independently
         draws = resamples(len(part), seeded, width=part.shape[1])
-        drawn = np.concatenate([_ratio(draw @ part, draw @ whole) for draw in draws])
-        changes.append(drawn - _ratio(part.sum(0), whole.sum(0)))
+        resampled = np.concatenate([_ratio(draw @ part, draw @ whole) for draw in draws])
+        changes.append(resampled - _ratio(part.sum(0), whole.sum(0)))
     differ = np.abs(changes[0] - changes[1])  # (draw, cell)
     rows = []
     for (simulator, threshold), part in table.groupby(["simulator", "threshold"], sort=False):
@@ -136,7 +136,7 @@ def _error_table(
 
 
 def _quantities(probability: np.ndarray) -> np.ndarray:
-    """What (layer, head) sink probabilities foretell, decisions being independent: per layer, in all, correlation."""
+    """What (layer, head) sink probabilities predict for independent decisions: per layer, over all, correlation."""
     first, later = probability[0], probability[1:]
     with np.errstate(invalid="ignore"):
         correlation = (first * later.mean(0)).sum() / first.sum() if len(later) else np.nan

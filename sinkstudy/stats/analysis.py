@@ -12,6 +12,8 @@ from sinkstudy.stats.resampling import Resampling
 from sinkstudy.stats.scores import add_all
 from sinkstudy.store import Capture
 
+_INFORMATIVE_TOKENS = 10  # uniform attention scores 0.29 at this length and more at shorter ones
+
 
 def analyse(
     captures: Iterable[Capture],
@@ -21,7 +23,8 @@ def analyse(
     reported_lengths: list[int],
     resampling: Resampling,
 ) -> dict[str, pd.DataFrame | Iterable[pd.DataFrame]]:
-    """The tables by name: lengths (in parts), correlation, curves, weakening, layer_pairs, persistence and domains.
+    """The tables by name: lengths (in parts), correlation, curves, weakening, layer_pairs, persistence and
+    set_dependence.
 
     The correlation over all prompts is tabulated at `correlation_lengths`, layer pairs and persistence at
     `reported_lengths` (persistence without those so short that uniform attention itself scores high).
@@ -31,7 +34,7 @@ def analyse(
     persistence = Persistence(thresholds, [n for n in reported_lengths if n >= _INFORMATIVE_TOKENS])
     add_all(captures, correlation, curves, pairs, persistence)
     curve_table = curves.table(model, resampling)
-    shares, domains = persistence.tables(model, resampling)
+    shares, dependence = persistence.tables(model, resampling)
     return {
         "lengths": curves.prompt_tables(model),
         "correlation": correlation.table(model, resampling, curve_table),
@@ -39,8 +42,5 @@ def analyse(
         "weakening": curves.weakening_table(model, resampling),
         "layer_pairs": pairs.table(model, resampling),
         "persistence": shares,
-        "domains": domains,
+        "set_dependence": dependence,
     }
-
-
-_INFORMATIVE_TOKENS = 10  # uniform attention scores 0.29 there

@@ -12,8 +12,8 @@ def comparison_table(
 ) -> pd.DataFrame:
     """All comparisons in one long table, a row per setting.
 
-    `heads`, `lengths` and `correlation` are the tables of all models together. `group` names what a row is drawn
-    with in a figure, `side` which of the settings it is. `correlation_percent` is empty where it is undefined.
+    `heads`, `lengths` and `correlation` are the tables of all models together. A figure shows one bar
+    group per `group`; `side` names the setting of a row within it. `correlation_percent` is empty where undefined.
     """
     correlation = correlation[correlation["threshold"] == threshold]
     lengths = lengths[lengths["threshold"] == threshold]

@@ -17,7 +17,7 @@ def control_table(
     """A row per pair, threshold and length of `at`: sink fraction and mean excess of both, and their differences.
 
     `lengths`: the length tables of all models. Intervals of the differences are bootstrapped over the prompts that
-    both models saw; each prompt is its own comparison.
+    both models saw, paired by prompt.
     """
     rows = []
     for model, control in pairs:

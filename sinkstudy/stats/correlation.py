@@ -21,7 +21,7 @@ def correlate(is_sink: np.ndarray, resampling: Resampling) -> dict[str, float | 
     Values that are undefined (no first-layer sinks, no later sinks, fewer than two layers) are NaN. The interval
     is a 95% percentile bootstrap over prompts, undefined unless two have first-layer sinks. The p-value is that of
     the observed statistic when head labels are permuted within every later layer, the same way for all prompts:
-    exact for one prompt, otherwise the share of drawn permutations that reach it, the observed order being one.
+    exact for one prompt, otherwise the share of random permutations that reach it, the observed order among them.
     """
     pool = _Pool()
     pool.add(np.arange(len(is_sink)), is_sink[:, None])
@@ -39,18 +39,18 @@ class Correlation:
         self._thresholds = thresholds
         self._sets: dict[str, _Pool] = {}
         self._every, self._cut = _Pool(), {n: _Pool() for n in lengths}
-        self._prompts: list[tuple[int, str, str, int]] = []  # place, set, id, tokens
+        self._prompts: list[tuple[int, str, str, int]] = []  # position in the study, set, id, tokens
         self._counts: list[tuple[np.ndarray, ...]] = []  # see `_prompt_rows`
         self._first_of_set: dict[str, int] = {}
 
     def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
-        """Captures of one length with their places in the study and their scores (prompt, layer, head, query)."""
+        """Captures of one length with their positions in the study and their scores (prompt, layer, head, query)."""
         whole = _decisions(scores[..., -1], self._thresholds)
         for n, pool in self._cut.items():
             if n <= scores.shape[-1]:
                 pool.add(order, _decisions(scores[..., n - 1], self._thresholds))
         prompts = zip(order.tolist(), members, strict=True)
-        self._prompts += [(place, capture.set, capture.prompt, capture.n_tokens) for place, capture in prompts]
+        self._prompts += [(position, capture.set, capture.prompt, capture.n_tokens) for position, capture in prompts]
         self._counts.append((*_overlaps(whole), whole[:, :, 1:].sum(-1).astype(np.uint16)))
         names = np.array([capture.set for capture in members])
         for name in dict.fromkeys(names.tolist()):
@@ -83,10 +83,10 @@ class Correlation:
 
     def _prompt_rows(self) -> pd.DataFrame:
         """A row per prompt and threshold, in the order of the study."""
-        by_place = np.argsort([place for place, *_ in self._prompts])
-        _, sets, ids, n_tokens = zip(*(self._prompts[i] for i in by_place), strict=True)
+        in_order = np.argsort([position for position, *_ in self._prompts])
+        _, sets, ids, n_tokens = zip(*(self._prompts[i] for i in in_order), strict=True)
         # (prompt, threshold) each, and the later sinks of every layer (prompt, threshold, layer - 1)
-        first, both, later = (np.concatenate(part)[by_place] for part in zip(*self._counts, strict=True))
+        first, both, later = (np.concatenate(part)[in_order] for part in zip(*self._counts, strict=True))
         layers, times = later.shape[2], len(self._thresholds)
         shares = contingency(layers * first, both, later.sum(-1), np.full(first.shape, layers * self._heads))
         return pd.DataFrame(
@@ -122,10 +122,10 @@ def contingency(first: np.ndarray, both: np.ndarray, later: np.ndarray, cells: n
 
 
 class _Pool:
-    """Prompts that make one row per threshold, kept as counts: memory hardly grows with their number."""
+    """The prompts behind one row per threshold, reduced to counts: memory hardly grows with their number."""
 
     def __init__(self) -> None:
-        self.order: list[int] = []  # the prompts' places in the study: draws must not depend on who was added first
+        self.order: list[int] = []  # positions in the study, so that draws do not depend on the order of adding
         self.counts: list[np.ndarray] = []  # (prompt, threshold, 2): first-layer sinks, and later sinks that follow
         self.later: np.ndarray | int = 0  # (threshold, layer - 1)
         self.pairs: np.ndarray | int = 0  # (threshold, layer - 1, head, head), see `drawn_p_value`
@@ -182,7 +182,7 @@ def _overlaps(is_sink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _p_values(first: np.ndarray, both: np.ndarray, later: np.ndarray, heads: int) -> np.ndarray:
     """`exact_p_value` of every row, NaN without first-layer sinks; `later` (row, layer - 1).
 
-    Many prompts of a small model share a few counts, in whatever order of the layers.
+    Many prompts of a small model share a few combinations of counts, so each combination is computed once.
     """
     rows = list(map(tuple, np.column_stack([first, both, np.sort(later, axis=1)]).tolist()))
     known = {

@@ -1,6 +1,7 @@
 """Sink fraction, excess and correlation at every prefix length: of each prompt, and over prompts with intervals.
 
-At each length the prompts that reach it count, cut to it. Means over prompts; the correlation pools first-layer sinks.
+A length counts the prompts of at least that many tokens, cut to it. Sink fraction and excess are means over prompts;
+the correlation pools first-layer sinks.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ _ROWS_AT_ONCE = 1 << 15
 
 
 class Curves:
-    """Counts per prompt, threshold and length; what is kept is a few numbers per token, never a capture."""
+    """Counts per prompt, threshold and length: a few numbers per token are kept, never a capture."""
 
     def __init__(self, thresholds: list[float]):
         self.thresholds = thresholds
@@ -30,7 +31,7 @@ class Curves:
         self._counts: list[np.ndarray] = []  # per prompt (threshold, query, 3): sinks, in the first layer, followers
 
     def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
-        """Captures of one length with their places in the study and their scores (prompt, layer, head, query)."""
+        """Captures of one length with their positions in the study and their scores (prompt, layer, head, query)."""
         self._layers, self._heads = scores.shape[1:3]
         counts = np.stack([_counts(scores >= threshold) for threshold in self.thresholds], axis=1)
         self._counts += list(counts)
@@ -63,7 +64,7 @@ class Curves:
         sinks = np.concatenate([self._counts[p][..., 0].ravel() for p in members])
         return pd.DataFrame(
             {
-                "model": pd.Categorical.from_codes(np.zeros_like(n_tokens), [model]),  # text is ten times as slow
+                "model": pd.Categorical.from_codes(np.zeros_like(n_tokens), [model]),  # a code per row, not a string
                 "set": pd.Categorical([self._sets[p] for p in members]).repeat(times * ends),
                 "prompt": pd.Categorical([self._prompts[p] for p in members]).repeat(times * ends),
                 "n_tokens": n_tokens,
@@ -93,12 +94,13 @@ class Curves:
         rows = []
         for i, threshold in enumerate(self.thresholds):
             lengths = np.arange(1, self._longest(members) + 1)
-            told = null_score(lengths) < threshold  # below it a sink is more than uniform attention
-            start = int(np.argmax(told)) if told.any() else len(lengths)  # told from there on: the null only falls
+            informative = null_score(lengths) < threshold  # elsewhere uniform attention is itself a sink
+            # The null score only falls with length, so all lengths from the first informative one on are.
+            start = int(np.argmax(informative)) if informative.any() else len(lengths)
             sinks, first, both, reached = self._padded(members, i, start, len(lengths))
-            columns, told = (first, both, sinks - first, reached), slice(start, None)
             cells = (self._layers - 1, self._heads)
-            rows.append({"threshold": threshold, **weakening(*columns, lengths[told], cells, resampling)})
+            found = weakening(first, both, sinks - first, reached, lengths[start:], cells, resampling)
+            rows.append({"threshold": threshold, **found})
         table = pd.DataFrame(rows)
         table.insert(0, "model", model)
         return table.astype({name: "Int64" for name in ("length", "length_low", "length_high", "last_length")})
@@ -113,19 +115,19 @@ class Curves:
         return max(len(self._mean[p]) for p in members)
 
     def _padded(self, members: np.ndarray, threshold: int, start: int, stop: int) -> tuple[np.ndarray, ...]:
-        """Sinks, those of the first layer, followers (uint16) and whether it is reached (bool), each (prompt, length).
+        """Sinks, first-layer sinks, followers (uint16) and whether a prompt is that long (bool), (prompt, length) each.
 
-        Lengths from start + 1 to stop; beyond a prompt's end all is 0.
+        Lengths from start + 1 to stop; beyond a prompt's end all are 0.
         """
         counts = np.zeros((3, len(members), stop - start), np.uint16)
         for row, p in enumerate(members):
-            own = self._counts[p][threshold][start:stop]
-            counts[:, row, : len(own)] = own.T
+            part = self._counts[p][threshold][start:stop]
+            counts[:, row, : len(part)] = part.T
         ends = np.array([len(self._mean[p]) for p in members])
         return *counts, ends[:, None] > np.arange(start, stop)
 
     def _rows(self, members: np.ndarray, i: int, resampling: Resampling) -> pd.DataFrame:
-        """A bounded number of lengths at a time, so that what is held of each prompt stays small."""
+        """Computed for a bounded number of lengths at a time, so that memory stays bounded with many prompts."""
         longest, width = self._longest(members), max(_FEWEST_LENGTHS, _NUMBERS_AT_ONCE // len(members))
         starts = range(0, longest, width)
         return pd.concat([self._block(members, i, at, min(at + width, longest), resampling) for at in starts])
@@ -135,8 +137,8 @@ class Curves:
         sinks, first, both, reached = self._padded(members, i, start, stop)
         mean = np.zeros(reached.shape)
         for row, p in enumerate(members):
-            own = self._mean[p][start:stop]
-            mean[row, : len(own)] = own
+            part = self._mean[p][start:stop]
+            mean[row, : len(part)] = part
         later, reached = sinks.astype(float) - first, reached.astype(float)
         prompts, lengths = reached.sum(0), np.arange(start + 1, stop + 1)
         layers, heads = self._layers - 1, self._heads
@@ -149,7 +151,7 @@ class Curves:
             "p_later_given_first": (both, layers * first),
             "p_later": (later, layers * heads * reached),
         }
-        estimates["mean_excess"][0][:, lengths == 1] = 0  # undefined for one token, see below
+        estimates["mean_excess"][0][:, lengths == 1] = 0  # undefined for one token, where the table gets NaN below
         parts, wholes = (np.concatenate(side, axis=1) for side in zip(*estimates.values(), strict=True))
         low, high = (np.split(ends, len(estimates)) for ends in ratio_intervals(parts, wholes, resampling))
         columns = {
@@ -214,7 +216,7 @@ def weakening(
     split, fall = (np.concatenate([part[name] for part in parts]) for name in ("split", "fall"))
     kept = ~np.isnan(split)
     row["draws"] = int(kept.sum())
-    # Lengths are whole: the interval ends at ones that were drawn.
+    # A length is a whole number, so the interval ends at resampled values and not between two of them.
     low, high = np.quantile(split[kept], [0.025, 0.975], method="inverted_cdf").astype(int)
     row["length_low"], row["length_high"] = lengths[low], lengths[high]
     row["fall_low"], row["fall_high"] = np.quantile(fall[kept], [0.025, 0.975])
@@ -251,8 +253,8 @@ def _change(
 
 
 def _counts(is_sink: np.ndarray) -> np.ndarray:
-    """(prompt, layer, head, query) bool to (prompt, query, 3): sinks, those of the first layer, later ones at these."""
+    """(prompt, layer, head, query) bool to (prompt, query, 3): sinks, first-layer sinks, later sinks at their heads."""
     first, later = is_sink[:, :1], is_sink[:, 1:]
-    # Two bytes hold the heads of any model; these counts are what grows with the number of prompts.
+    # 16 bits hold the number of heads of any model. With many prompts, these counts are most of the memory.
     counts = [is_sink.sum((1, 2)), first.sum((1, 2)), (first & later).sum((1, 2))]
     return np.stack(counts, axis=-1).astype(np.uint16)

@@ -13,12 +13,12 @@ class LayerPairs:
 
     def __init__(self, thresholds: list[float], lengths: list[int]):
         self._thresholds = thresholds
-        # By length (None: whole prompts), per prompts (prompt, threshold, pair) in the order of `triu_indices`. This is
-        # what grows with the number of prompts, so no pair is kept twice, and in a byte or two.
+        # By length (None: whole prompts), arrays (prompt, threshold, pair) with pairs in the order of `triu_indices`.
+        # Their memory grows with the number of prompts, so each pair is kept once, in the smallest integer type.
         self._both: dict[int | None, list[np.ndarray]] = {None: [], **{n: [] for n in lengths}}
 
     def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
-        """Captures of one length with their places in the study and their scores (prompt, layer, head, query)."""
+        """Captures of one length with their positions in the study and their scores (prompt, layer, head, query)."""
         self._layers, self._heads = members[0].layers, scores.shape[2]
         a, b = np.triu_indices(len(self._layers))
         smallest = np.min_scalar_type(self._heads)
@@ -42,12 +42,12 @@ class LayerPairs:
 
     def _rows(self, both: np.ndarray, n: int | None, threshold: float, resampling: Resampling) -> pd.DataFrame:
         prompts, count = len(both), len(self._layers)
-        # Where two layers are along `both` (prompt, pair); a layer with itself counts its own sinks.
-        place = np.zeros((count, count), int)
-        place[np.triu_indices(count)] = np.arange(both.shape[1])
-        place = np.maximum(place, place.T)
+        # Index of two layers along the pairs of `both` (prompt, pair); a layer paired with itself counts its sinks.
+        index = np.zeros((count, count), int)
+        index[np.triu_indices(count)] = np.arange(both.shape[1])
+        index = np.maximum(index, index.T)
         a, b = np.nonzero(~np.eye(count, dtype=bool))
-        given, later, shared = (both[:, pair] for pair in (place[a, a], place[b, b], place[a, b]))  # (prompt, pair)
+        given, later, shared = (both[:, pair] for pair in (index[a, a], index[b, b], index[a, b]))  # (prompt, pair)
         shares = contingency(given.sum(0), shared.sum(0), later.sum(0), np.full(len(a), prompts * self._heads))
         low, high = ratio_intervals(shared, given, resampling)
         return pd.DataFrame(

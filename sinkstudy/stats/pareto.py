@@ -16,7 +16,7 @@ def pareto_front(benchmark: pd.DataFrame) -> pd.DataFrame:
 def timing_noise(benchmark: pd.DataFrame) -> pd.Series:
     """Per row, the factor by which SDPA differs from itself when it is timed twice in that cell (phase, length, batch).
 
-    Rows that replace nothing, eager ones aside, are this same computation. Where a cell has none but SDPA's own, the
+    Rows that replace nothing, other than eager, repeat SDPA's computation. Where a cell has only SDPA's own row, the
     spread of SDPA's rounds stands for it: 1 and the interquartile range over the median.
     """
     cells = [benchmark[name] for name in ("phase", "n_tokens", "batch")]

@@ -1,7 +1,7 @@
-"""Which heads are sinks whatever the prompt, and which only for some kinds of prompts.
+"""Which heads are sinks whatever the prompt, and which only in some prompt sets.
 
 Prompts are cut to the same length, because a head that is a sink on short prompts only would otherwise look like one
-that depends on the kind of text.
+that depends on the set.
 """
 
 import numpy as np
@@ -12,24 +12,23 @@ from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store import Capture
 
 _SHARES = "set layer head prompts sink_share share_low share_high"
-_DOMAINS = (
+_DEPENDENCE = (
     "layer head prompts sets sets_where_sink sink_share lowest_set lowest_share highest_set highest_share "
     "p_value q_value"
 )
 
 
 class Persistence:
-    """Sink decisions per prompt at some lengths, a bit each."""
+    """Sink decisions per prompt at some lengths, stored as bits."""
 
     def __init__(self, thresholds: list[float], lengths: list[int]):
         self._thresholds, self._lengths = thresholds, lengths
-        self._bits: dict[int, list[np.ndarray]] = {
-            n: [] for n in lengths
-        }  # per prompt, packed (threshold, layer, head)
+        # By length, for each prompt the packed bits of (threshold, layer, head).
+        self._bits: dict[int, list[np.ndarray]] = {n: [] for n in lengths}
         self._sets: dict[int, list[tuple[int, str]]] = {n: [] for n in lengths}
 
     def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
-        """Captures of one length with their places in the study and their scores (prompt, layer, head, query)."""
+        """Captures of one length with their positions in the study and their scores (prompt, layer, head, query)."""
         self._layers, self._heads = members[0].layers, scores.shape[2]
         for n in self._lengths:
             if n <= scores.shape[-1]:
@@ -39,19 +38,19 @@ class Persistence:
 
     def tables(self, model: str, resampling: Resampling) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Shares per set (and `all`) and head; and per head whether its share depends on the set."""
-        shares, domains = [], []
+        shares, dependence = [], []
         for n in self._lengths:
             if self._bits[n]:
                 names, is_sink = self._decisions(n)
                 for i, threshold in enumerate(self._thresholds):
                     where = {"n_tokens": n, "threshold": threshold}
                     shares.append(self._shares(names, is_sink[:, i]).assign(**where))
-                    domains.append(self._domains(names, is_sink[:, i], resampling).assign(**where))
-        return _joined(shares, _SHARES, model), _joined(domains, _DOMAINS, model)
+                    dependence.append(self._dependence(names, is_sink[:, i], resampling).assign(**where))
+        return _joined(shares, _SHARES, model), _joined(dependence, _DEPENDENCE, model)
 
     def _decisions(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """The set of every prompt, and (prompt, threshold, layer and head) bool, in the order of the study."""
-        order = np.argsort([place for place, _ in self._sets[n]])
+        order = np.argsort([position for position, _ in self._sets[n]])
         names = np.array([name for _, name in self._sets[n]])[order]
         cells = len(self._layers) * self._heads
         bits = np.unpackbits(np.stack(self._bits[n])[order], axis=1, count=len(self._thresholds) * cells)
@@ -76,7 +75,7 @@ class Persistence:
             )
         return pd.concat(parts)
 
-    def _domains(self, names: np.ndarray, is_sink: np.ndarray, resampling: Resampling) -> pd.DataFrame:
+    def _dependence(self, names: np.ndarray, is_sink: np.ndarray, resampling: Resampling) -> pd.DataFrame:
         sets = list(dict.fromkeys(names.tolist()))
         share = np.stack([is_sink[names == name].mean(0) for name in sets])  # (set, layer and head)
         usual = share >= 0.5
@@ -106,16 +105,16 @@ class Persistence:
 
 def wilson_interval(hits: np.ndarray, prompts: int) -> tuple[np.ndarray, np.ndarray]:
     """95% score interval of a share (Wilson, Journal of the American Statistical Association 22, 1927)."""
-    counts, place = np.unique(hits, return_inverse=True)
+    counts, index = np.unique(hits, return_inverse=True)
     ends = np.array([binomtest(int(count), prompts).proportion_ci(0.95, "wilson") for count in counts])
-    return ends[place, 0], ends[place, 1]
+    return ends[index, 0], ends[index, 1]
 
 
 def set_dependence(names: np.ndarray, is_sink: np.ndarray, resampling: Resampling) -> np.ndarray:
     """Permutation p-value per head that its share does not depend on the set; NaN where all prompts agree.
 
     `names` (prompt,) sets, `is_sink` (prompt, head) bool. Statistic: the between-set sum of squares, as in the
-    analysis of variance; sets are relabelled over prompts, the observed order counted as one of the relabellings.
+    analysis of variance; set labels are permuted over prompts, and the observed order counts as a permutation.
     """
     prompts = len(names)
     member = (np.array(list(dict.fromkeys(names.tolist())))[:, None] == names).astype(np.float32)  # (set, prompt)
@@ -125,17 +124,17 @@ def set_dependence(names: np.ndarray, is_sink: np.ndarray, resampling: Resamplin
     p_value = np.full(is_sink.shape[1], np.nan)
     if len(member) < 2 or not undecided.any():
         return p_value
-    # Heads that agree on every prompt share their p-value.
-    patterns, place = np.unique(is_sink[:, undecided], axis=1, return_inverse=True)
+    # Heads with the same decisions on every prompt have the same p-value, so each pattern is tested once.
+    patterns, index = np.unique(is_sink[:, undecided], axis=1, return_inverse=True)
     decisions = patterns.astype(np.float32)
 
     def between(order: np.ndarray) -> np.ndarray:
         return weight @ (member[:, order] @ decisions) ** 2  # (head,)
 
     rng = np.random.default_rng(resampling.seed)
-    observed = between(np.arange(prompts)) * (1 - 1e-5)  # equal sums differ by rounding
+    observed = between(np.arange(prompts)) * (1 - 1e-5)  # rounding must not put an equal sum below it
     reached = sum((between(rng.permutation(prompts)) >= observed).astype(int) for _ in range(resampling.permutations))
-    p_value[undecided] = ((1 + reached) / (1 + resampling.permutations))[place.ravel()]
+    p_value[undecided] = ((1 + reached) / (1 + resampling.permutations))[index.ravel()]
     return p_value
 
 
@@ -148,7 +147,7 @@ def false_discovery_rate(p_value: np.ndarray) -> np.ndarray:
 
 
 def _joined(parts: list[pd.DataFrame], columns: str, model: str) -> pd.DataFrame:
-    """One table that begins with model, length and threshold; without rows where no prompt is long enough."""
+    """One table that begins with model, length and threshold; with no rows where no prompt is long enough."""
     order = ["n_tokens", "threshold", *columns.split()]
     table = pd.concat(parts, ignore_index=True)[order] if parts else pd.DataFrame(columns=order)
     table.insert(0, "model", model)

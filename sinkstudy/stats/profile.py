@@ -13,8 +13,8 @@ from sinkstudy.store import Capture
 def layer_table(scores: Iterable[pd.DataFrame], resampling: Resampling) -> pd.DataFrame:
     """A row per layer with its mean sink score over heads and prompts, from the parts of one model's score table.
 
-    `score_low`, `score_high`: 95% percentile bootstrap over prompts, NaN for a single prompt. Kept of each prompt are
-    its mean scores per layer, its length and its null score.
+    `score_low`, `score_high`: 95% percentile bootstrap over prompts, NaN for a single prompt. Of each prompt
+    only its mean scores per layer, its length and its null score are kept.
     """
     means, prompts, sinks = [], [], []
     for part in scores:
@@ -43,7 +43,8 @@ def layer_table(scores: Iterable[pd.DataFrame], resampling: Resampling) -> pd.Da
 def long_prompt_table(scores: Iterable[pd.DataFrame], min_tokens: int) -> pd.DataFrame:
     """A row per model and head over its prompts of `min_tokens` tokens or more, from the parts of score tables.
 
-    `sink_share`: of these prompts, and over them the least sink score and the least and the highest excess score.
+    `sink_share` is the share of these prompts in which the head is a sink; the other columns are its lowest sink score,
+    and its lowest and highest excess score.
     """
     wanted = {
         "prompts": ("is_sink", "count"),

@@ -26,21 +26,21 @@ def _tail(first: int, later: tuple[int, ...], heads: int) -> np.ndarray:
 
 
 def drawn_p_value(pairs: np.ndarray, resampling: Resampling) -> float:
-    """The same for several prompts that share the labels: (1 + hits) / (1 + permutations) over drawn relabellings.
+    """The same for several prompts, from random relabellings that they share: (1 + hits) / (1 + permutations).
 
     `pairs` (layer, head, head): prompts in which head g is a sink in the first layer and head h in a later one.
     Relabelling the heads of a layer picks one entry per g, so no permutation has to touch the prompts again.
     """
     layers, heads = pairs.shape[:2]
-    places = _relabelled_places(layers, heads, resampling)
-    reached = pairs.reshape(-1)[places].sum(1)
+    indices = _relabelled_indices(layers, heads, resampling)
+    reached = pairs.reshape(-1)[indices].sum(1)
     observed = np.trace(pairs, axis1=1, axis2=2).sum()
     return (1 + int((reached >= observed).sum())) / (1 + resampling.permutations)
 
 
 @lru_cache(maxsize=1)
-def _relabelled_places(layers: int, heads: int, resampling: Resampling) -> np.ndarray:
-    """Where a flat `pairs` is read under random orders of every layer's heads, (permutation, layer and head)."""
+def _relabelled_indices(layers: int, heads: int, resampling: Resampling) -> np.ndarray:
+    """Indices into a flattened `pairs` under random orders of every layer's heads, (permutation, layer and head)."""
     rng = np.random.default_rng(resampling.seed)
     order = np.broadcast_to(np.arange(heads), (resampling.permutations, layers, heads))
     rows = np.arange(layers * heads).reshape(layers, heads) * heads

@@ -61,7 +61,7 @@ def strongest_position(key_mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def in_batches(captures: Iterable[Capture]) -> Iterator[list[Capture]]:
-    """Captures in their order, as many together as hold a bounded amount of memory."""
+    """Captures in their order, in lists of a bounded amount of memory."""
     batch, held = [], 0
     for capture in captures:
         batch.append(capture)
@@ -74,7 +74,7 @@ def in_batches(captures: Iterable[Capture]) -> Iterator[list[Capture]]:
 
 
 def by_length(batch: list[Capture]) -> Iterator[tuple[np.ndarray, list[Capture], np.ndarray]]:
-    """Captures of one length at a time: their places in the batch, themselves, and their scores at every prefix length.
+    """Captures of one length at a time: their positions in the batch, themselves, their scores at every prefix length.
 
     Scores are (prompt, layer, head, query) float64, see `prefix_scores`.
     """
@@ -87,7 +87,7 @@ def by_length(batch: list[Capture]) -> Iterator[tuple[np.ndarray, list[Capture],
 
 
 def scored(captures: Iterable[Capture]) -> Iterator[tuple[np.ndarray, list[Capture], np.ndarray]]:
-    """As `by_length`, over any number of captures: places count from the first of all, a bounded number is held."""
+    """As `by_length`, over any number of captures: positions count from the first of all, one batch is in memory."""
     done = 0
     for batch in in_batches(captures):
         for places, members, scores in by_length(batch):
@@ -99,7 +99,7 @@ class Statistic(Protocol):
     """What is gathered from scores, captures of one length at a time."""
 
     def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
-        """`order`: the places of `members` among all captures; `scores` (prompt, layer, head, query) float64."""
+        """`order`: the positions of `members` among all captures; `scores` (prompt, layer, head, query) float64."""
 
 
 def add_all(captures: Iterable[Capture], *statistics: Statistic) -> None:
@@ -129,7 +129,7 @@ def score_tables(captures: Iterable[Capture], model: str, threshold: float) -> I
         each = layers * heads
         yield pd.DataFrame(
             {
-                "model": pd.Categorical.from_codes(np.zeros(score.size, int), [model]),  # text is ten times as slow
+                "model": pd.Categorical.from_codes(np.zeros(score.size, int), [model]),  # a code per row, not a string
                 "set": pd.Categorical([capture.set for capture in batch]).repeat(each),
                 "prompt": pd.Categorical([capture.prompt for capture in batch]).repeat(each),
                 "n_tokens": np.repeat(lengths, each),

@@ -40,12 +40,12 @@ PRESETS = sorted(config["simulation"])
 POLICIES = config["benchmark"]["policies"]
 THRESHOLD = config["sinks"]["threshold"]
 FORMATS = ["png", "svg"]
-STATISTICS = ["lengths", "correlation", "curves", "weakening", "layer_pairs", "persistence", "domains"]
+STATISTICS = ["lengths", "correlation", "curves", "weakening", "layer_pairs", "persistence", "set_dependence"]
 STATISTICS_FIGURES = {
     "weakening": "correlation against length",
     "layer_pairs": "layer by layer",
     "persistence": "every head",
-    "domains": "prompt sets",
+    "set_dependence": "prompt sets",
     "heldout": "measured and simulated",
 }
 REPORTED_LENGTHS = [2, 10, 24, 64]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sinkstudy.figures.heldout import heldout_figure
 from sinkstudy.figures.layer_pairs import layer_pair_figure
-from sinkstudy.figures.persistence import domain_figure, persistence_figure
+from sinkstudy.figures.persistence import persistence_figure, set_dependence_figure
 from sinkstudy.figures.style import save
 from sinkstudy.figures.weakening import weakening_figure
 from sinkstudy.store.tables import read_tables
@@ -19,7 +19,7 @@ with job_log(snakemake.log[0]):
         "weakening": weakening_figure(curves[curves["set"] == "all"], at["weakening"].iloc[0]),
         "layer_pairs": layer_pair_figure(pairs[pairs["n_tokens"].isna()]),
         "persistence": persistence_figure(persistence[persistence["set"] == "all"]),
-        "domains": domain_figure(persistence, curves),
+        "set_dependence": set_dependence_figure(persistence, curves),
         "heldout": heldout_figure(at["heldout"], params.lengths),
     }
     folder = Path(snakemake.output[0]).parent
