@@ -75,7 +75,7 @@ def main() -> None:
 
 def planted_heads(shape: dict[str, int]) -> np.ndarray:
     """Which heads are sinks, (layer, head) bool: a quarter of the first layer's; in later layers 80% of the heads with
-    their indices, and 30% of the others, so that the first layer does foretell the others."""
+    their indices, and 30% of the others, so that the first layer does predict the others."""
     rng = np.random.default_rng(0)
     layers, heads = shape["num_hidden_layers"], shape["num_attention_heads"]
     first = np.arange(heads) % 4 == 0
