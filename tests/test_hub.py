@@ -12,7 +12,8 @@ import yaml
 from hub import LocalHub, served
 from study import ROOT, SMALL, planned, snakemake, write_study
 
-from sinkstudy.models.sources import file_patterns, pinned
+from sinkstudy.models.sources import file_patterns
+from sinkstudy.models.spec import pinned
 
 NAME, OLD, NEW = "lab/small-sinks", "0" * 39 + "1", "0" * 39 + "2"
 TOKEN = "hf_" + "q7zKv" * 6
