@@ -2,11 +2,15 @@
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
+from study import run_clone
 
 from sinkstudy.errors import StudyError
 
@@ -33,3 +37,21 @@ def refuses() -> Callable[..., AbstractContextManager[None]]:
             assert mention in message, message
 
     return expect
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The small study, run to its end once for all processes of a test run: to be read and not to be changed."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "finished"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            run_clone(folder.with_name("running"))
+            folder.with_name("running").rename(folder)
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished study, with its time stamps and its records of what ran, to be changed."""
+    return shutil.copytree(finished, tmp_path / "study")

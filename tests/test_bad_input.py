@@ -1,26 +1,18 @@
 """Bad input, typed as a user would type it: Snakemake ends in one sentence, before any job starts.
 
-One case for each check; the cases of each are in test_config, test_files, test_checkpoint and test_prompts.
+One case for each check that the workflow makes; its other cases are in test_config, test_files and test_prompts.
 """
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from study import PROMPTS, ROOT, SMALL, snakemake, write_prompts, write_study
+from study import PROMPTS, SMALL, snakemake, write_prompts, write_study
 
 
 def config(**sections: object) -> Callable[[Path], object]:
     return lambda folder: (folder / "config.yaml").write_text(yaml.safe_dump(SMALL | sections), encoding="utf-8")
-
-
-def cut_weights(folder: Path) -> None:
-    shutil.copytree(ROOT / "models/reference", folder / "mine")
-    weights = folder / "mine/model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-9])
-    config(models={"mine": {"source": "mine"}})(folder)
 
 
 CASES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
@@ -30,12 +22,8 @@ CASES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         ["config.yaml", "line 1", "holds itself"],
     ),
     "unknown key": (config(sinks={"treshold": 0.9}), ["config.yaml: unknown key 'treshold' in sinks"]),
-    "bad value": (config(benchmark={"repeats": 1}), ["config.yaml: benchmark.repeats", "at least 3"]),
-    "no such prompts": (config(prompts="missing.tsv"), ["config.yaml: prompts", "'missing.tsv'"]),
-    "weights cut short": (cut_weights, ["config.yaml: models.mine.source: ", "model.safetensors", "cut short"]),
     "a prompt twice": (lambda folder: write_prompts(folder, [PROMPTS[0]] * 2), ["prompts.tsv", "'hello'", "twice"]),
     "results is a file": (lambda folder: (folder / "results").touch(), ["results", "not a directory"]),
-    "results is a dangling link": (lambda folder: (folder / "results").symlink_to("gone"), ["results", "gone"]),
 }
 
 

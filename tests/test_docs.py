@@ -1,10 +1,13 @@
 """What the documentation and the workflow catalog's files name is there."""
 
 import re
+import shlex
+import tomllib
 
 import pytest
 import yaml
-from study import ROOT, snakemake, write_study
+from study import ROOT, copy_code, snakemake, write_study
+from tiny import prompt_ids, tiny_model
 
 PAGES = [ROOT / "README.md", ROOT / "config/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TRACKED = ["sinkstudy/", "workflow/", "tests/", "docs/", "profiles/", "benchmarks/", "envs/", "models/", "config/"]
@@ -25,9 +28,6 @@ def test_paths_that_a_page_names_exist(page):
 
 def test_the_catalog_finds_what_its_standardized_usage_asks_for():
     """The criteria of the Snakemake workflow catalog, as its page on adding workflows lists them."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").lower()
-    assert "snakemake" in readme
-    assert "workflow" in readme
     assert (ROOT / "workflow/Snakefile").is_file()
     assert (ROOT / "config/README.md").is_file()
     assert list((ROOT / "workflow/rules").glob("*.smk"))
@@ -58,3 +58,46 @@ def test_the_catalogs_snakefile_and_a_module_of_it_plan_the_same_jobs(tmp_path):
             plans[name].pop(target, None)
     assert plans["root"] == plans["catalog"] == plans["module"]
     assert plans["root"]["capture"] == "6"
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMAND = re.compile(r"(?:^ {4}|`|&& )(snakemake[^`\n&]*)", re.M)
+# Beside the commands that a run of the workflow tests (test_kills, test_faults).
+RECOVERY = {
+    "snakemake --unlock",
+    "snakemake --cores 4",
+    "snakemake --cores 4 verify_capture --forcerun verification",
+}
+
+
+@pytest.mark.slow
+def test_commands_of_the_readme_plan_what_they_say(tmp_path):
+    """`--report`, which needs a finished study, is run in test_workflow."""
+    snakefile, planned = copy_code(tmp_path), {"snakemake --cores 4": "findings", "snakemake train_reference": "train"}
+    commands = set(map(str.strip, COMMAND.findall(README)))
+    assert planned.keys() < commands
+    for command in commands - {"snakemake --report report.html"}:
+        done = snakemake(tmp_path, *shlex.split(command)[1:], "-n", snakefile=snakefile)
+        assert done.returncode == 0, done.stderr
+        assert planned.get(command, "capture") in done.stdout + done.stderr
+
+
+def test_installations_of_the_readme_name_files_and_extras_that_are_there():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
+    installs = re.findall(r"pip install (.+?)(?: &&|$)", README, re.M)
+    assert len(installs) == 3
+    for options in map(shlex.split, installs):
+        assert (ROOT / options[options.index("-c") + 1]).is_file()
+        assert set(re.findall(r"\[(.*)\]", options[-1])) <= extras
+
+
+def test_the_python_of_the_readme_runs():
+    (code,) = re.findall(r"\n\n((?: {4}from sinkstudy.*\n)(?: {4}.*\n)+)", README)
+    names = {"model": tiny_model("llama"), "input_ids": prompt_ids(9)}
+    exec("\n".join(line[4:] for line in code.splitlines()), names)
+    assert names["mass"].shape == (3, 4, 9)
+
+
+def test_every_command_of_the_recovery_page_has_a_test():
+    text = (ROOT / "docs/recovery.md").read_text(encoding="utf-8")
+    assert set(map(str.strip, COMMAND.findall(text))) == RECOVERY

@@ -134,17 +134,3 @@ def test_a_gated_model_goes_through_the_workflow_offline_and_leaves_no_token_beh
     assert texts_with(TOKEN, study) == []
     assert TOKEN not in fetched.stdout + fetched.stderr
     assert texts_with(OLD, study / "results/models")  # the search finds what is there
-
-
-@pytest.mark.slow
-def test_another_revision_is_fetched_and_captured_and_nothing_of_other_models(tmp_path, commits):
-    models = {"hub": {"source": NAME, "revision": OLD}, "local": SMALL["models"]["reference"]}
-    study = write_study(tmp_path / "study", ONE_SHARD | {"models": models})
-    targets = [f"results/scores/{model}.csv" for model in models]
-    with served(LocalHub(NAME, commits, main=OLD)) as hub:
-        environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.address}
-        assert snakemake(study, *targets, environment=environment).returncode == 0
-        assert planned(study, *targets) == {}
-    models["hub"]["revision"] = NEW
-    write_study(study, ONE_SHARD | {"models": models})
-    assert planned(study, *targets) == {"fetch_model": 1, "capture": 1, "scores": 1}

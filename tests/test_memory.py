@@ -13,7 +13,7 @@ from sinkstudy.store.writing import CaptureWriter
 
 pytestmark = pytest.mark.slow
 
-SHARDS = (10, 100)
+SHARDS = (4, 40)
 PROMPTS_PER_SHARD = 16
 TOKENS_PER_SHARD = PROMPTS_PER_SHARD * 6  # each text counts as six
 LAYERS = HEADS = 16
