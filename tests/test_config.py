@@ -25,6 +25,8 @@ def project(tmp_path_factory) -> Path:
     """A folder with everything that the smallest configuration names."""
     root = tmp_path_factory.mktemp("project")
     save_checkpoint(root / "models/tiny")
+    weights = save_checkpoint(root / "models/cut") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
     for folder in ("models/empty", "texts"):
         (root / folder).mkdir()
     for file in ("prompts.tsv", "texts/heldout.txt"):
@@ -150,6 +152,7 @@ BAD = [
     ("models.other", {"source": "/nothing/here"}, ["models.other.source", "'/nothing/here'"]),
     ("models.other", {"source": "~no-such-user/x"}, ["models.other.source", "'~no-such-user/x'"]),
     ("models.other", {"source": "models/empty"}, ["models.other.source", "config.json"]),
+    ("models.other", {"source": "models/cut"}, ["models.other.source", "model.safetensors", "cut short"]),
     ("models.other", {"source": "prompts.tsv"}, ["models.other.source", "'prompts.tsv'"]),
     ("models.other", {"source": "nothing.gguf"}, ["models.other.source", "nothing.gguf", "no file"]),
     ("models.other", {"source": "models/empty", "gguf": "q8.gguf"}, ["models.other.gguf", "q8.gguf", "no file"]),

@@ -1,6 +1,7 @@
 """Damaged files, full disks, two runs at once: what docs/recovery.md promises, on copies of the small study."""
 
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -105,10 +106,10 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_leaves_finished_results_a
     before = (copied / SHARDS[0]).stat().st_mtime_ns
     for options, mentions in ((f"size={used_kilobytes(results) + 8}k", "No space left"), ("ro", "read-only")):
         small_disk(results, options)
-        (sentence,) = sentences(run(copied))
+        (sentence,) = sentences(run(copied, SHARDS[1]))
         assert mentions in sentence
     small_disk(results, "rw,size=50m")
-    result = run(copied)
+    result = run(copied, SHARDS[1], *TABLES)
     assert result.returncode == 0, result.stderr[-3000:]
     assert (copied / SHARDS[0]).stat().st_mtime_ns == before
     assert results_of(copied) == results_of(finished)
@@ -123,7 +124,9 @@ def test_a_second_run_in_the_same_directory_is_refused_and_the_first_comes_throu
     while not list((copied / ".snakemake/locks").glob("*")):
         assert first.poll() is None
         time.sleep(0.05)
+    first.send_signal(signal.SIGSTOP)
     second = run(copied)
+    first.send_signal(signal.SIGCONT)
     assert second.returncode != 0
     assert "lock" in second.stderr
     assert "--unlock" in second.stderr

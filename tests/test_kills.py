@@ -58,6 +58,11 @@ def temporaries(folder: Path) -> dict[str, Path]:
     return {re.sub(r"/\.(.+?\.\w+)\..*", r"/\1", path.relative_to(folder).as_posix()): path for path in found}
 
 
+def missing(folder: Path, finished: Path) -> list[str]:
+    """Other outputs of jobs that were killed."""
+    return [f"results/{name}" for name in sorted(results_of(finished).keys() - results_of(folder).keys())]
+
+
 def assert_whole(folder: Path, finished: Path) -> None:
     """What has its name is what the undisturbed run wrote, to the byte."""
     expected = results_of(finished)
@@ -66,10 +71,10 @@ def assert_whole(folder: Path, finished: Path) -> None:
 
 
 def test_jobs_of_many_rules_killed_at_every_point_of_their_writing(finished, copied):
-    """23 kills: four runs that lose six jobs each, every job at another point in every run."""
-    for name in (*FILES, EXPLORER, CAPTURE):
-        (copied / name).unlink()
+    """24 kills: four runs that lose six jobs each, every job at another point in every run."""
     for number, files in enumerate(ROUNDS):
+        for name in files:
+            (copied / name).unlink(missing_ok=True)
         points = {name: POINTS[(number + i) % len(POINTS)] for i, name in enumerate(files)}
         half = {name: (finished / name).stat().st_size // 2 for name in files}
         before = {name: path.name for name, path in temporaries(copied).items()}
@@ -83,7 +88,7 @@ def test_jobs_of_many_rules_killed_at_every_point_of_their_writing(finished, cop
             # The run after it has removed what the one before it left.
             assert name not in before or name not in left or left[name].name != before[name]
         assert_whole(copied, finished)
-    recover(copied, *FILES, EXPLORER)
+    recover(copied, *FILES, CAPTURE, EXPLORER, *missing(copied, finished))
     assert temporaries(copied) == {}
     assert results_of(copied) == results_of(finished)
 
@@ -101,32 +106,32 @@ def test_findings_killed_while_their_page_is_written(finished, copied):
         assert (copied / name).read_bytes() == (finished / name).read_bytes()
 
 
-SCORES, HEADS, PLAN = (
+CHAIN = SCORES, HEADS, PLAN = (
     "results/scores/reference.csv",
     "results/heads/reference.csv",
     "results/plans/reference/consistent.json",
 )
-# One after the other on one chain of jobs, from the first to the last.
+# One after the other on one study, each beginning without a file of the chain.
 OF_THE_WORKFLOW = {
-    "the workflow, and its job lives on": {SCORES: ("written", "workflow", 0)},
-    "all, after a rename and before Snakemake notes it": {SCORES: ("renamed", "all", 0)},
-    "the workflow, between two jobs": {"heads.py": ("start", "workflow", 0)},
-    "all, before a rename": {HEADS: ("written", "all", 0)},
-    "all, before a temporary file": {PLAN: ("before", "all", 0)},
+    "the workflow, and its job lives on": (SCORES, {SCORES: ("written", "workflow", 0)}),
+    "all, after a rename and before Snakemake notes it": (SCORES, {SCORES: ("renamed", "all", 0)}),
+    "the workflow, between two jobs": (HEADS, {"heads.py": ("start", "workflow", 0)}),
+    "all, before a rename": (HEADS, {HEADS: ("written", "all", 0)}),
+    "all, before a temporary file": (PLAN, {PLAN: ("before", "all", 0)}),
 }
 
 
 def test_the_workflow_killed_at_every_point_of_a_chain_of_jobs(finished, copied):
-    (copied / SCORES).unlink()
-    for what, kills in OF_THE_WORKFLOW.items():
-        killing(copied, kills, PLAN)
+    for what, (lost, kills) in OF_THE_WORKFLOW.items():
+        (copied / lost).unlink(missing_ok=True)
+        killing(copied, kills, *CHAIN)
         assert_whole(copied, finished)
-        there = {name: (copied / name).exists() for name in (SCORES, HEADS)}
-        assert there[SCORES], what
-        refused = snakemake(copied, *RUN, PLAN) if "lives on" in what else None
+        assert (copied / SCORES).exists(), what  # the first job lived on, and no later kill is before its end
+        assert lost == SCORES or not (copied / lost).exists(), what
+        refused = snakemake(copied, *RUN, *CHAIN) if "lives on" in what else None
         assert refused is None or (refused.returncode and "--unlock" in refused.stderr)
         for arguments in PREPARATION:
             assert snakemake(copied, *arguments).returncode == 0
-    recover(copied, PLAN, HEADS)
+    recover(copied, *CHAIN, *missing(copied, finished))
     assert temporaries(copied) == {}
     assert results_of(copied) == results_of(finished)

@@ -32,22 +32,28 @@ DIGITS = 1e-9  # tables keep nine, and their numbers here are at most 1
 
 @pytest.mark.parametrize("model", ["reference", "untrained", "foreign"])
 def test_every_contract_table_appears_with_its_columns(finished, model):
+    control = model == "untrained"  # which is not timed
     for table, columns in TABLES.items():
-        found = pd.read_csv(finished / f"results/{table}/{model}.csv")
-        assert list(found.columns)[: len(columns.split())] == columns.split(), table
-        assert len(found)
+        path = finished / f"results/{table}/{model}.csv"
+        assert path.is_file() != (control and table == "benchmark")
+        if path.is_file():
+            found = pd.read_csv(path)
+            assert [column for column in found.columns if column in columns.split()] == columns.split(), table
+            assert len(found)
     for policy in ("first_layer", "consistent"):
-        assert (finished / f"results/plans/{model}/{policy}.json").is_file()
+        assert (finished / f"results/plans/{model}/{policy}.json").is_file() != control
     text = (finished / "results/findings.md").read_text()
     assert f"## Results: {model}" in text
     assert "nan" not in text
     verdicts = json.loads((finished / "results/verdicts.json").read_text())
-    assert {one["question"] for one in verdicts if one["model"] == model} >= {"first_layer", "worth_replacing"}
+    answered = {one["question"] for one in verdicts if one["model"] == model}
+    assert answered >= {"first_layer"} | (set() if control else {"worth_replacing"})
 
 
 def test_figures_come_in_both_formats_and_open(finished):
     names = {path.stem for path in (finished / "results/figures").iterdir()}
-    assert {"heatmap_reference_short", "lengths_foreign", "timing_untrained", "comparison_short_vs_long"} <= names
+    assert {"heatmap_reference_short", "lengths_foreign", "timing_foreign", "comparison_short_vs_long"} <= names
+    assert "timing_untrained" not in names  # a control
     for name in names:
         ElementTree.parse(finished / f"results/figures/{name}.svg")
         assert (finished / f"results/figures/{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -63,7 +69,7 @@ def test_captures_equal_eager_attention_and_tables_recompute_from_them(finished,
     for path in sorted((finished / f"results/captures/{model}").glob("*.h5")):
         with h5py.File(path) as file:
             assert file.attrs["complete"]
-            assert file.attrs["source"] == settings["source"]
+            assert file.attrs["source"].decode() == settings["source"]
             for name in [n for n, item in file.items() if isinstance(item, h5py.Group)]:
                 ids = torch.tensor(file[name]["token_ids"][()], dtype=torch.long)[None]
                 maps = truth_of(eager_maps, loaded.model, ids)[:, 0]  # (layer, head, query, key)

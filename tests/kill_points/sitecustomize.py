@@ -18,19 +18,18 @@ EVENTS = {"pathlib.Path.glob": "before", "os.rename": "written", "os.remove": "r
 
 
 def watch(event: str, about: tuple) -> None:
-    if event == "subprocess.Popen":
-        if os.getpid() == os.getsid(0):
-            command = str(about[1])
-            for script, (_, whom, _) in KILLS.items():
-                if f".{script}" in command and ".snakemake/scripts" in command:
-                    kill(whom)
-        return
+    if event == "subprocess.Popen" and os.getpid() == os.getsid(0):
+        for script, (_, whom, _) in KILLS.items():
+            if f".{script}" in str(about[1]) and ".snakemake/scripts" in str(about[1]):
+                kill(whom)
     if event not in EVENTS:
         return
     touched = "/".join(map(str, about)) if event == "pathlib.Path.glob" else str(about[0])
+    # Not the files that killed processes left, which the next one removes.
+    ending = ".tmp" if event == "pathlib.Path.glob" else f".{os.getpid()}.tmp"
     for file, (point, whom, size) in KILLS.items():
         folder, _, name = file.rpartition("/")
-        if not touched.startswith(f"{folder}/.{name}.") or not touched.endswith(".tmp"):
+        if not touched.startswith(f"{folder}/.{name}.") or not touched.endswith(ending):
             continue
         if (event, point) == ("pathlib.Path.glob", "while"):
             # The kernel ends the process at the write that would make any file of it longer than this.
