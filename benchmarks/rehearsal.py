@@ -116,7 +116,7 @@ def write_study(folder: Path) -> None:
     """The repository's prompts, and a modest grid of timings: a pass over this model takes seconds on a CPU."""
     config = {
         "models": {"planted": {"source": "model"}},
-        "prompts": str(ROOT / "prompts.tsv"),
+        "prompts": str(ROOT / "config/quick_prompts.tsv"),
         "benchmark": {
             "text": str(ROOT / "texts/heldout.txt"),
             "lengths": [24, 128],
