@@ -10,7 +10,6 @@ from readable import readable_norms
 from tiny import ALL, SELF_ATTENDING, eager_maps, key_classes, prompt_ids, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sinkstudy.capture import masses as masses_module
 from sinkstudy.capture import sink_mass, watch_forward, watched
 from sinkstudy.capture.eager import watch_eagerly
 from sinkstudy.capture.masses import AttentionCall, blockwise, can_fuse, explicit, from_map, fused
@@ -157,15 +156,19 @@ def test_many_short_prompts_at_once_agree_with_each_by_itself(n):
         assert_within(output, expected[row, None])
 
 
-def test_the_row_check_sees_a_log_sum_exp_that_is_wrong():
+def test_the_row_check_sees_a_log_sum_exp_that_is_wrong(monkeypatch):
     torch.manual_seed(0)
-    query, key = torch.randn(2, 2, 3, 50, 8), torch.randn(2, 2, 1, 50, 8)
-    future = torch.ones(50, 50, dtype=torch.bool).triu(1)
-    lse = (query @ key.transpose(-1, -2) * 0.3).masked_fill(future, -torch.inf).logsumexp(-1)
-    rounding = row_rounding(query.flatten(1, 2), key.flatten(1, 2), 0.3)
-    assert (masses_module._sampled_row_error(query, key, lse, 0.3) <= rounding).all()
-    lse[1, 1, 2, -1] += 0.2  # one row of the second prompt
-    error = masses_module._sampled_row_error(query, key, lse, 0.3)
+    query, key, value = torch.randn(2, 6, 50, 8), torch.randn(2, 2, 50, 8), torch.randn(2, 2, 50, 8)
+    rounding = row_rounding(query, key, 0.3)
+    assert (fused(AttentionCall(query, key, value, 0.3))[1].row_error <= rounding).all()
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+    def wrong(*arguments, **options):
+        output, lse = kernel(*arguments, **options)
+        return output, lse.index_put(tuple(map(torch.tensor, (1, 5, 49))), lse[1, 5, 49] + 0.2)
+
+    monkeypatch.setattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", wrong)
+    error = fused(AttentionCall(query, key, value, 0.3))[1].row_error
     assert error[0] <= rounding
     assert error[1] == pytest.approx(1 - math.exp(-0.2), abs=rounding)
 

@@ -310,7 +310,7 @@ conversion.convert_once(Path(sys.argv[1]), None)
 """
 
 
-@pytest.mark.parametrize("moment", ["tokenizer_of", "_load", "check_saved"])
+@pytest.mark.parametrize("moment", ["tokenizer_of", "GgufConfig", "check_saved"])
 def test_a_kill_during_conversion_leaves_nothing_under_the_final_name(path, moment, cache):
     write_gguf(model_of("llama"), path)
     run = [sys.executable, "-c", CONVERT, str(path)]
