@@ -344,8 +344,9 @@ def test_two_lines_of_config_take_a_gguf_file_to_findings_and_explorer(tmp_path)
     source = tmp_path / "gemma.gguf"
     model = model_of("gemma3_text", vocab_size=420, max_position_embeddings=64)
     write_gguf(model, source, tokenizer=sentencepiece_tokenizer)
-    config = SMALL | {"models": {"gemma": {"source": str(source)}}, "simulation": {}}
-    config["benchmark"] = SMALL["benchmark"] | {"text": "text.txt", "lengths": [24], "strategies": ["first_value"]}
+    grid = {"text": "text.txt", "lengths": [24], "policies": ["consistent"], "strategies": ["first_value"]}
+    config = SMALL | {"models": {"gemma": {"source": str(source)}}, "simulation": {}, "capture": {}}
+    config["benchmark"] = SMALL["benchmark"] | grid
     study = write_study(tmp_path / "study", config)
     (study / "text.txt").write_text("the cat sat on the sink of the world. " * 20)
     done = snakemake(study)

@@ -6,14 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
 import pytest
 import yaml
 from hub import LocalHub, served
 from study import ROOT, SMALL, planned, snakemake, write_study
 
 from sinkstudy.models.sources import file_patterns
-from sinkstudy.models.spec import pinned
+from sinkstudy.models.spec import ModelSpec, pinned
+from sinkstudy.store import read_provenance
 
 NAME, OLD, NEW = "lab/small-sinks", "0" * 39 + "1", "0" * 39 + "2"
 TOKEN = "hf_" + "q7zKv" * 6
@@ -90,14 +90,11 @@ def test_code_and_pickles_are_fetched_only_where_the_configuration_allows_them(t
 def test_jobs_use_the_recorded_commit_and_leave_local_models_alone(tmp_path):
     record = tmp_path / "hub.json"
     record.write_text(f'{{"source": "{NAME}", "commit": "{OLD}", "files": {{}}}}')
-    assert pinned({"source": NAME, "revision": "main", "bos": "auto"}, [str(record)], tmp_path) == {
-        "source": NAME,
-        "revision": OLD,
-        "bos": "auto",
-    }
+    settings = {"source": NAME, "revision": "main", "bos": "auto"}
+    assert pinned(settings, [str(record)], tmp_path) == ModelSpec(**settings | {"revision": OLD})
     (tmp_path / "local").mkdir()
     settings = {"source": str(tmp_path / "local"), "revision": None}
-    assert pinned(settings, [str(tmp_path / "local/config.json")], tmp_path) == settings
+    assert pinned(settings, [str(tmp_path / "local/config.json")], tmp_path) == ModelSpec(**settings)
 
 
 def texts_with(secret: str, *folders: Path) -> list[Path]:
@@ -128,8 +125,8 @@ def test_a_gated_model_goes_through_the_workflow_offline_and_leaves_no_token_beh
         done = snakemake(study, *tables, environment=offline)
         assert done.returncode == 0, done.stderr[-2000:]
         assert hub.asked[asked:] == []
-    with h5py.File(study / "results/captures/hub/00000.h5") as file:
-        assert (file.attrs["source"], file.attrs["revision"]) == (NAME, OLD)
+    provenance = read_provenance(study / "results/captures/hub/00000.h5")
+    assert (provenance["source"], provenance["revision"]) == (NAME, OLD)
     assert planned(study, *tables) == {}
     assert texts_with(TOKEN, study) == []
     assert TOKEN not in fetched.stdout + fetched.stderr
