@@ -25,7 +25,6 @@ SCORE_COLUMNS = [
     "set",
     "prompt",
     "n_tokens",
-    "text_tokens",
     "layer",
     "head",
     "sink_score",
@@ -36,6 +35,7 @@ SCORE_COLUMNS = [
     "strongest_position",
     "position_score",
     "output_norm",
+    "text_tokens",
 ]
 LENGTH_COLUMNS = [
     "model",

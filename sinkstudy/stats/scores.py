@@ -133,7 +133,6 @@ def score_tables(captures: Iterable[Capture], model: str, threshold: float) -> I
                 "set": pd.Categorical([capture.set for capture in batch]).repeat(each),
                 "prompt": pd.Categorical([capture.prompt for capture in batch]).repeat(each),
                 "n_tokens": np.repeat(lengths, each),
-                "text_tokens": np.repeat([capture.text_tokens or capture.n_tokens for capture in batch], each),
                 "layer": np.repeat([capture.layers for capture in batch], heads),
                 "head": np.tile(np.arange(heads), layers * len(batch)),
                 "sink_score": score.ravel(),
@@ -144,6 +143,7 @@ def score_tables(captures: Iterable[Capture], model: str, threshold: float) -> I
                 "strongest_position": position.ravel(),
                 "position_score": position_score.ravel(),
                 "output_norm": np.concatenate([capture.output_norm.ravel() for capture in batch]),
+                "text_tokens": np.repeat([capture.text_tokens or capture.n_tokens for capture in batch], each),
             }
         )
 
