@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from sinkstudy.evaluation.variants import EAGER, SDPA, Variant, at_work, running, runs_on_sdpa
@@ -54,6 +55,14 @@ def compare(reference: Tensor, modified: Tensor, input_ids: Tensor) -> Quality:
     )
 
 
+def perplexity(logits: Tensor, input_ids: Tensor) -> float:
+    """exp of the mean negative log-probability, per token, of what follows in `input_ids` (batch, query)."""
+    predicted, targets = logits[:, :-1].flatten(0, 1), input_ids[:, 1:].flatten()
+    pieces = zip(predicted.split(_POSITIONS), targets.split(_POSITIONS), strict=True)
+    losses = [functional.cross_entropy(some.double(), target, reduction="sum").item() for some, target in pieces]
+    return math.exp(sum(losses) / max(1, len(targets)))
+
+
 def quality_table(
     model: PreTrainedModel,
     name: str,
@@ -83,7 +92,7 @@ def _measured(model: PreTrainedModel, variants: Sequence[Variant], ids: Tensor) 
     with running(model, baseline):
         reference = model(ids, use_cache=False).logits
     cells = {"strategy": baseline.strategy, "policy": baseline.policy, "depth": baseline.depth, "heads_replaced": 0}
-    yield cells, compare(reference, reference, ids)
+    yield cells, Quality(0.0, 1.0, 1.0, 1.0, perplexity(reference, ids))
     for one in at_work(model, variants, ids):
         with running(model, one.variant):
             quality = compare(reference, model(ids, use_cache=False).logits, ids)
