@@ -72,6 +72,25 @@ def test_the_first_layer_predicts_where_sinks_follow_surely_and_more_than_the_ba
     assert without_nan(verdict, *said) is holds
 
 
+def test_where_whole_prompts_have_no_first_layer_sinks_the_length_with_most_of_them_is_judged():
+    correlation = pd.DataFrame(
+        {
+            "n_tokens": [NAN, 2, 4, 8],
+            "first_layer_sinks": [0, 50, 7, 0],
+            "p_later_given_first": [NAN, 0.825, 0.56, NAN],
+            "p_later": [0.08, 0.818, 0.5, 0.3],
+            "ci_low": [NAN, 0.78, 0.5, NAN],
+            "ci_high": [NAN, 0.85, 0.64, NAN],
+            "p_value": [NAN, 0.63, 0.3, NAN],
+        }
+    )
+    verdict = verdicts.first_layer(verdicts.with_first_layer_sinks(correlation))
+    assert verdict.holds is False
+    assert "cut to 2 tokens, 82.50% of later layers" in verdict.reason
+    assert verdicts.with_first_layer_sinks(correlation.assign(first_layer_sinks=[3, 50, 7, 0]))["p_later"] == 0.08
+    assert verdicts.with_first_layer_sinks(correlation.assign(first_layer_sinks=0))["p_later"] == 0.08
+
+
 @pytest.mark.parametrize(
     ("values", "holds", "said"),
     [

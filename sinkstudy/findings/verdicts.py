@@ -45,7 +45,8 @@ class Verdict:
 def judge(t: Tables, model: str) -> dict[str, Verdict]:
     """The verdict on every question about one model."""
     here = {"model": model, "threshold": t.threshold}
-    pooled = t.of("correlation", **here, set="all", prompt="all", n_tokens=None)
+    row = with_first_layer_sinks(t.of("correlation", **here, set="all", prompt="all"))
+    where = "empty" if pd.isna(row["n_tokens"]) else f"={row['n_tokens']:.0f}"
     benchmark, at, replaced = t.of("benchmark", model=model), f"threshold={t.threshold:g}", "rows with heads_replaced>0"
     no_table = "not measured: the study has no table of it."
     control = Verdict(None, "a control is not timed: its weights are random.") if model in t.controls else None
@@ -53,7 +54,7 @@ def judge(t: Tables, model: str) -> dict[str, Verdict]:
     long, prompts = t.of("long_prompts", model=model), f"n_tokens>={MIN_TOKENS}, over prompts per head"
     found = {
         "has_sinks": (has_sinks(long, t.threshold), "scores", prompts),
-        "first_layer": (first_layer(pooled.iloc[0]), "correlation", f"set=all, prompt=all, n_tokens empty, {at}"),
+        "first_layer": (first_layer(row), "correlation", f"set=all, prompt=all, n_tokens {where}, {at}"),
         "length": (length(t.of("weakening", **here).iloc[0]), "weakening", at),
         "predictor": (Verdict(None, f"how well anything predicts later sinks is {no_table}"), "", ""),
         "mechanism": (Verdict(None, f"the activation of the first token is {no_table}"), "", ""),
@@ -110,6 +111,16 @@ def has_sinks(heads: pd.DataFrame, threshold: float) -> Verdict:
     return Verdict(False, f"{text}on any of them is {numbers['highest_excess']:.2f}.", numbers)
 
 
+def with_first_layer_sinks(correlation: pd.DataFrame) -> pd.Series:
+    """The row that shows most of what the first layer tells: whole prompts, or else the length with most of its sinks.
+
+    `correlation`: rows over all prompts, one of them of whole prompts (empty `n_tokens`).
+    """
+    whole = correlation[correlation["n_tokens"].isna()].iloc[0]
+    best = correlation.loc[correlation["first_layer_sinks"].idxmax()]
+    return whole if whole["first_layer_sinks"] or not best["first_layer_sinks"] else best
+
+
 def first_layer(row: pd.Series) -> Verdict:
     """Whether first-layer sinks predict later sinks; `row` is one of the correlation table."""
     numbers = _numbers(row, "first_layer_sinks p_later_given_first p_later ci_low ci_high p_value")
@@ -123,8 +134,10 @@ def first_layer(row: pd.Series) -> Verdict:
         text = f"no head of the first layer is a sink, while {100 * row['p_later']:.2f}% of all later heads are"
         return Verdict(False, f"{text}: the first layer does not tell which.", numbers)
     interval = f"{100 * row['ci_low']:.2f} to {100 * row['ci_high']:.2f}%"
+    whole = pd.isna(row.get("n_tokens"))
+    cut = "" if whole else f"whole prompts have no first-layer sinks; cut to {row['n_tokens']:.0f} tokens, "
     text = (
-        f"{100 * row['p_later_given_first']:.2f}% of later layers follow a first-layer sink "
+        f"{cut}{100 * row['p_later_given_first']:.2f}% of later layers follow a first-layer sink "
         f"(95% interval {'undefined' if pd.isna(row['ci_low']) else interval}), against "
         f"{100 * row['p_later']:.2f}% of all later heads, permutation p = {row['p_value']:.3g}"
     )
