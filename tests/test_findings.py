@@ -48,10 +48,10 @@ def text() -> str:
 
 
 NUMBERS = [
-    ("# Attention sinks", 0, "Big-1B, published|2|0.9|512|366 (71.48%)|0.750|74.04%|not published"),
-    ("# Attention sinks", 1, "sinky, measured: hello|2|0.9|8|6 (75.00%)|0.750|74.04%|40.62%"),
-    ("# Attention sinks", 2, "Big-1B, published|24|0.9|undefined|undefined (22.85%)|0.157|undefined|not published"),
-    ("# Attention sinks", 3, "sinky, measured: fox|30|0.9|8|6 (75.00%)|0.133|74.04%|40.62%"),
+    ("# Attention sinks", 0, "Big-1B, published|2|0.9|512|366 (71.48%)|0.750|74.04%|–"),
+    ("# Attention sinks", 1, "sinky: hello|2|0.9|8|6 (75.00%)|0.750|74.04%|40.62%"),
+    ("# Attention sinks", 2, "Big-1B, published|24|0.9|undefined|undefined (22.85%)|0.157|undefined|–"),
+    ("# Attention sinks", 3, "sinky: fox|30|0.9|8|6 (75.00%)|0.133|74.04%|40.62%"),
     ("Results: sinky", 0, "all|2|16.0|8|6|75.00%|0.938|0.438|0.762|74.04%|40.62%"),
     ("Results: plain", 2, "long|1|30.0|8|0|0.00%|0.250|0.438|0.203|undefined|12.50%"),
     ("Impact of", 0, "sinky|2|2|75.00%|6.25% to 93.75%|0.938|0.750|0.762|-0.250 to 0.812"),
@@ -181,7 +181,7 @@ def test_the_findings_open_with_the_first_model_that_is_no_control():
     text = markdown(replace(tables, **only, benchmark=pd.DataFrame(), quality=pd.DataFrame(), answers=pd.DataFrame()))
     assert "**alpha (control) has no attention sinks**" in text.split("\n## ")[0]
     assert "Replacing sink heads" not in text.split("\n## ")[0]
-    assert values(text, "# Attention sinks", 1)[-2:] == ["no first-layer sinks", "12.50%"]
+    assert values(text, "# Attention sinks", 1)[-2:] == ["none in it", "12.50%"]
 
 
 @pytest.mark.parametrize(
@@ -202,8 +202,8 @@ def test_prompts_in_the_place_of_the_originals_are_the_nearest_and_called_so(pro
     assert [one for one in said if one not in opening] == []
     assert opening.count("No prompt has") == bool(said)
     if not said:
-        assert "measured: b" in opening
-        assert "measured: d" in opening
+        assert ": b" in opening
+        assert ": d" in opening
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def opening(t: Tables) -> list[Row]:
         notes = row_note(length, "prompt", "n_tokens", "threshold") + row_note(row, "prompt", "threshold")
         rows.append(
             row
-            | {"place": place, "name": f"{t.main}, measured: {row['prompt']}", "null": length["null_score"]}
+            | {"place": place, "name": f"{t.main}: {row['prompt']}", "null": length["null_score"]}
             | {"heads": len(every), "sinks": round(share * len(every)), "share": share}
             | {"note": Markdown(notes + note(file_of("heads", t.main), "set=all, a row per head"))}
         )
