@@ -76,8 +76,7 @@ def quoted(text: str) -> str:
 
 def stored_tokens(study: Path) -> dict[str, list[str]]:
     with h5py.File(study / "results/captures/hostile/00000.h5") as file:
-        words = dict(zip(file.attrs["vocabulary_ids"], file.attrs["vocabulary"], strict=True))
-        return {name: [words[token].decode() for token in file[name]["token_ids"][()]] for name in file}
+        return {name: [token.decode() for token in file[name]["tokens"][()]] for name in file}
 
 
 def test_every_hostile_piece_is_a_token_of_a_capture(study):
