@@ -52,7 +52,7 @@ def no_maps_figure(model: str) -> Figure:
     figure, axes = new_figure(PAGE, 1.2, columns=1)
     (ax,) = np.atleast_1d(axes)
     ax.set_axis_off()
-    text = f"{model}: no attention maps are stored; every prompt is longer than capture.maps_max_tokens."
+    text = f"{model}: no attention maps are stored;\nevery prompt is longer than capture.maps_max_tokens."
     ax.text(0.5, 0.5, text, ha="center", va="center")
     return figure
 
