@@ -24,7 +24,7 @@ class SplitKVCache(DynamicLayer):
     def __init__(self, *, whole: bool, split: tuple[int, tuple[int, ...]] | None = None) -> None:
         super().__init__()
         self.whole, self.split = whole, split
-        self.partition: HeadPartition | None = None  # of a split cache, once it is filled
+        self.partition: HeadPartition | None = None  # a split cache knows it from the first `update` on
         self.state: dict[str, Tensor] = {}
         self.entered, self.owned = False, True
 
@@ -38,7 +38,8 @@ class SplitKVCache(DynamicLayer):
                 raise StudyError(
                     "this KV cache was filled under a plan; continue it inside `with optimized(...)` with that plan."
                 )
-            self.owned, self.whole, self.split = False, True, None  # emptied, and used as an ordinary cache
+            # The cache was emptied, and whoever fills it now runs under no plan.
+            self.owned, self.whole, self.split = False, True, None
         self.entered = False
         if self.split is not None:
             heads, replaced = self.split
@@ -52,7 +53,8 @@ class SplitKVCache(DynamicLayer):
         return super().update(key_states, value_states)
 
     def get_seq_length(self) -> int:
-        return self.keys.shape[-2] if self.is_initialized else 0  # counts tokens where no KV head is kept, too
+        # The inherited method takes a cache without KV heads for an empty one.
+        return self.keys.shape[-2] if self.is_initialized else 0
 
     def tensors(self) -> list[Tensor]:
         stored = [self.keys, self.values] if self.is_initialized else []

@@ -136,7 +136,7 @@ def partition_heads(heads: int, kv_heads: int, replaced: tuple[int, ...], device
 
 
 @lru_cache(maxsize=1024)
-@torch.inference_mode(False)  # a cached index may be needed for a gradient later
+@torch.inference_mode(False)  # an index made in inference mode could not be used where gradients are recorded
 def as_index(places: tuple[int, ...], device: torch.device) -> Index:
     """A slice, which copies nothing, where the places are neighbours."""
     start = places[0] if places else 0

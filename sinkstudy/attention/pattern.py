@@ -12,7 +12,7 @@ def attention_pattern(inputs: AttentionInputs, heads: Sequence[int]) -> Tensor:
     """Attention (batch, head, query, key) float32 of these query heads."""
     query, key, mask = inputs.query, inputs.key, inputs.mask
     group_size, device = query.shape[1] // key.shape[1], query.device
-    # Scaled before the product, which may leave the range of float16 otherwise.
+    # The query is scaled before the product, because unscaled scores can exceed the range of float16.
     query = select_heads(query, as_index(tuple(heads), device)) * inputs.scale
     key = select_heads(key, as_index(tuple(h // group_size for h in heads), device))
     scores = (query @ key.transpose(2, 3)).float()

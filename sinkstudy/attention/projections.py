@@ -173,7 +173,8 @@ class FollowedPart:
         count = None if parameter.is_inference() else parameter._version
         version = id(parameter), parameter.data_ptr(), parameter.dtype, count
         if version != self.version:
-            with torch.inference_mode(False), torch.no_grad():  # it may be needed for a gradient later
+            # A tensor made in inference mode could not be used later where gradients are recorded.
+            with torch.inference_mode(False), torch.no_grad():
                 self.taken, self.version = self.part(parameter).contiguous(), version
         return self.taken
 

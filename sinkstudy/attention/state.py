@@ -26,7 +26,8 @@ from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.attention.strategies.contract import ReplacedHeads
 from sinkstudy.errors import StudyError
 
-_PROMPT = "sinkstudy_prompt"  # the attribute of a KV cache that holds what its prompt decided
+# A KV cache carries what its prompt decided under this attribute.
+_PROMPT = "sinkstudy_prompt"
 
 
 @dataclass
@@ -45,16 +46,21 @@ class Prompt:
 
 
 class ForwardPass(threading.local):
-    """The forward pass that runs in this thread, or ran last in it. `past`: tokens in the cache before it."""
+    """The forward pass that runs in this thread, or ran last in it.
+
+    `layer`, `layer_cache`: the layer that runs now, and its cache. `past`: tokens in the cache before the pass.
+    `first_inputs`: what the first layer's attention was called with. `pattern`: the first layer's attention of the
+    heads `pattern_heads`, all that later layers ask for.
+    """
 
     prompt: Prompt | None = None
     first_layer: int | None = None
-    layer: int | None = None  # the one that runs
+    layer: int | None = None
     past: int = 0
     cached: bool = False
-    layer_cache: SplitKVCache | None = None  # of this layer
-    first_inputs: AttentionInputs | None = None  # of the first layer's attention
-    pattern: Tensor | None = None  # of the first layer's `pattern_heads`, all that later layers need
+    layer_cache: SplitKVCache | None = None
+    first_inputs: AttentionInputs | None = None
+    pattern: Tensor | None = None
     pattern_heads: tuple[int, ...] = ()
 
 
@@ -73,7 +79,8 @@ class PlanState:
             "a model that runs under a plan can be neither copied nor pickled; do that outside `with optimized(...)`."
         )
 
-    @torch.compiler.disable  # what it changes is no part of a compiled graph; likewise below
+    # The methods that change the state are kept out of compiled graphs, which would record one state for good.
+    @torch.compiler.disable
     def begin_pass(self, *_: object) -> None:
         """Runs before every forward pass of the model."""
         self.now.__dict__.clear()
@@ -102,7 +109,7 @@ class PlanState:
         """The prompt whose cache is continued, or a new one, also for a cache that was filled unmodified."""
         known = getattr(cache, _PROMPT, None)
         if known is not None and (self.now.past == 0 or not getattr(cache.layers[layer], "owned", True)):
-            known = None  # of a prompt that was there before the cache was emptied
+            known = None  # it belonged to the prompt that was in the cache before it was emptied
         same = known is not None and known.depth == self.depth and known.plan == self.plan
         if known is not None and known.active and not same:
             raise StudyError(
@@ -172,7 +179,7 @@ class PlanState:
             now.pattern = attention_pattern(now.first_inputs, now.pattern_heads)
         places = tuple(now.pattern_heads.index(h) for h in heads)
         pattern = select_heads(now.pattern, as_index(places, now.pattern.device))
-        behind = keys - pattern.shape[3]  # keys that the first layer's window has left behind
+        behind = keys - pattern.shape[3]  # the first layer's window no longer sees so many keys
         return nn.functional.pad(pattern, (behind, 0)) if behind else pattern
 
     def partition(self, layer: int, inputs: AttentionInputs) -> tuple[HeadPartition, list[KeptGroup]]:
@@ -222,7 +229,8 @@ class PlanState:
             return None
         if (layer, heads, device) not in self._rest_weights:
             weights = [[self.plan.rest_weight[layer][head] for head in heads]]
-            with torch.inference_mode(False):  # it may be needed for a gradient later
+            # A tensor made in inference mode could not be used later where gradients are recorded.
+            with torch.inference_mode(False):
                 self._rest_weights[layer, heads, device] = torch.tensor(weights, device=device)
         return self._rest_weights[layer, heads, device]
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from sinkstudy.evaluation.variants import SDPA, Variant, at_work, running
 from sinkstudy.models.loading import context_length
 
-_BATCH_TOKENS = 2048  # of a batch, with its padding
+_BATCH_TOKENS = 2048  # a batch holds at most so many tokens, padding included
 _COLUMNS = [
     "model",
     "set",

@@ -15,7 +15,7 @@ from sinkstudy.attention.plan import Plan
 from sinkstudy.evaluation.quality import compare
 from sinkstudy.evaluation.variants import runs_on_sdpa
 
-# What layer costs are measured on: so many prompts, spread over their lengths, and so many tokens of each at most.
+# Layer costs are measured on so many prompts, spread over their lengths, and on at most so many tokens of each.
 CALIBRATION_PROMPTS, CALIBRATION_TOKENS = 8, 256
 _PLACES_AT_ONCE = 1 << 18
 

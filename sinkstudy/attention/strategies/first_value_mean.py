@@ -93,11 +93,12 @@ def measured_rest_weight(heads: ReplacedHeads) -> Tensor:
     m i, m the mass on the first token."""
     queries = heads.query.shape[2]
     real = heads.real_keys()  # (batch, key)
-    count = real[:, -queries:].sum(-1, keepdim=True)  # queries that are no padding, (batch, 1)
+    count = real[:, -queries:].sum(-1, keepdim=True)  # real queries of each sequence, (batch, 1)
     begin = real[:, -queries:].int().argmax(-1, keepdim=True)
     sampled = torch.arange(_SAMPLES, device=real.device)
     place = begin + sampled * (count - 1) // (count.clamp(2, _SAMPLES) - 1)  # (batch, sampled query)
-    place = place.clamp(max=queries - 1)  # of sequences shorter than the sample, which are not used
+    # Sequences with fewer queries than samples get places beyond their end; `used` below leaves these out.
+    place = place.clamp(max=queries - 1)
     rows = torch.arange(len(place), device=real.device)[:, None]
     query = heads.query.transpose(1, 2)[rows, place].transpose(1, 2).float()  # (batch, head, sampled query, width)
     scores = query @ heads.key[:, heads.to_kv.index].float().transpose(-1, -2) * heads.scale
