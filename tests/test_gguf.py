@@ -17,11 +17,11 @@ from study import SMALL, snakemake, write_study
 from tiny import prompt_ids, tiny_model
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from sinkstudy.models.cache import PLACE, converted_folder
+from sinkstudy.models.cache import VARIABLE, converted_folder
 from sinkstudy.models.conversion import convert_once
 from sinkstudy.models.loading import encode, load_model
+from sinkstudy.models.sources import file_sha256
 from sinkstudy.models.spec import ModelSpec, pinned
-from sinkstudy.models.wheels import file_sha256
 
 ROPE = {"rope_theta": 50_000.0, "rope_type": "default"}
 SHAPE = {"vocab_size": 320, "intermediate_size": 64}
@@ -40,7 +40,7 @@ HELLO = "Hello world 2048"
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv(PLACE, str(tmp_path / "cache"))
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 

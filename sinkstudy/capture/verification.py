@@ -13,8 +13,8 @@ from sinkstudy.models.implementation import attention_implementation
 from sinkstudy.models.loading import LoadedModel
 from sinkstudy.store import Expected, read_captures
 
-# The most by which a head's captured and recomputed score may differ: the precision of attention's inputs, magnified
-# by the layers before it. Captures of other weights or prompts differ by 0.1 and more.
+# A head's captured and recomputed score may differ by this much, because earlier layers magnify the rounding of
+# attention's inputs. Captures of other weights or prompts differ by 0.1 and more.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 

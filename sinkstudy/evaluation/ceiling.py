@@ -79,6 +79,6 @@ def decode_ceiling(
 def _weights_left_out(shape: Shape, heads: Sequence[int], plan: Plan) -> int:
     """Weights of one cut layer's projections that are not used on every token."""
     rows = shape.hidden * shape.width
-    # Query rows and key rows; where one output stands for all tokens, value rows and output columns too.
+    # Query and key projection lose rows; where one output stands for all tokens, so do value and output projection.
     parts = 1 if STRATEGIES[plan.strategy].every_value else 2
     return rows * parts * (len(heads) + shape.whole_groups(heads))

@@ -10,18 +10,18 @@ from platformdirs import user_cache_path
 
 from sinkstudy.errors import StudyError
 
-FORMAT = 1  # to be raised when a conversion gives other files than before: older ones are then left alone
-PLACE = "SINKSTUDY_CACHE"  # environment variable by which the workflow tells its jobs where the cache lies
+CONVERSION = 1  # raise this when conversions give other files than before; older conversions are then left alone
+VARIABLE = "SINKSTUDY_CACHE"  # the workflow tells its jobs by this environment variable where the cache lies
 
 
 def cache_folder() -> Path:
     """Where the cache lies: `cache` of the configuration, or the user's cache folder of this system."""
-    return Path(os.environ.get(PLACE) or user_cache_path("sinkstudy")).expanduser().absolute()
+    return Path(os.environ.get(VARIABLE) or user_cache_path("sinkstudy")).expanduser().absolute()
 
 
 def converted_folder(sha256: str) -> Path:
     """Where the conversion of the GGUF file with this digest lies, or would."""
-    return cache_folder() / "converted" / f"{sha256}-{FORMAT}"
+    return cache_folder() / "converted" / f"{sha256}-{CONVERSION}"
 
 
 def fetched_gguf(sha256: str) -> Path:

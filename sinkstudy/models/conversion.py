@@ -22,9 +22,9 @@ from sinkstudy.models.cache import cache_folder, converted_folder, fetched_gguf,
 from sinkstudy.models.gguf_config import complete_config
 from sinkstudy.models.gguf_file import GGUFFile, read_gguf
 from sinkstudy.models.gguf_tokenizer import adds_bos, check_saved, tokenizer_of
-from sinkstudy.models.sources import resolve_source
+from sinkstudy.models.loading import not_finite
+from sinkstudy.models.sources import check_sha256, file_sha256, resolve_source
 from sinkstudy.models.spec import WHEEL, is_remote
-from sinkstudy.models.wheels import check_sha256, file_sha256
 
 RECORD = "sinkstudy.json"
 _NO_WEIGHTS = {"rope_freqs.weight"}  # read as a setting of the configuration
@@ -130,8 +130,7 @@ def _load(file: GGUFFile, config: Any) -> PreTrainedModel:
         processor = TENSOR_PROCESSORS.get(file.architecture, TensorProcessor)(config=config.to_dict())
         named = set(get_gguf_hf_weights_map(model, processor)) | _NO_WEIGHTS
         _refuse_tensors(file, sorted(set(file.tensor_types) - named), "have no place in Transformers' model")
-    infinite = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
-    _refuse_tensors(file, infinite, "hold numbers that are not finite")
+    _refuse_tensors(file, not_finite(model), "hold numbers that are not finite")
     # The weights are plain float32 now, and are saved as such.
     vars(model.config).pop("quantization_config", None)
     model.hf_quantizer = None

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from sinkstudy.errors import StudyError, first_sentence
 from sinkstudy.models.cache import cache_folder, converted_folder
 from sinkstudy.models.sources import content_digest, file_patterns, resolve_source
-from sinkstudy.models.spec import ModelSpec, is_gguf
+from sinkstudy.models.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def load_model(spec: ModelSpec) -> LoadedModel:
 
 
 def _folder(spec: ModelSpec) -> Path:
-    if not is_gguf(vars(spec)):
+    if not spec.is_gguf:
         patterns = file_patterns(spec.random_weights, spec.trust_remote_code, spec.allow_pickle)
         return resolve_source(spec.source, spec.revision, patterns)
     folder = converted_folder(spec.sha256) if spec.sha256 else None
@@ -80,7 +80,7 @@ def _folder(spec: ModelSpec) -> Path:
 
 def _resolved(spec: ModelSpec, folder: Path) -> str:
     """Which weights these are: the commit of a Hub model, or else a digest."""
-    if is_gguf(vars(spec)):
+    if spec.is_gguf:
         return f"sha256:{spec.sha256}"
     return folder.name if folder.parent.name == "snapshots" else content_digest(folder)
 
@@ -160,7 +160,7 @@ def _checked(loaded: LoadedModel, encoded: Mapping[str, list[int]]) -> dict[str,
 
 def _load_tokenizer(spec: ModelSpec, folder: Path) -> PreTrainedTokenizerBase:
     try:
-        if is_gguf(vars(spec)):
+        if spec.is_gguf:
             # Not AutoTokenizer: the classes of some model types split text in their own way, whatever the file says.
             return PreTrainedTokenizerFast.from_pretrained(folder)
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
@@ -208,9 +208,11 @@ def _pretrained(spec: ModelSpec, folder: Path) -> PreTrainedModel:
                 f"model source {source!r}: {len(info[kind])} tensors are {kind.split('_')[0]} (first: {first}); the "
                 "checkpoint is incomplete or does not fit its config.json."
             )
-    for name, tensor in model.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise StudyError(
-                f"model source {source!r}: tensor {name} holds numbers that are not finite; copy it again."
-            )
+    if names := not_finite(model):
+        raise StudyError(f"model source {source!r}: tensor {names[0]} is not finite everywhere; copy it again.")
     return model
+
+
+def not_finite(model: PreTrainedModel) -> list[str]:
+    """Names of the tensors that hold infinities or NaN."""
+    return [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]

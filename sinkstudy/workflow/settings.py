@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from sinkstudy.models.spec import WHEEL
+
 SCHEMA = Path(__file__).parents[2] / "workflow/schemas/config.schema.json"
 CLOSEST_THRESHOLDS = 1e-6
 _SHA256 = "^[0-9a-fA-F]{64}$"
-_WHEEL = re.compile(r"pypi:[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
 
 Value = TypeVar("Value")
 
@@ -84,7 +85,7 @@ class Model(Section):
     @model_validator(mode="after")
     def _source_and_its_keys_agree(self) -> "Model":
         in_index, is_gguf = self.source.startswith("pypi:"), self.source.endswith(".gguf")
-        if in_index and not _WHEEL.fullmatch(self.source):
+        if in_index and not WHEEL.fullmatch(self.source):
             raise UnfitError(("source",), f"is {self.source!r}, but must have the form pypi:NAME==VERSION.")
         for key in ("gguf", "sha256"):
             if in_index and getattr(self, key) is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from snakemake.common.configfile import load_configfile
 
-from sinkstudy.models.cache import PLACE
+from sinkstudy.models.cache import VARIABLE
 from sinkstudy.models.sources import as_path, file_patterns, model_files
 from sinkstudy.models.spec import WHEEL, is_gguf, is_remote, stated_revision
 from sinkstudy.prompts import digest, read_prompts, shards
@@ -28,7 +28,7 @@ LAYERS = [(COMMAND_LINE, ON_COMMAND_LINE), *reversed(OVERLAYS.items())]
 LAYERS += [("config.yaml", config)] if Path("config.yaml").exists() or not OVERLAYS else []
 config.update(checked(check_config, config, Path.cwd(), LAYERS))
 if config["cache"] is not None:
-    os.environ[PLACE] = os.path.abspath(os.path.expanduser(config["cache"]))  # jobs find it there, as PYTHONPATH
+    os.environ[VARIABLE] = os.path.abspath(os.path.expanduser(config["cache"]))  # jobs find it there, as PYTHONPATH
 FOLDERS = [Path("results"), Path("logs")]
 checked(check_folders, FOLDERS)
 PROMPTS = checked(read_prompts, Path(config["prompts"]))
