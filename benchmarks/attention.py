@@ -25,7 +25,7 @@ from sinkstudy.attention.projections import PrunedAttention
 from sinkstudy.attention.state import PlanState
 from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.attention.strategies.contract import HiddenStates
-from sinkstudy.evaluation.benchmark import measure
+from sinkstudy.evaluation.benchmark import measure, prepare
 from sinkstudy.evaluation.timing import Alternative, interleaved
 from sinkstudy.evaluation.variants import EAGER, SDPA, Variant, running
 from sinkstudy.figures.style import COLOURS, MARKERS, new_figure, styled
@@ -88,7 +88,8 @@ def cell(model: LlamaModel, arguments: argparse.Namespace, phase: str, n: int, b
     if phase == "attention":
         return attention_cell(model, arguments, n, batch, variants)
     inputs = torch.randint(512, (batch, n), generator=torch.Generator().manual_seed(n)).to(model.device)
-    return measure(model, arguments.shape, inputs, variants, phase, arguments.repeats)
+    prepared = prepare(model, inputs, variants)
+    return measure(model, arguments.shape, inputs, prepared, phase, arguments.repeats)
 
 
 def plan_of(config: LlamaConfig, fraction: float, strategy: str) -> Plan:

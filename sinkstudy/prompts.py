@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -52,6 +52,13 @@ def read_prompts(path: Path) -> list[Prompt]:
     if not prompts:
         raise StudyError(f"{path}: there are no prompts; add at least one row.")
     return list(prompts.values())
+
+
+def spread_over_lengths(token_ids: Mapping[str, Sequence[int]], count: int) -> list[str]:
+    """The ids of `count` prompts, spread evenly over their lengths, the shortest and longest among them."""
+    ordered = sorted(token_ids, key=lambda prompt: (len(token_ids[prompt]), prompt))
+    last, wanted = len(ordered) - 1, min(count, len(ordered))
+    return [ordered[round(i * last / max(1, wanted - 1))] for i in range(wanted)]
 
 
 def shards(prompts: list[Prompt], tokens: int) -> dict[str, list[Prompt]]:

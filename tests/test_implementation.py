@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from in_threads import in_threads
 from tiny import prompt_ids, tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -26,20 +27,9 @@ def test_sink_mass_of_a_model_under_a_plan_is_refused(depth, refuses):
 def test_sink_mass_in_many_threads_leaves_the_model_as_it_was():
     model, prompts = tiny_model("llama"), [prompt_ids(n) for n in range(5, 13)]
     before, expected = model(prompts[0]).logits, [sink_mass(model, ids) for ids in prompts]
-    found = {}
-
-    def run(i):
-        for _ in range(5):
-            found.setdefault(i, []).append(sink_mass(model, prompts[i]))
-
-    threads = [threading.Thread(target=run, args=[i]) for i in range(len(prompts))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for i, mass in enumerate(expected):
-        assert len(found[i]) == 5
-        assert all(torch.equal(one, mass) for one in found[i])
+    found = in_threads(len(prompts), 5, lambda i: sink_mass(model, prompts[i]))
+    for masses, mass in zip(found, expected, strict=True):
+        assert all(torch.equal(one, mass) for one in masses)
     assert model.config._attn_implementation == "sdpa"
     assert torch.equal(model(prompts[0]).logits, before)
 

@@ -1,11 +1,11 @@
 """What a prompt decided travels with its KV cache, and a cache is continued only where it belongs."""
 
 import copy
-import threading
 from dataclasses import replace
 
 import pytest
 import torch
+from in_threads import in_threads
 from readable import readable_logits
 from tiny import ARCHITECTURES, prompt_ids, tiny_model
 
@@ -147,23 +147,16 @@ def test_every_architecture_shows_its_cache(model_type):
 def test_threads_in_one_block_run_prompts_of_their_own(depth):
     model, plan = tiny_model("llama"), Plan(heads=HEADS, strategy="first_value_mean", max_tokens=30)
     prompts = [prompt_ids(n, seed=n) for n in (12, 25, 40, 31)]
-    results = {}
 
+    @torch.no_grad()
     def run(i):
-        with torch.no_grad():
-            for _ in range(10):
-                results.setdefault(i, []).append(steps(model, prompts[i], model(prompts[i][:, :9]).past_key_values))
+        return steps(model, prompts[i], model(prompts[i][:, :9]).past_key_values)
 
     with optimized(model, plan, depth):
-        expected = [steps(model, ids, model(ids[:, :9]).past_key_values) for ids in prompts]
-        threads = [threading.Thread(target=run, args=[i]) for i in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    for i, one in enumerate(expected):
-        assert len(results[i]) == 10
-        assert all(torch.equal(found, one) for found in results[i])
+        expected = [run(i) for i in range(4)]
+        found = in_threads(4, 10, run)
+    for results, one in zip(found, expected, strict=True):
+        assert all(torch.equal(result, one) for result in results)
 
 
 @pytest.mark.parametrize("strategy", ["first_value", "reuse"])

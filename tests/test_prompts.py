@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sinkstudy.prompts import Prompt, digest, read_prompts, shards
+from sinkstudy.prompts import Prompt, digest, read_prompts, shards, spread_over_lengths
 from sinkstudy.store.tables import read_tables, write_table
 
 HEADER = "prompt\tset\ttext\n"
@@ -183,3 +183,10 @@ def test_a_digest_tells_where_one_field_ends_and_the_next_begins():
     assert digest([Prompt("a", "s", "x"), Prompt("b", "s", "y")]) != digest(
         [Prompt("b", "s", "y"), Prompt("a", "s", "x")]
     )
+
+
+def test_a_sample_of_prompts_spreads_over_their_lengths():
+    token_ids = {f"p{n}": [0] * n for n in (9, 3, 40, 5, 21)}
+    assert spread_over_lengths(token_ids, 3) == ["p3", "p9", "p40"]
+    assert spread_over_lengths(token_ids, 1) == ["p3"]
+    assert spread_over_lengths(token_ids, 50) == ["p3", "p5", "p9", "p21", "p40"]

@@ -12,9 +12,9 @@ from tiny import prompt_ids, tiny_model
 from torch.nn.functional import cross_entropy
 
 from sinkstudy.attention import Plan, optimized
-from sinkstudy.evaluation.answers import answers_table, sample
+from sinkstudy.evaluation.answers import answers_table
 from sinkstudy.evaluation.policies import consistent, first_layer, layerwise, rest_weight
-from sinkstudy.evaluation.quality import compare, quality_table
+from sinkstudy.evaluation.quality import compare, perplexity, quality_table
 from sinkstudy.evaluation.variants import at_work, variants_of
 
 PLAN = Plan(heads={1: [0, 1], 2: [3]}, policy="by hand", max_tokens=12)
@@ -133,10 +133,19 @@ def test_answers_are_those_of_prompts_generated_alone(model, variants):
     assert not table["identical"].all()
 
 
-def test_the_sample_of_answered_prompts_spreads_over_their_lengths():
-    prompts = [(f"p{n}", "a", prompt_ids(n)) for n in (9, 3, 40, 5, 21)]
-    assert [prompt for prompt, _, _ in sample(prompts, 3)] == ["p3", "p9", "p40"]
-    assert len(sample(prompts, 50)) == 5
+def test_weights_that_a_strategy_does_not_read_make_no_other_plan(model):
+    weights = {1: {0: 0.1}}
+    same = [Plan(heads={1: [0]}, rest_weight=weights, policy="with"), Plan(heads={1: [0]}, policy="without")]
+    (found,) = at_work(model, variants_of(model, same, ["sink_window"]), TEXTS[0][1])
+    assert found.policies == ["with", "without"]
+
+
+def test_a_loss_beyond_all_numbers_is_an_infinite_perplexity():
+    logits = torch.zeros(1, 3, 4)
+    logits[..., 0] = 3000.0
+    wrong = torch.tensor([[0, 1, 1]])
+    assert perplexity(logits, wrong) == np.inf
+    assert compare(torch.zeros(1, 3, 4), logits, wrong).perplexity_ratio == np.inf
 
 
 def scores(rows):

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -25,13 +24,6 @@ _COLUMNS = [
     "identical",
     "departs_at",
 ]
-
-
-def sample(prompts: Sequence[tuple[str, str, Tensor]], count: int) -> list[tuple[str, str, Tensor]]:
-    """`count` of `prompts` (id, set, ids), spread evenly over their lengths, with the shortest and the longest."""
-    ordered = sorted(prompts, key=lambda prompt: (prompt[2].shape[1], prompt[0]))
-    places = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
-    return [ordered[place] for place in places]
 
 
 def answers_table(

@@ -23,7 +23,7 @@ from sinkstudy.evaluation.variants import EAGER, SDPA, Variant, at_work, running
 from sinkstudy.models.loading import context_length
 
 _DECODED = 4  # tokens per sample of decoding
-_NO_ATTENTION = "sinkstudy_no_attention"
+_NO_ATTENTION = Variant("sinkstudy_no_attention")
 
 
 def benchmark_table(
@@ -48,10 +48,10 @@ def benchmark_table(
         working = at_work(model, variants, inputs)
         timed = [*baselines, *(one.variant for one in working)]
         quality = _quality(model, inputs, timed)
-        prepared = _prepared(model, inputs, timed)
+        prepared = prepare(model, inputs, timed)
         policies = [[one.policy] for one in baselines] + [one.policies for one in working]
         for phase in ("prefill", "decode"):
-            measured = _measured(model, name, inputs, timed, phase, grid["repeats"], prepared)
+            measured = measure(model, name, inputs, prepared, phase, grid["repeats"])
             for row, cost, chosen_by in zip(measured, quality, policies, strict=True):
                 rows += [row | cost | {"policy": policy} for policy in chosen_by]
     return pd.DataFrame(rows)
@@ -80,24 +80,33 @@ def windows(token_ids: list[int], n: int, batch: int) -> Tensor:
     return torch.tensor([[token_ids[0], *token_ids[s : s + n - 1]] for s in starts])
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A variant on one input, ready to be timed. `replaced`: its heads by layer; `pruned`: the layers that do not
+    project them. `cache_bytes`: what the KV cache of the input takes."""
+
+    variant: Variant
+    prefill: Alternative
+    decode: Alternative
+    replaced: dict[int, list[int]]
+    pruned: list[int]
+    cache_bytes: int
+
+
+def prepare(model: PreTrainedModel, inputs: Tensor, variants: list[Variant]) -> list[Prepared]:
+    """What is timed of `inputs` (batch, query): all `variants` and, beside SDPA, the model without any attention."""
+    AttentionInterface.register(_NO_ATTENTION.strategy, _no_attention)
+    AttentionMaskInterface.register(_NO_ATTENTION.strategy, sdpa_mask)
+    return [_prepare(model, inputs, one) for one in (*variants, *([_NO_ATTENTION] if SDPA in variants else []))]
+
+
 def measure(
-    model: PreTrainedModel, name: str, inputs: Tensor, variants: list[Variant], phase: str, repeats: int
+    model: PreTrainedModel, name: str, inputs: Tensor, prepared: list[Prepared], phase: str, repeats: int
 ) -> list[dict]:
     """One row per variant: time, memory and ceiling of a prefill of `inputs` (batch, query), or of one decoded token
     after it. `attention_share` is the share of the SDPA time that goes when attention is skipped altogether."""
-    return _measured(model, name, inputs, variants, phase, repeats, _prepared(model, inputs, variants))
-
-
-def _measured(
-    model: PreTrainedModel,
-    name: str,
-    inputs: Tensor,
-    variants: list[Variant],
-    phase: str,
-    repeats: int,
-    prepared: list["_Prepared"],
-) -> list[dict]:
     alternatives = [getattr(one, phase) for one in prepared]
+    variants = [one.variant for one in prepared]
     calls = _DECODED if phase == "decode" else None
     samples = interleaved(alternatives, repeats, model.device, calls)
     iqr = np.subtract(*np.quantile(samples, [0.75, 0.25], axis=0))
@@ -106,8 +115,11 @@ def _measured(
     eager = samples[:, variants.index(EAGER)] if EAGER in variants else np.full(repeats, math.nan)
     shape = Shape.of(model)
     rows = []
-    for i, (variant, one) in enumerate(zip(variants, prepared, strict=False)):  # beyond them comes no attention at all
-        ceiling, speedup = _ceiling(shape, inputs, variant, one, phase), np.median(sdpa / samples[:, i])
+    for i, one in enumerate(prepared):
+        variant = one.variant
+        if variant == _NO_ATTENTION:
+            continue
+        ceiling, speedup = _ceiling(shape, inputs, one, phase), np.median(sdpa / samples[:, i])
         heads = sum(map(len, one.replaced.values()))
         rows.append(
             {
@@ -141,32 +153,16 @@ def _measured(
     return rows
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    prefill: Alternative
-    decode: Alternative
-    replaced: dict[int, list[int]]  # heads by layer
-    cut: list[int]  # layers whose projections are cut
-    cache_bytes: int
-
-
-def _prepared(model: PreTrainedModel, inputs: Tensor, variants: list[Variant]) -> list[_Prepared]:
-    """What is timed of each variant and, beside SDPA, of the model without any attention."""
-    without = [Variant(_NO_ATTENTION)] if SDPA in variants else []
-    AttentionInterface.register(_NO_ATTENTION, _no_attention)
-    AttentionMaskInterface.register(_NO_ATTENTION, sdpa_mask)
-    return [_prepare(model, inputs, variant) for variant in (*variants, *without)]
-
-
-def _prepare(model: PreTrainedModel, inputs: Tensor, variant: Variant) -> _Prepared:
+def _prepare(model: PreTrainedModel, inputs: Tensor, variant: Variant) -> Prepared:
     with running(model, variant) as run, torch.inference_mode():
         cache = model(inputs, use_cache=True).past_key_values
         layers = range(model.config.get_text_config().num_hidden_layers) if run else []
         replaced = {layer: heads for layer in layers if (heads := list(run.replaced_heads(layer)))}
-        cut = [layer for layer in replaced if layer in run.pruned]
+        pruned = [layer for layer in replaced if layer in run.pruned]
     context, token, size = lambda: running(model, variant), inputs[:, -1:], cache_bytes(cache)
     prefill = Alternative(context, lambda: model(inputs, use_cache=False))
-    return _Prepared(prefill, Alternative(context, lambda: model(token, past_key_values=cache)), replaced, cut, size)
+    decode = Alternative(context, lambda: model(token, past_key_values=cache))
+    return Prepared(variant, prefill, decode, replaced, pruned, size)
 
 
 def _no_attention(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object):
@@ -174,13 +170,13 @@ def _no_attention(module: torch.nn.Module, query: Tensor, key: Tensor, value: Te
     return query.new_zeros(batch, queries, heads, value.shape[-1]), None
 
 
-def _ceiling(shape: Shape, inputs: Tensor, variant: Variant, one: _Prepared, phase: str) -> float:
-    if variant.plan is None:
+def _ceiling(shape: Shape, inputs: Tensor, one: Prepared, phase: str) -> float:
+    plan, (batch, n) = one.variant.plan, inputs.shape
+    if plan is None:
         return 1.0
-    batch, n = inputs.shape
     if phase == "prefill":
-        return prefill_ceiling(shape, n, one.replaced, variant.plan, one.cut)
-    return decode_ceiling(shape, n, batch, one.replaced, variant.plan, one.cut)
+        return prefill_ceiling(shape, n, one.replaced, plan, one.pruned)
+    return decode_ceiling(shape, n, batch, one.replaced, plan, one.pruned)
 
 
 def _quality(model: PreTrainedModel, inputs: Tensor, variants: list[Variant]) -> list[dict]:

@@ -1,6 +1,5 @@
 """How far a modified model's predictions are from the unmodified one's."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
@@ -50,8 +49,8 @@ def compare(reference: Tensor, modified: Tensor, input_ids: Tensor) -> Quality:
         kl=kl / positions,
         top1_agreement=first / positions,
         top5_agreement=shared / positions,
-        perplexity_ratio=math.exp(changed - unmodified),
-        perplexity=math.exp(min(changed, 700.0)),
+        perplexity_ratio=_exp(changed - unmodified),
+        perplexity=_exp(changed),
     )
 
 
@@ -60,7 +59,13 @@ def perplexity(logits: Tensor, input_ids: Tensor) -> float:
     predicted, targets = logits[:, :-1].flatten(0, 1), input_ids[:, 1:].flatten()
     pieces = zip(predicted.split(_POSITIONS), targets.split(_POSITIONS), strict=True)
     losses = [functional.cross_entropy(some.double(), target, reduction="sum").item() for some, target in pieces]
-    return math.exp(sum(losses) / max(1, len(targets)))
+    return _exp(sum(losses) / max(1, len(targets)))
+
+
+def _exp(loss: float) -> float:
+    """Infinity where a broken model's loss is beyond what a float holds."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(loss))
 
 
 def quality_table(
@@ -113,7 +118,7 @@ def _pooled(rows: pd.DataFrame) -> pd.DataFrame:
     pooled = []
     for key, part in rows.groupby(_KEY, sort=False, dropna=False):
         means = {m: np.average(part[m], weights=part["positions"]) for m in _MEASURES}
-        means |= {m: math.exp(means[m]) for m in _GEOMETRIC}
+        means |= {m: _exp(means[m]) for m in _GEOMETRIC}
         counts = {"texts": len(part), "heads_replaced": part["heads_replaced"].mean()}
         pooled.append(dict(zip(_KEY, key, strict=True)) | counts | means)
     return pd.DataFrame(pooled, columns=[*_KEY, "texts", "heads_replaced", *_MEASURES])

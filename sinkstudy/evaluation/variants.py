@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from sinkstudy.attention.optimize import optimized
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.state import PlanState
+from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.models.implementation import attention_implementation, uses_attention_interface
 
 
@@ -64,44 +65,40 @@ def at_work(model: PreTrainedModel, variants: Sequence[Variant], inputs: Tensor)
         if plan.max_tokens is not None and inputs.shape[1] > plan.max_tokens:
             continue
         if plan.first_layer_threshold is None:
-            heads, cut = _replaced(model, variant, inputs[:, :2])  # the plan alone decides, so two tokens tell
+            heads = _replaced(model, variant, inputs[:, :2])  # the plan alone decides, so two tokens tell
         else:
             if plan.first_layer_threshold not in decided:
-                decided[plan.first_layer_threshold], _ = _replaced(model, variant, inputs)
-            heads, cut = decided[plan.first_layer_threshold], ()
+                decided[plan.first_layer_threshold] = _replaced(model, variant, inputs)
+            heads = decided[plan.first_layer_threshold]
         if heads:
             key = (variant.strategy, variant.depth, *heads.items(), _settings(plan, heads))
-            found.setdefault(key, AtWork(variant, heads, cut, [])).policies.append(variant.policy)
+            found.setdefault(key, AtWork(variant, heads, [])).policies.append(variant.policy)
     return list(found.values())
 
 
 @torch.inference_mode()
-def _replaced(
-    model: PreTrainedModel, variant: Variant, inputs: Tensor
-) -> tuple[dict[int, tuple[int, ...]], tuple[int, ...]]:
-    """Replaced heads by layer, and the layers without their projections, after a pass over `inputs`."""
+def _replaced(model: PreTrainedModel, variant: Variant, inputs: Tensor) -> dict[int, tuple[int, ...]]:
+    """Replaced heads by layer, after a pass over `inputs`."""
     with running(model, variant) as run:
         model(inputs, use_cache=False)
         layers = range(model.config.get_text_config().num_hidden_layers)
-        heads = {layer: run.replaced_heads(layer) for layer in layers if run.replaced_heads(layer)}
-        return heads, tuple(layer for layer in heads if layer in run.pruned)
+        return {layer: heads for layer in layers if (heads := run.replaced_heads(layer))}
 
 
 @dataclass(frozen=True)
 class AtWork:
-    """A variant on some input: `heads` by layer, `cut` layers without their projections, and all `policies` that
-    amount to it."""
+    """A variant on some input: its replaced `heads` by layer, and all `policies` that amount to it."""
 
     variant: Variant
     heads: dict[int, tuple[int, ...]]
-    cut: tuple[int, ...]
     policies: list[str]
 
 
 def _settings(plan: Plan, heads: dict[int, tuple[int, ...]]) -> tuple:
-    """What besides the heads decides the output of a plan."""
-    weights = plan.rest_weight and [plan.rest_weight[layer][head] for layer, row in heads.items() for head in row]
-    return plan.sink_tokens, plan.window, None if weights is None else tuple(weights)
+    """What besides the heads decides the output of a plan under its strategy."""
+    weights = plan.rest_weight if STRATEGIES[plan.strategy].needs_rest_weight else None
+    chosen = weights and tuple(weights[layer][head] for layer, row in heads.items() for head in row)
+    return plan.sink_tokens, plan.window, chosen
 
 
 def runs_on_sdpa(model: PreTrainedModel) -> bool:

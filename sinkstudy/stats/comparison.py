@@ -47,6 +47,13 @@ def _pairs(heads: pd.DataFrame) -> list[tuple[str, str]]:
     return list(heads[["model", "set"]].drop_duplicates().itertuples(index=False, name=None))
 
 
+def _percentages(correlation: pd.Series) -> dict:
+    return {
+        "correlation_percent": 100 * correlation["p_later_given_first"],
+        "base_rate_percent": 100 * correlation["p_later"],
+    }
+
+
 def _set_row(comparison, model, set_name, side, group, heads, correlation) -> dict:
     part = heads[(heads["model"] == model) & (heads["set"] == set_name)]
     of_set = (correlation["set"] == set_name) & (correlation["prompt"] == "all") & correlation["n_tokens"].isna()
@@ -66,8 +73,7 @@ def _set_row(comparison, model, set_name, side, group, heads, correlation) -> di
         "mean_score": part["mean_sink_score"].mean(),
         "null_score": part["mean_null_score"].mean(),
         "mean_excess": part["mean_excess_score"].mean(),
-        "correlation_percent": 100 * row["p_later_given_first"],
-        "base_rate_percent": 100 * row["p_later"],
+        **_percentages(row),
     }
 
 
@@ -89,8 +95,7 @@ def _length_row(group, model, n, lengths, correlation) -> dict:
         "mean_score": part["mean_score"].mean(),
         "null_score": part["null_score"].mean(),
         "mean_excess": part["mean_excess"].mean(),
-        "correlation_percent": 100 * row["p_later_given_first"],
-        "base_rate_percent": 100 * row["p_later"],
+        **_percentages(row),
     }
 
 
@@ -107,6 +112,5 @@ def _simulated_row(group, preset, row) -> dict:
         "mean_sink_heads": row["simulated_sinks"],
         "sink_percent": 100 * row["simulated_sink_fraction"],
         "mean_score": row["simulated_mean_score"],
-        "correlation_percent": 100 * row["p_later_given_first"],
-        "base_rate_percent": 100 * row["p_later"],
+        **_percentages(row),
     }

@@ -5,17 +5,17 @@ from pathlib import Path
 import torch
 
 from sinkstudy.attention.plan import Plan
-from sinkstudy.evaluation.answers import answers_table, sample
+from sinkstudy.evaluation.answers import answers_table
 from sinkstudy.evaluation.benchmark import usable_lengths, windows
 from sinkstudy.evaluation.quality import quality_table
 from sinkstudy.evaluation.variants import runs_on_sdpa, variants_of
 from sinkstudy.models.loading import encode, load_model, tokenize
 from sinkstudy.models.spec import pinned
-from sinkstudy.prompts import read_prompts
+from sinkstudy.prompts import read_prompts, spread_over_lengths
 from sinkstudy.store.tables import write_table
 from sinkstudy.workflow.joblog import job_log
 
-_WINDOWS = 4
+_WINDOWS = 4  # predictions are compared on so many stretches of the text, per length
 
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
@@ -25,9 +25,9 @@ with job_log(snakemake.log[0]):
     plans = [Plan.load(path) for path in snakemake.input.plans] if runs_on_sdpa(model) else []
     variants = variants_of(model, plans, params.strategies)
     read = read_prompts(Path(snakemake.input.prompts))
-    tokens = encode(loaded, {one.id: one.text for one in read})
-    prompts = [(one.id, one.set, torch.tensor([tokens[one.id]], device=model.device)) for one in read]
-    answered = sample(prompts, params.answer_prompts)
+    token_ids = encode(loaded, {one.id: one.text for one in read})
+    sets, chosen = {one.id: one.set for one in read}, spread_over_lengths(token_ids, params.answer_prompts)
+    answered = [(one, sets[one], torch.tensor([token_ids[one]], device=model.device)) for one in chosen]
     held_out = tokenize(loaded, text.read_text(encoding="utf-8"), prompt=text.name)
     lengths = usable_lengths(model, name, len(held_out), params.lengths)
     texts = [("held-out", ids[None]) for ids in windows(held_out, max(lengths), _WINDOWS).to(model.device)]
