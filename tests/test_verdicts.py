@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from made_up import NAN, frame, study
 
-from sinkstudy.findings import verdicts
+from sinkstudy.findings import rules
 from sinkstudy.findings.verdicts import judge, verdicts_json
 from sinkstudy.stats.pareto import pareto_front, timing_noise
 from sinkstudy.stats.profile import long_prompt_table
@@ -25,7 +25,7 @@ QUESTIONS = [
 ]
 
 
-def without_nan(verdict: verdicts.Verdict, *said: str) -> bool | None:
+def without_nan(verdict: rules.Verdict, *said: str) -> bool | None:
     """What it holds, once its reason says all of this and is a sentence without `nan`."""
     assert verdict.reason.endswith(".")
     assert "nan" not in verdict.reason
@@ -48,7 +48,7 @@ def test_a_model_has_sinks_where_a_head_is_one_in_half_of_the_long_prompts(rows,
     scores = frame("prompt n_tokens head sink_score excess_score", *rows).assign(model="m", layer=0)
     scores["is_sink"] = scores["sink_score"] >= 0.9
     table = long_prompt_table([part for _, part in scores.groupby("prompt")], 24)
-    assert without_nan(verdicts.has_sinks(table, 0.9), *said) is holds
+    assert without_nan(rules.has_sinks(table, 0.9), *said) is holds
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_model_has_sinks_where_a_head_is_one_in_half_of_the_long_prompts(rows,
 )
 def test_the_first_layer_predicts_where_sinks_follow_surely_and_more_than_the_base_rate(values, holds, said):
     row = {"first_layer_sinks": 4, "p_later_given_first": 0.8, "p_later": 0.4, "ci_low": 0.6, "ci_high": 0.9}
-    verdict = verdicts.first_layer(pd.Series(row | {"p_value": 0.01} | values))
+    verdict = rules.first_layer(pd.Series(row | {"p_value": 0.01} | values))
     assert without_nan(verdict, *said) is holds
 
 
@@ -84,11 +84,11 @@ def test_where_whole_prompts_have_no_first_layer_sinks_the_length_with_most_of_t
             "p_value": [NAN, 0.63, 0.3, NAN],
         }
     )
-    verdict = verdicts.first_layer(verdicts.with_first_layer_sinks(correlation))
+    verdict = rules.first_layer(rules.with_first_layer_sinks(correlation))
     assert verdict.holds is False
     assert "cut to 2 tokens, 82.50% of later layers" in verdict.reason
-    assert verdicts.with_first_layer_sinks(correlation.assign(first_layer_sinks=[3, 50, 7, 0]))["p_later"] == 0.08
-    assert verdicts.with_first_layer_sinks(correlation.assign(first_layer_sinks=0))["p_later"] == 0.08
+    assert rules.with_first_layer_sinks(correlation.assign(first_layer_sinks=[3, 50, 7, 0]))["p_later"] == 0.08
+    assert rules.with_first_layer_sinks(correlation.assign(first_layer_sinks=0))["p_later"] == 0.08
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_where_whole_prompts_have_no_first_layer_sinks_the_length_with_most_of_t
 def test_a_correlation_weakens_where_it_surely_falls_and_by_more_than_its_base_rate(values, holds, said):
     row = {"length": 8, "length_low": 5, "length_high": 12, "before": 0.8, "after": 0.3, "fall": 0.5, "fall_low": 0.2}
     row |= {"fall_high": 0.6, "excess_before": 0.1, "excess_after": -0.05, "last_length": 40}
-    assert without_nan(verdicts.length(pd.Series(row | values)), *said) is holds
+    assert without_nan(rules.length(pd.Series(row | values)), *said) is holds
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_correlation_weakens_where_it_surely_falls_and_by_more_than_its_base_r
 )
 def test_length_has_an_effect_where_the_excess_changes(prompts, holds, said):
     rows = [(p, n, float(null_score(n)), *values) for p, lengths in prompts.items() for n, values in lengths.items()]
-    verdict = verdicts.length_effect(frame("prompt n_tokens null_score mean_score mean_excess", *rows))
+    verdict = rules.length_effect(frame("prompt n_tokens null_score mean_score mean_excess", *rows))
     assert without_nan(verdict, *said) is holds
 
 
@@ -135,11 +135,11 @@ def test_length_has_an_effect_where_the_excess_changes(prompts, holds, said):
 def test_the_data_reject_a_simulator_that_errs_by_more_than_chance_and_by_enough(error, p_value, rejected):
     row = ("formula", 8, error, 0.01, p_value)
     errors = frame("simulator cells layer_error chance_error p_value", ("calibrated", 8, 0.0, 0.0, 1.0), row)
-    verdict = verdicts.simulator(errors)
+    verdict = rules.simulator(errors)
     assert without_nan(verdict, f"{100 * error:.2f} percentage points") is not rejected
-    assert verdicts.rejected(errors.iloc[1]) is rejected
-    assert without_nan(verdicts.simulator(errors.iloc[:1]), "too few") is None
-    assert without_nan(verdicts.simulator(pd.DataFrame()), "too few") is None
+    assert rules.rejected(errors.iloc[1]) is rejected
+    assert without_nan(rules.simulator(errors.iloc[:1]), "too few") is None
+    assert without_nan(rules.simulator(pd.DataFrame()), "too few") is None
 
 
 TIMED = "strategy policy heads_replaced kl top1_agreement speedup_vs_sdpa speedup_low ceiling"
@@ -176,23 +176,23 @@ AGAIN = ("sdpa", "again", 0, 0.0, 1.0, 1.02, 0.9, 1.0)  # the same computation t
 )
 def test_replacing_is_worth_it_where_a_harmless_way_is_faster_than_sdpa_differs_from_itself(rows, noise, holds, said):
     table = timed(*rows, noise=noise)
-    assert without_nan(verdicts.worth_replacing(table), *said) is holds
+    assert without_nan(rules.worth_replacing(table), *said) is holds
     if "noise" in said:
-        assert verdicts.worth_replacing(table).reason.endswith("this is noise.")
+        assert rules.worth_replacing(table).reason.endswith("this is noise.")
 
 
 def test_a_gain_in_a_quiet_cell_is_found_beside_a_larger_one_in_a_noisy_cell():
     noisy, quiet = timed(way("noisy", 1.6), noise=0.8), timed(way("quiet", 1.2), n=512, noise=0.05)
     table = pd.concat([noisy, quiet], ignore_index=True)
-    assert without_nan(verdicts.worth_replacing(table), "of 2 ", "policy quiet, prefill at 512") is True
+    assert without_nan(rules.worth_replacing(table), "of 2 ", "policy quiet, prefill at 512") is True
 
 
 def test_nothing_timed_and_a_model_that_sdpa_cannot_run_are_no_verdict_on_speed():
-    assert without_nan(verdicts.worth_replacing(pd.DataFrame()), "was timed") is None
-    assert without_nan(verdicts.skippable(pd.DataFrame()), "was timed") is None
-    assert verdicts.worth_by_length(pd.DataFrame()) == []
+    assert without_nan(rules.worth_replacing(pd.DataFrame()), "was timed") is None
+    assert without_nan(rules.skippable(pd.DataFrame()), "was timed") is None
+    assert rules.worth_by_length(pd.DataFrame()) == []
     slow = timed(way("x", NAN)).query("strategy != 'sdpa'")
-    assert without_nan(verdicts.worth_replacing(slow), "SDPA does not run") is None
+    assert without_nan(rules.worth_replacing(slow), "SDPA does not run") is None
 
 
 def test_each_phase_and_length_is_judged_by_its_own_noise_at_the_smallest_batch():
@@ -205,7 +205,7 @@ def test_each_phase_and_length_is_judged_by_its_own_noise_at_the_smallest_batch(
         ],
         ignore_index=True,
     )
-    holds = {where: verdict.holds for where, verdict in verdicts.worth_by_length(table)}
+    holds = {where: verdict.holds for where, verdict in rules.worth_by_length(table)}
     assert holds == {"prefill at 128 tokens": False, "decoding at 128 tokens": True, "prefill at 512 tokens": None}
 
 
@@ -216,19 +216,19 @@ def test_the_upper_end_of_a_second_timing_counts_where_it_is_given():
 
 def test_heads_can_be_skipped_where_predictions_stay_whatever_the_speed():
     many = ("first_value", "many", 9, 0.001, 0.99, 0.5, 0.5, 2.0)
-    assert without_nan(verdicts.skippable(timed(way("few", 3.0), many)), "9 heads (25.00%)", "policy many") is True
-    verdict = verdicts.skippable(timed(way("bad", 3.0, kl=1.7), way("mild", 3.0, kl=0.3, top1=0.7)))
+    assert without_nan(rules.skippable(timed(way("few", 3.0), many)), "9 heads (25.00%)", "policy many") is True
+    verdict = rules.skippable(timed(way("bad", 3.0, kl=1.7), way("mild", 3.0, kl=0.3, top1=0.7)))
     assert without_nan(verdict, "policy mild", "0.3", "0.700") is False
-    assert without_nan(verdicts.skippable(timed()), "no policy found a head") is None
+    assert without_nan(rules.skippable(timed()), "no policy found a head") is None
 
 
 @pytest.mark.parametrize(("perplexity", "holds"), [(23.4, False), (1000.0, False), (2e5, True), (float("inf"), True)])
 def test_a_perplexity_beyond_belief_says_that_a_model_is_misloaded(perplexity, holds):
     rows = [("held-out", 512, "none", perplexity), ("held-out", 24, "none", 5e4), ("code", 2048, "none", 5e4)]
     quality = frame("set n_tokens policy perplexity", *rows, ("held-out", 2048, "consistent", 5e4))
-    assert verdicts.misloaded(quality).holds is holds
+    assert rules.misloaded(quality).holds is holds
     for unknown in (pd.DataFrame(), quality.drop(columns="perplexity"), quality.assign(perplexity=NAN)):
-        assert verdicts.misloaded(unknown).holds is None
+        assert rules.misloaded(unknown).holds is None
 
 
 def test_the_pareto_front_is_what_nothing_else_beats():

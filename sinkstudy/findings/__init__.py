@@ -8,7 +8,7 @@ import re
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sinkstudy.findings import sections, text, verdicts
+from sinkstudy.findings import rules, sections, text, verdicts
 from sinkstudy.findings.inputs import Tables, file_of
 
 __all__ = ["Tables", "markdown"]
@@ -41,7 +41,7 @@ def markdown(tables: Tables) -> str:
         rows=tables.rows,
         figure=figure,
         label=label,
-        rules=verdicts,
+        rules=rules,
         judged={model: verdicts.judge(tables, model) for model in tables.models},
     )
     return text.number_footnotes(re.sub(r"\n{3,}", "\n\n", page.strip())) + "\n"

@@ -5,8 +5,8 @@ import re
 import pandas as pd
 
 from sinkstudy.findings.inputs import Tables, file_of
+from sinkstudy.findings.rules import SIGNIFICANT
 from sinkstudy.findings.text import Markdown, note, row_note
-from sinkstudy.findings.verdicts import SIGNIFICANT
 from sinkstudy.stats.comparison import short_and_long_sets
 from sinkstudy.stats.pareto import pareto_front
 from sinkstudy.stats.scores import null_score
