@@ -20,11 +20,13 @@ def comparison_figure(comparison: pd.DataFrame, title: str) -> Figure:
     """Sink percentage, null-corrected score and first-to-later-layer correlation, a bar per side.
 
     `comparison` holds one comparison of the comparison table; bars are grouped by `group`, with one style per `side`.
-    An undefined value has no bar but a dash.
+    An undefined value has no bar but a dash; what is undefined for all is left out and named.
     """
     groups, sides = comparison["group"].unique(), comparison["side"].unique()
-    figure, axes = new_figure(PAGE, 3.9, rows=3, sharex=True)
-    for ax, (column, label, top, form) in zip(axes, _PANELS, strict=True):
+    panels = [panel for panel in _PANELS if comparison[panel[0]].notna().any()]
+    missing = [panel[1].replace("\n", " ") for panel in _PANELS if panel not in panels]
+    figure, axes = new_figure(PAGE, 1.1 + 0.95 * len(panels), rows=len(panels), sharex=True)
+    for ax, (column, label, top, form) in zip(axes, panels, strict=True):
         values = comparison.pivot(index="group", columns="side", values=column).reindex(index=groups, columns=sides)
         _bars(ax, values, top, form)
         ax.set(ylabel=label, ylim=(min(0, 1.2 * np.nanmin([0, values.min().min()])), 1.22 * top))
@@ -33,7 +35,8 @@ def comparison_figure(comparison: pd.DataFrame, title: str) -> Figure:
     axes[-1].set_xticks(range(len(groups)), groups, **slant)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(sides))
-    figure.suptitle(f"{title} (–: undefined)")
+    undefined = f"\nundefined for all: {', '.join(missing)}" if missing else ""
+    figure.suptitle(f"{title} (–: undefined){undefined}")
     return figure
 
 

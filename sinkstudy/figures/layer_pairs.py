@@ -40,7 +40,7 @@ def layer_pair_figure(pairs: pd.DataFrame) -> Figure:
 def _square(ax: Axes, values: pd.DataFrame, layers: list[int], colours: str, ends: tuple[float, float]):
     image = ax.imshow(values, cmap=colours, vmin=ends[0], vmax=ends[1], origin="upper")
     ax.set(xlabel="layer b", ylabel="layer a")
-    step = max(1, len(layers) // 8)
+    step = -(-len(layers) // 6)  # more labels would touch
     ax.set_xticks(range(0, len(layers), step), layers[::step])
     ax.set_yticks(range(0, len(layers), step), layers[::step])
     ax.spines[["top", "right"]].set_visible(True)

@@ -84,7 +84,7 @@ def set_dependence_figure(persistence: pd.DataFrame, curves: pd.DataFrame) -> Fi
     if shown:
         image = right.imshow(100 * shares[shown], cmap=SCORE_MAP, vmin=0, vmax=100, aspect="auto")
         figure.colorbar(image, ax=right, label="sink in % of the set's prompts")
-        right.set_xticks(range(len(shown)), [f"{layer}.{head}" for layer, head in shown], rotation=90, fontsize=6)
+        right.set_xticks(range(len(shown)), [f"{layer}.{head}" for layer, head in shown], rotation=90, fontsize=5)
         right.set_yticks(range(len(sets)), [])
         right.set_xlabel("layer.head")
         right.set_title(f"{len(shown)} of {shares.shape[1]} heads that are\nsinks in some prompts only")
