@@ -30,7 +30,7 @@ RECORD = "sinkstudy.json"
 _NO_WEIGHTS = {"rope_freqs.weight"}  # read as a setting of the configuration
 
 
-def located(settings: Mapping[str, Any], inputs: Sequence[str], root: Path) -> Path | None:
+def gguf_path(settings: Mapping[str, Any], inputs: Sequence[str], root: Path) -> Path | None:
     """The GGUF file of a model; None where only its conversion is on this machine.
 
     `settings`: source, gguf and sha256 as configured; `inputs`: the local file, or the record of what was fetched.
