@@ -11,6 +11,7 @@ from tqdm import tqdm
 from sinkstudy.errors import StudyError
 from sinkstudy.models.implementation import attention_implementation
 from sinkstudy.models.loading import LoadedModel
+from sinkstudy.prompts import spread_over_lengths
 from sinkstudy.store import Expected, read_captures
 
 # A head's captured and recomputed score may differ by this much, because earlier layers magnify the rounding of
@@ -32,11 +33,11 @@ def verify(
     """
     if expected is not None:
         expected = replace(expected, attributes={**expected.attributes, "revision": loaded.resolved})
-    prompts = sorted((capture.n_tokens, capture.prompt) for capture in read_captures(captures, expected))
-    chosen = {prompts[i] for i in np.linspace(0, len(prompts) - 1, count).round().astype(int)}
-    sample = {key: one for one in read_captures(captures) if (key := (one.n_tokens, one.prompt)) in chosen}
+    token_ids = {capture.prompt: capture.token_ids for capture in read_captures(captures, expected)}
+    chosen = spread_over_lengths(token_ids, count)
+    sample = {capture.prompt: capture for capture in read_captures(captures) if capture.prompt in chosen}
     rows = []
-    for _, capture in tqdm(sorted(sample.items()), desc=f"verify {name}", unit="prompt"):
+    for capture in tqdm(map(sample.get, chosen), desc=f"verify {name}", total=len(chosen), unit="prompt"):
         difference = eager_sink_mass(loaded, capture.token_ids) - capture.sink_mass
         worst, tolerance = np.abs(difference.mean(-1)).max(), TOLERANCE[loaded.model.dtype]
         if not worst <= tolerance:
