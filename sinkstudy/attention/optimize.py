@@ -25,7 +25,8 @@ from sinkstudy.models.implementation import attention_implementation, uses_atten
 _NAME = "sinkstudy_optimized"
 DEPTHS = ("projections", "attention")
 
-# By attention module, so that any thread finds it; the module that stands in for a pruned one has its own entry.
+# An attention module leads to the block it runs in, so that every thread finds it; a module that stands in for a pruned
+# one has an entry of its own.
 _running: "WeakKeyDictionary[nn.Module, PlanState | PrunedAttention]" = WeakKeyDictionary()
 
 

@@ -21,8 +21,8 @@ from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.attention.strategies.contract import HiddenStates
 from sinkstudy.errors import StudyError
 
-# Attention classes that can be pruned, and the names of their query, key, value and output projections. A class belongs
-# here when its forward takes the number of heads from the widths of these four and applies nothing to all heads
+# The table names the attention classes that can be pruned, with their query, key, value and output projections. A class
+# belongs here when its forward takes the number of heads from the widths of these four and applies nothing to all heads
 # together; the tests prune every one of them.
 _USUAL = ("q_proj", "k_proj", "v_proj", "o_proj")
 PRUNABLE = {
@@ -119,7 +119,7 @@ class PrunedAttention:
         if self.partition.kept:
             output, weights = forward(self.kept_only, **kwargs)
             return output.add_(added), weights
-        if past_key_values is not None:  # counts the tokens
+        if past_key_values is not None:  # the cache still has to count the tokens
             nothing = hidden_states.new_empty(hidden_states.shape[0], 0, hidden_states.shape[1], 1)
             past_key_values.update(nothing, nothing, self.layer)
         bias = list(self.linears.values())[-1].bias

@@ -12,14 +12,14 @@ from sinkstudy.errors import StudyError
 
 # Any one of these is a tokenizer that Transformers can try to load.
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-# The names that configurations of causal language models have for what there must be one of at least.
+# Configurations of causal language models use these names for counts that must be at least 1.
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 _COUNTS = (
     *_LAYERS,
     *("num_attention_heads", "n_head", "n_heads", "num_heads", "num_key_value_heads", "num_kv_heads"),
     *("hidden_size", "n_embd", "d_model", "vocab_size"),
 )
-# Of a decoder, not of an image or audio encoder beside it.
+# This matches the layers of a decoder, not those of an image or audio encoder beside it.
 _OF_LAYER = re.compile(
     r"(?:(?:model|language_model|text_model|transformer|decoder|gpt_neox)\.)*(?:layers|h|blocks)\.(\d+)\."
 )

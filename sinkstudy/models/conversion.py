@@ -27,7 +27,7 @@ from sinkstudy.models.sources import check_sha256, file_sha256, resolve_source
 from sinkstudy.models.spec import WHEEL, is_remote
 
 RECORD = "sinkstudy.json"
-_NO_WEIGHTS = {"rope_freqs.weight"}  # read as a setting of the configuration
+_NO_WEIGHTS = {"rope_freqs.weight"}  # `gguf_config` reads it as a setting of RoPE
 
 
 def gguf_path(settings: Mapping[str, Any], inputs: Sequence[str], root: Path) -> Path | None:
@@ -131,7 +131,7 @@ def _load(file: GGUFFile, config: Any) -> PreTrainedModel:
         named = set(get_gguf_hf_weights_map(model, processor)) | _NO_WEIGHTS
         _refuse_tensors(file, sorted(set(file.tensor_types) - named), "have no place in Transformers' model")
     _refuse_tensors(file, not_finite(model), "hold numbers that are not finite")
-    # The weights are plain float32 now, and are saved as such.
+    # The weights are plain float32 now, which Transformers refuses to save as a quantized model's.
     vars(model.config).pop("quantization_config", None)
     model.hf_quantizer = None
     model.generation_config = GenerationConfig.from_model_config(model.config)

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig
 from sinkstudy.errors import StudyError
 from sinkstudy.models.gguf_file import GGUFFile
 
-# Metadata key below the architecture's name, to the attributes of which a configuration has one.
+# Each metadata key, below the architecture's name, belongs to the first of these attributes that a configuration has.
 _ATTRIBUTES = {
     "context_length": ("max_position_embeddings",),
     "embedding_length": ("hidden_size",),
@@ -35,7 +35,7 @@ _ATTRIBUTES = {
     "expert_used_count": ("num_experts_per_tok",),
     "expert_feed_forward_length": ("moe_intermediate_size",),
 }
-# Keys that other code of this module reads, and keys that decide nothing about what the model computes.
+# Other code of this module reads the keys of the first set; those of the second decide nothing about the computation.
 _READ_ELSEWHERE = {
     "attention.value_length",
     "attention.causal",
@@ -46,7 +46,7 @@ _READ_ELSEWHERE = {
     "rope.scaling.factor",
 }
 _WITHOUT_EFFECT = {"tensor_data_layout", "rope.scaling.original_context_length", "rope.scaling.finetuned"}
-# Models whose queries are scaled by another width than that of their heads, by architecture and number of layers.
+# These models, by architecture and number of layers, scale queries by another width than that of their heads.
 _SCALED_BY_HIDDEN = {("gemma2", 46), ("gemma3", 62)}
 
 

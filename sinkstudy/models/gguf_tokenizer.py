@@ -10,10 +10,11 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 from sinkstudy.errors import StudyError, first_sentence
 from sinkstudy.models.gguf_file import GGUFFile
 
-# llama.cpp's names of pre-tokenizers that Transformers does not know and leaves as GPT-2's.
+# llama.cpp gives these names to pre-tokenizers that Transformers does not know and treats as GPT-2's.
 _DIGITS_ONE_BY_ONE = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
 _GPT2 = {"gpt-2", "gpt2", "phi-2", "jina-es", "jina-de", "gigachat", "roberta-bpe", "olmo", "jais", "trillion", "mpt"}
-# Vocabularies whose merges do not apply to words that are tokens as they stand, and that begin with BOS unless told.
+# In these vocabularies a whole word that is a token is never split by merges, and a text begins with BOS unless the
+# file says otherwise.
 _WHOLE_WORDS_FIRST = {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken"}
 _PROBE = "The year 2048, a sink's 17% \tof naïve   tokens:\n\n- yes, I'll go… 12,345.67 (x[3]) 数字"
 

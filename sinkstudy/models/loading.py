@@ -161,7 +161,7 @@ def _checked(loaded: LoadedModel, encoded: Mapping[str, list[int]]) -> dict[str,
 def _load_tokenizer(spec: ModelSpec, folder: Path) -> PreTrainedTokenizerBase:
     try:
         if spec.is_gguf:
-            # Not AutoTokenizer: the classes of some model types split text in their own way, whatever the file says.
+            # AutoTokenizer would take classes that split text in their own way, whatever the file says.
             return PreTrainedTokenizerFast.from_pretrained(folder)
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
     except Exception as error:

@@ -10,7 +10,7 @@ from sinkstudy.store.atomic import atomic_write
 
 _ROWS_AT_ONCE = 1 << 14
 _WRITE = {"index": False, "float_format": "%.9g", "lineterminator": "\n"}
-# Only empty cells are undefined: a prompt may be called NA.
+# Only an empty cell is undefined, because a prompt may be called NA.
 _READ = {"dtype": {"model": str, "set": str, "prompt": str}, "keep_default_na": False, "na_values": [""]}
 
 

@@ -17,7 +17,7 @@ _PACKAGE = "sinkstudy"
 _ARITHMETIC = ("torch", "transformers")
 _BYTECODE = "__pycache__"
 _SPEAKING = {"print", "warn", "debug", "info", "warning", "error", "exception", "critical"}
-# Fields of a syntax tree that say nothing, or not the same under every Python.
+# These fields of a syntax tree say nothing, or differ between versions of Python.
 _IGNORED = {"ctx", "kind", "type_comment", "type_ignores"}
 
 

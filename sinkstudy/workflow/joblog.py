@@ -12,10 +12,10 @@ from typing import TextIO
 
 from sinkstudy.errors import StudyError
 
-# What libraries would write on the terminal past any log: PyTorch's allocator, its profiler, Transformers' advice. Read
-# by them when they are imported, so it goes into the environment of a job.
+# PyTorch's allocator and profiler and Transformers would write to the terminal past any log. They read these variables
+# when they are imported, so the workflow puts them into the environment of every job.
 QUIET = {"KINETO_LOG_LEVEL": "6", "TORCH_CPP_LOG_LEVEL": "ERROR", "TRANSFORMERS_VERBOSITY": "error"}
-# What the surroundings of a job do to its files, and a user can mend. Other system errors may be faults of the code.
+# A user can mend these errors of the disk. Other system errors may be faults of the code.
 _SURROUNDINGS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
     errno.ENOTDIR,
@@ -33,7 +33,8 @@ def job_log(path: str | Path) -> Iterator[None]:
     hooks = sys.unraisablehook, warnings.showwarning
     try:
         log.open(path)
-        # Errors that Python can only print, such as h5py's while it lets go of a file on a full disk, and warnings.
+        # Python can only print some errors, such as h5py's while it lets go of a file on a full disk: the log gets
+        # them, and warnings.
         sys.unraisablehook = lambda ignored: log.write("".join(traceback.format_exception(ignored.exc_value)))
         warnings.showwarning = lambda *about, **_: log.write(warnings.formatwarning(*about[:4]))
         with redirect_stderr(_Both(terminal, log)):
