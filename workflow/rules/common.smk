@@ -28,7 +28,8 @@ LAYERS = [(COMMAND_LINE, ON_COMMAND_LINE), *reversed(OVERLAYS.items())]
 LAYERS += [("config.yaml", config)] if Path("config.yaml").exists() or not OVERLAYS else []
 config.update(checked(check_config, config, Path.cwd(), LAYERS))
 if config["cache"] is not None:
-    os.environ[VARIABLE] = os.path.abspath(os.path.expanduser(config["cache"]))  # jobs inherit it, as they do PYTHONPATH
+    # Jobs inherit it, as they do PYTHONPATH.
+    os.environ[VARIABLE] = os.path.abspath(os.path.expanduser(config["cache"]))
 FOLDERS = [Path("results"), Path("logs")]
 checked(check_folders, FOLDERS)
 PROMPTS = checked(read_prompts, Path(config["prompts"]))
