@@ -45,7 +45,7 @@ def study(prompts: tuple = (("hello", "short", 2), ("fox", "long", 30)), names=(
         undefined = (0, NAN, 0.125, NAN, NAN, NAN, NAN, NAN)
         correlation += [(model, *row, *(follow if model == sinky else undefined)) for row in pooled]
         correlation += [(model, set_name, "all", NAN, 0.3, *follow) for _, set_name, _ in prompts]
-        for n, count, ends in ((2, 2, (0.0625, 0.9375, -0.25, 0.8125)), (24, 1, (NAN,) * 4)):
+        for n, count, ends in ((2, 2, (0.0625, 0.9375, -0.25, 0.8125, 0.59375, 0.90625)), (24, 1, (NAN,) * 6)):
             row = (model, "all", 0.9, n, count, share, score, float(null_score(n)), 0.8125 * score)
             curves.append((*row, 0.65625, 0.40625, *ends))
         row = ("measured_vs_simulated", "5 tokens", model, "measured", 43.75, 0.5625)
@@ -58,6 +58,7 @@ def study(prompts: tuple = (("hello", "short", 2), ("fox", "long", 30)), names=(
     )
     times = (0.0046875, 0.000625, 1.53125, 1.5, 2.28125, 1.65625)
     quality = (0.0015625, 0.9921875, 1.0015625)
+    original, paper = ("the original study", None, "no"), ("a paper", "https://x.org", "in the abstract")
     return Tables(
         long_prompts=long_prompt_table([scores], 24),
         positions=position_table([scores], 0.9),
@@ -73,7 +74,8 @@ def study(prompts: tuple = (("hello", "short", 2), ("fox", "long", 30)), names=(
         ),
         curves=frame(
             "model set threshold n_tokens prompts sink_fraction mean_score null_score mean_excess p_later_given_first "
-            "p_later sink_fraction_low sink_fraction_high mean_excess_low mean_excess_high",
+            "p_later sink_fraction_low sink_fraction_high mean_excess_low mean_excess_high p_later_given_first_low "
+            "p_later_given_first_high",
             *curves,
         ),
         weakening=frame(
@@ -112,12 +114,23 @@ def study(prompts: tuple = (("hello", "short", 2), ("fox", "long", 30)), names=(
             (sinky, "formula", 0.9, 16, 0.40625, 0.3125, 0.21875, 0.015625, 0.0078125),
             (sinky, "calibrated", 0.9, 16, 0.03125, 0.015625, NAN, 0.015625, 0.25),
         ),
+        definitions=frame(
+            "model set definition unit first_query queries comparison threshold n_tokens prompts share share_low "
+            "share_high",
+            (sinky, "all", "study", "head", "counted", "all", ">=", 0.9, 2, 2, 0.75, 0.6875, 0.8125),
+            (sinky, "all", "study", "head", "counted", "all", ">=", 0.9, 256, 1, 0.125, NAN, NAN),
+            (sinky, "all", "first_2_queries", "head", "counted", "first 2", ">=", 0.9, 256, 1, 0.625, NAN, NAN),
+            (sinky, "all", "first_128_queries", "head", "counted", "first 128", ">=", 0.9, 256, 1, 0.25, NAN, NAN),
+            (sinky, "all", "gu", "head", "counted", "all", ">", 0.3, 64, 1, 0.5, NAN, NAN),
+        ),
         published=frame(
-            "quantity model value unit threshold n_tokens dtype conditions source link checked",
-            ("sink_fraction", "Big-1B", 71.48, "%", 0.9, 2, None, "366 of 512 heads", "the original study", None, "no"),
-            ("correlation", "Big-1B", 74.04, "%", 0.9, 2, None, "one prompt", "the original study", None, "as quoted"),
-            ("sink_fraction", "Big-1B", 22.85, "%", 0.9, 24, None, "one sentence", "the original study", None, "no"),
-            ("decode_speedup", "GQA", 1.5, "x", NAN, NAN, None, "up to", "a paper", "https://x.org", "in the abstract"),
+            "quantity model value unit definition threshold n_tokens set dtype conditions source link checked",
+            ("sink_fraction", "Big-1B", 71.48, "%", "study", 0.9, 2, "all", None, "366 of 512 heads", *original),
+            ("correlation", "Big-1B", 74.04, "%", "study", 0.9, 2, "all", None, "one prompt", *original),
+            ("sink_fraction", "Big-1B", 22.85, "%", "study", 0.9, 24, "all", None, "one sentence", *original),
+            ("sink_fraction", "Big-8B", 99.02, "%", "gu", 0.3, 64, "all", None, "100 texts", *paper),
+            ("sink_fraction", "Big-8B", 45.97, "%", "gu", 0.8, NAN, "all", None, None, *paper),
+            ("decode_speedup", "GQA", 1.5, "x", None, NAN, NAN, None, None, "up to", *paper),
         ),
         benchmark=frame(
             "model phase n_tokens batch strategy policy heads_replaced head_fraction median_s iqr_s speedup_vs_sdpa "

@@ -37,6 +37,7 @@ class Tables:
     weakening: pd.DataFrame
     layer_pairs: pd.DataFrame
     set_dependence: pd.DataFrame
+    definitions: pd.DataFrame
     control: pd.DataFrame
     comparison: pd.DataFrame
     simulation: pd.DataFrame

@@ -12,7 +12,6 @@ from sinkstudy.stats.pareto import pareto_front
 from sinkstudy.stats.scores import null_score
 
 ORIGINAL = "the original study"  # its name in published.csv
-MEASURED_TOO = {"sink_fraction": "sink_fraction", "correlation": "p_later_given_first"}  # published: column of `curves`
 SHOWN_LENGTHS = (2, 5, 10, 24, 64, 128, 256, 512, 1024, 2048)
 SHOWN_PAIRS = 5
 

@@ -6,6 +6,7 @@ import pandas as pd
 
 from sinkstudy.stats.correlation import Correlation
 from sinkstudy.stats.curves import Curves
+from sinkstudy.stats.definitions import DefinitionShares
 from sinkstudy.stats.layer_pairs import LayerPairs
 from sinkstudy.stats.persistence import Persistence
 from sinkstudy.stats.resampling import Resampling
@@ -23,16 +24,17 @@ def analyse(
     reported_lengths: list[int],
     resampling: Resampling,
 ) -> dict[str, pd.DataFrame | Iterable[pd.DataFrame]]:
-    """The tables by name: lengths (in parts), correlation, curves, weakening, layer_pairs, persistence and
-    set_dependence.
+    """The tables by name: lengths (in parts), correlation, curves, weakening, layer_pairs, persistence,
+    set_dependence and definitions.
 
-    The correlation over all prompts is tabulated at `correlation_lengths`, layer pairs and persistence at
-    `reported_lengths` (persistence without those so short that uniform attention itself scores high).
+    The correlation over all prompts and the definitions are tabulated at `correlation_lengths`, layer pairs and
+    persistence at `reported_lengths` (persistence without those so short that uniform attention itself scores high).
     """
     correlation, curves = Correlation(thresholds, correlation_lengths), Curves(thresholds)
     pairs = LayerPairs(thresholds, reported_lengths)
     persistence = Persistence(thresholds, [n for n in reported_lengths if n >= _INFORMATIVE_TOKENS])
-    add_all(captures, correlation, curves, pairs, persistence)
+    definitions = DefinitionShares(thresholds, correlation_lengths)
+    add_all(captures, correlation, curves, pairs, persistence, definitions)
     curve_table = curves.table(model, resampling)
     shares, dependence = persistence.tables(model, resampling)
     return {
@@ -43,4 +45,5 @@ def analyse(
         "layer_pairs": pairs.table(model, resampling),
         "persistence": shares,
         "set_dependence": dependence,
+        "definitions": definitions.table(model, resampling),
     }

@@ -42,6 +42,7 @@ POLICIES = config["benchmark"]["policies"]
 THRESHOLD = config["sinks"]["threshold"]
 FORMATS = ["png", "svg"]
 STATISTICS = ["lengths", "correlation", "curves", "weakening", "layer_pairs", "persistence", "set_dependence"]
+STATISTICS += ["definitions"]
 STATISTICS_FIGURES = {
     "weakening": "correlation against length",
     "layer_pairs": "layer by layer",
