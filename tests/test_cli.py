@@ -1,0 +1,88 @@
+"""The command line, in process, on the toy."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sinkstudy.capture import sink_mass
+from sinkstudy.cli import app, main
+from sinkstudy.models.loading import load_model, tokenize
+from sinkstudy.models.spec import ModelSpec
+from sinkstudy.prompts import read_prompts
+
+TOY = Path("models/reference").resolve()
+TEXTS = ["Hello world", "one two three four five six seven"]
+
+
+def run(*arguments: str) -> str:
+    done = CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "200"}, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def said(capsys, monkeypatch, *arguments: object) -> str:
+    """The sentence with which the command refuses."""
+    monkeypatch.setattr("sys.argv", ["sinkstudy", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    (sentence,) = capsys.readouterr().err.strip().splitlines()
+    return sentence
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_look_needs_no_configuration_and_scores_as_the_forward_pass_does(elsewhere):
+    output = run("look", *TEXTS, "--model", TOY, "--csv", "scores.csv", "--html", "look.html", "--threshold", 0.5)
+    scores = pd.read_csv("scores.csv")
+    loaded = load_model(ModelSpec(str(TOY)))
+    for prompt, text in zip(("text_1", "text_2"), TEXTS, strict=True):
+        ids = tokenize(loaded, text, prompt)
+        expected = sink_mass(loaded.model, torch.tensor(ids)).double().mean(-1).flatten()
+        found = scores[scores["prompt"] == prompt]["sink_score"].to_numpy()
+        assert found == pytest.approx(expected.numpy(), abs=1e-6)
+        sinks = int((expected >= 0.5).sum())
+        assert f"sinks at 0.5: {sinks} of {len(found)} heads" in output
+        assert f"({len(ids)} tokens)" in output
+    assert '"text_2"' in (elsewhere / "look.html").read_text(encoding="utf-8")
+    assert {path.name for path in elsewhere.iterdir()} == {"scores.csv", "look.html"}
+
+
+def test_look_takes_the_models_of_the_configuration_here_and_settings_over_theirs(elsewhere):
+    (elsewhere / "config.yaml").write_text(f"models: {{mine: {{source: {TOY}}}, drawn: {{source: {TOY}}}}}")
+    assert run("look", "Hello world").startswith("mine: ")
+    output = run("look", "Hello world", "--model", "drawn", "--bos", "always", "--dtype", "bfloat16")
+    assert "bfloat16, bos always" in output.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["look", "x"], "there is no config.yaml here that names a model; give one with --model."),
+        (["look", "x", "--model", "./nowhere"], "models.model.source is './nowhere', but there is no such directory"),
+        (["look", "x", "--model", TOY, "--bos", "twice"], "models.model.bos is 'twice', but must be one of auto"),
+        (["look", "x", "--model", "pypi:a==1"], "models.model.gguf is missing, but a source pypi:NAME==VERSION needs"),
+        (["check", TOY / "config.json"], "unknown key"),
+    ],
+)
+def test_what_a_user_can_mend_ends_in_one_sentence(elsewhere, capsys, monkeypatch, arguments, sentence):
+    assert sentence in said(capsys, monkeypatch, *arguments)
+
+
+def test_check_says_what_the_study_consists_of():
+    output = run("check", "config.yaml", "config/quick.yaml").splitlines()
+    prompts = len(read_prompts(Path("config/quick_prompts.tsv")))
+    assert output[0] == "config.yaml and config/quick.yaml: nothing is wrong."
+    assert "  model untrained: models/reference, random weights of seed 0" in output
+    assert output[-1].startswith(f"  {prompts} prompts of ")
+
+
+def test_help_teaches():
+    assert "Default: the first of ./config.yaml" in " ".join(run("look", "--help").replace("│", " ").split())
