@@ -64,7 +64,7 @@ def test_captures_come_in_table_order_and_equal_eager_attention(loaded, captured
 
 
 def test_results_do_not_depend_on_batching(loaded, captured, tmp_path, monkeypatch):
-    monkeypatch.setattr(recording, "_TOKENS_PER_BATCH", {"cpu": 1})  # every prompt by itself
+    monkeypatch.setattr(recording, "_SMALL_BATCH", 1)  # every prompt by itself
     record(tmp_path / "alone.h5", "reference", loaded, PROMPTS, maps_max_tokens=40)
     for together, alone in zip(read_captures([captured]), read_captures([tmp_path / "alone.h5"]), strict=True):
         assert together.prompt == alone.prompt

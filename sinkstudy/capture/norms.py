@@ -5,6 +5,7 @@ normalize the attention output once more before adding it (Gemma 2 and 3) are me
 """
 
 import torch
+from accelerate.utils import align_module_device
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -66,5 +67,6 @@ def _output_projection(attention: nn.Module, inputs: int) -> Tensor | None:
     linear = [child for child in attention.children() if isinstance(child, nn.Linear | Conv1D)]
     if not linear:
         return None
-    weight = linear[-1].weight.T if isinstance(linear[-1], Conv1D) else linear[-1].weight
+    with align_module_device(linear[-1]):  # where layers are offloaded, the weight is not in memory yet
+        weight = linear[-1].weight.T if isinstance(linear[-1], Conv1D) else linear[-1].weight
     return weight if weight.shape[1] == inputs else None

@@ -19,8 +19,10 @@ from sinkstudy.prompts import Prompt
 from sinkstudy.store import PromptRecord, write_capture
 from sinkstudy.store.writing import CaptureWriter
 
-# On a CPU, layers of a small model stay in its cache; a GPU needs many tokens to be busy.
-_TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 4096}
+# On a CPU, layers of a small model stay in its cache. Those of a large one are read in every pass, from memory or from
+# disk, and a GPU needs many tokens to be busy. Offloading itself does not decide: rounding depends on the batch.
+_SMALL_BATCH, _LARGE_BATCH = 1024, 4096  # tokens
+_LARGE_MODEL = 1 << 31  # bytes of weights
 # Maps are rounded to multiples of 2^-14, below float16's own error near 1; their noise would fill a third of the room.
 _MAP_STEPS = 1 << 14
 # Rows further from 1 than this are a broken mask or kernel, not rounding.
@@ -51,7 +53,9 @@ def record(
         for prompt in prompts:
             ids = token_ids[prompt.id]
             writer.begin(prompt, ids, [decoded(i) for i in ids], text_tokens=len(whole[prompt.id]))
-        batches = list(_batches(token_ids, _TOKENS_PER_BATCH[loaded.model.device.type], maps_max_tokens))
+        large = sum(part.numel() * part.itemsize for part in loaded.model.parameters()) >= _LARGE_MODEL
+        tokens = _LARGE_BATCH if large or loaded.model.device.type == "cuda" else _SMALL_BATCH
+        batches = list(_batches(token_ids, tokens, maps_max_tokens))
         for batch in tqdm(batches, desc=f"capture {name}", unit="batch"):
             _record_batch(writer, forward, name, loaded, batch, token_ids, maps_max_tokens)
 

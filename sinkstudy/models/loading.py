@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from sinkstudy.errors import StudyError, first_sentence
 from sinkstudy.models.cache import cache_folder, converted_folder
+from sinkstudy.models.offload import copies_folder, offload_map
 from sinkstudy.models.sources import content_digest, file_patterns, resolve_source
 from sinkstudy.models.spec import ModelSpec
 
@@ -32,24 +33,28 @@ class LoadedModel:
     provenance: dict[str, str] = field(default_factory=dict)
 
 
-def load_model(spec: ModelSpec) -> LoadedModel:
+def load_model(spec: ModelSpec, offload: str | None = None, memory: int | None = None) -> LoadedModel:
     """Load `spec` for inference.
 
-    Raises StudyError when the source cannot be found, lacks a tokenizer, or its weights are incomplete.
+    `offload`: auto, always or never, see `sinkstudy.models.offload`, within `memory` bytes; None loads all of it.
+    Raises StudyError when the source cannot be found, lacks a tokenizer, its weights are incomplete, or do not fit.
     """
     folder = _folder(spec)
     device = pick_device(spec.device)
     tokenizer = _load_tokenizer(spec, folder)
     from_blocks = spec.quantization is not None and spec.random_weights is None
     logging.disable_progress_bar()  # loading takes seconds, and jobs side by side would write over one another
+    places = None
     if spec.random_weights is None:
-        model = _pretrained(spec, folder)
+        if offload is not None:
+            places = offload_map(folder, spec.dtype, offload, device, spec.trust_remote_code, memory)
+        model = _pretrained(spec, folder, places)
         resolved = _resolved(spec, folder)
     else:
         model = _drawn(spec, folder)
         resolved = f"random weights, seed {spec.random_weights}"
     return LoadedModel(
-        model=model.to(device).eval(),
+        model=(model if places else model.to(device)).eval(),
         tokenizer=tokenizer,
         spec=spec,
         resolved=resolved,
@@ -188,8 +193,9 @@ def _reason(error: Exception) -> str:
     return first_sentence(error)
 
 
-def _pretrained(spec: ModelSpec, folder: Path) -> PreTrainedModel:
+def _pretrained(spec: ModelSpec, folder: Path, places: dict[str, str] | None) -> PreTrainedModel:
     source = spec.source
+    offloading = {"device_map": places, "offload_folder": copies_folder()} if places else {}
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -198,6 +204,7 @@ def _pretrained(spec: ModelSpec, folder: Path) -> PreTrainedModel:
             use_safetensors=None if spec.allow_pickle else True,
             trust_remote_code=spec.trust_remote_code,
             output_loading_info=True,
+            **offloading,
         )
     except Exception as error:
         raise StudyError(f"model source {source!r} could not be loaded: {_reason(error)}.") from error
@@ -214,5 +221,6 @@ def _pretrained(spec: ModelSpec, folder: Path) -> PreTrainedModel:
 
 
 def not_finite(model: PreTrainedModel) -> list[str]:
-    """Names of the tensors that hold infinities or NaN."""
-    return [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+    """Names of the tensors that hold infinities or NaN; of offloaded layers they show when attention does."""
+    here = {name: tensor for name, tensor in model.state_dict().items() if not tensor.is_meta}
+    return [name for name, tensor in here.items() if not torch.isfinite(tensor).all()]

@@ -33,10 +33,12 @@ def obtain(name: str, settings: Mapping[str, Any], root: Path) -> LoadedModel:
 
 
 def _loaded(settings: Mapping[str, Any], file: Path | None) -> LoadedModel:
-    if not is_gguf(settings):
-        return load_model(ModelSpec(**settings))
-    record = convert_once(file, settings["sha256"])
-    return load_model(ModelSpec(**{**settings, "sha256": record["sha256"], "quantization": record["quantization"]}))
+    record = {}
+    if is_gguf(settings):
+        converted = convert_once(file, settings["sha256"])
+        record = {key: converted[key] for key in ("sha256", "quantization")}
+    spec = {key: value for key, value in settings.items() if key != "offload"}
+    return load_model(ModelSpec(**{**spec, **record}), settings["offload"] or "auto")
 
 
 def _from_hub(settings: Mapping[str, Any]) -> Path:

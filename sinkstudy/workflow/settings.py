@@ -74,6 +74,9 @@ class Model(Section):
         Field(description="Whether a beginning-of-sequence token stands first; auto: as the tokenizer does by itself."),
     ] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    offload: Annotated[
+        Literal["auto", "always", "never"] | None, Field(description="For this model, in place of capture.offload.")
+    ] = None
     random_weights: Annotated[
         Seed | None, Field(description="A seed: the architecture with weights drawn anew, as a control.")
     ] = None
@@ -133,6 +136,11 @@ class Capture(Section):
     too_long: Annotated[
         Literal["cut", "refuse"], Field(description="What happens to a prompt longer than the model's context.")
     ] = "cut"
+
+    offload: Annotated[
+        Literal["auto", "always", "never"],
+        Field(description="Whether a model's layers stay on disk and are read one at a time; auto: where it is large."),
+    ] = "auto"
 
     @model_validator(mode="before")
     @classmethod

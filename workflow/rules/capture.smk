@@ -20,6 +20,7 @@ rule capture:
         code=code_of("capture.py"),
         maps_max_tokens=config["capture"]["maps_max_tokens"],
         model=model_spec,
+        offload=offload,
         prompts=shard_digest,
         tokens_per_job=config["capture"]["tokens_per_job"],
         too_long=config["capture"]["too_long"],
@@ -49,8 +50,9 @@ rule verification:
     params:
         code=code_of("verification.py"),
         expected=expected,
-        sample=config["capture"]["verify_prompts"],
         model=model_spec,
+        offload=offload,
+        sample=config["capture"]["verify_prompts"],
     message:
         "Recomputing captures of {wildcards.model} by eager attention"
     script:

@@ -93,7 +93,12 @@ def gguf_input(wildcards):
 
 def model_spec(wildcards):
     """A model's settings as a plain, sorted mapping."""
-    return dict(sorted(config["models"][wildcards.model].items()))
+    return {key: value for key, value in sorted(config["models"][wildcards.model].items()) if key != "offload"}
+
+
+def offload(wildcards):
+    """Whether a capture leaves the layers of this model on disk; it decides no number, only how much memory it takes."""
+    return config["models"][wildcards.model]["offload"] or config["capture"]["offload"]
 
 
 def fetch_request(wildcards):

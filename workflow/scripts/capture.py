@@ -14,10 +14,11 @@ with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
     params = snakemake.params
     prompts = shards(read_prompts(Path(snakemake.input.prompts)), params.tokens_per_job)[snakemake.wildcards.shard]
+    spec = pinned(params.model, snakemake.input.model, Path.cwd())
     record(
         path=Path(snakemake.output[0]),
         name=snakemake.wildcards.model,
-        loaded=load_model(pinned(params.model, snakemake.input.model, Path.cwd())),
+        loaded=load_model(spec, params.offload, snakemake.resources.mem_mb * 10**6),
         prompts=prompts,
         maps_max_tokens=params.maps_max_tokens,
         too_long=params.too_long,

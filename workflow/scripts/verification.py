@@ -14,6 +14,7 @@ from sinkstudy.workflow.joblog import job_log
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
     params, captures = snakemake.params, snakemake.input.captures
-    loaded = load_model(pinned(params.model, snakemake.input.model, Path.cwd()))
+    spec = pinned(params.model, snakemake.input.model, Path.cwd())
+    loaded = load_model(spec, params.offload, snakemake.resources.mem_mb * 10**6)
     table = verify(snakemake.wildcards.model, loaded, captures, params.sample, Expected(**params.expected))
     write_table(table, snakemake.output[0])

@@ -1,0 +1,86 @@
+"""Running a model that is larger than memory: its decoder layers stay in the checkpoint and come in one at a time.
+
+Transformers reads offloaded weights from the checkpoint's own safetensors. It writes copies only of those that it has
+to convert beyond their type (experts that are stored apart, for example), into a folder that goes with the process.
+"""
+
+import atexit
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from sinkstudy.errors import StudyError
+from sinkstudy.models.cache import cache_folder
+
+SHARE = 0.6  # a model whose weights would take more of the free memory than this is offloaded
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+def offload_map(
+    folder: Path, dtype: str, wanted: str, device: torch.device, trust_remote_code: bool, memory: int | None
+) -> dict[str, str] | None:
+    """Where each part of the model goes, by module name, for Transformers' `device_map`; None to load all of it.
+
+    `wanted`: always, never, or auto, which offloads where the weights take more than SHARE of what is free. `memory`:
+    bytes that the job may use; None asks the machine. Raises StudyError where nothing may be offloaded and the weights
+    do not fit.
+    """
+    with torch.device("meta"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    needed = sum(parameter.numel() for parameter in model.parameters()) * getattr(torch, dtype).itemsize
+    free = free_memory() if memory is None else min(memory, free_memory())
+    if wanted == "never" and device.type == "cpu" and needed > free:
+        raise StudyError(
+            f"{folder}: its weights take {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB of memory are free; set "
+            "capture.offload to auto, which leaves the layers on disk and reads one at a time."
+        )
+    if wanted == "never" or (wanted == "auto" and needed <= SHARE * free):
+        return None
+    return dict(_places(model, str(device)))
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: of the machine, its control group, and its own limit."""
+    limits = [psutil.virtual_memory().available]
+    used = psutil.Process().memory_info()
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        limits.append(soft - used.vms)
+    with suppress(OSError, ValueError):  # no control group, or one without a limit ("max")
+        limits.append(int(_CGROUP.read_text()) - used.rss)
+    return max(0, min(limits))
+
+
+def copies_folder() -> Path:
+    """A folder of this process for converted weights; it goes when the process ends, or when the next one starts."""
+    parent = cache_folder() / "offload"
+    for left in parent.glob("*"):
+        if not (left.name.isdecimal() and psutil.pid_exists(int(left.name))):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = parent / str(os.getpid())
+    folder.mkdir(parents=True, exist_ok=True)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _places(model: PreTrainedModel, device: str) -> Iterator[tuple[str, str]]:
+    """Modules and `disk` or `device`: the decoder layers, and the head unless it shares the embedding's weights."""
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    layers = max(lists, key=lambda name: sum(parameter.numel() for parameter in lists[name].parameters()))
+    head = model.get_output_embeddings()
+    tied = head is not None and head.weight is model.get_input_embeddings().weight
+    for name, module in model.named_modules():
+        if name.startswith(f"{layers}."):
+            if name.count(".") == layers.count(".") + 1:
+                yield name, "disk"
+        elif [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
+            yield name, "disk" if module is head and not tied else device

@@ -1,0 +1,104 @@
+"""Models whose layers stay on disk: the same captures, to the last bit, and the settings that decide it."""
+
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import ALL, prompt_ids, tiny_model
+
+from sinkstudy.capture import watch_forward
+from sinkstudy.errors import StudyError
+from sinkstudy.models import offload
+from sinkstudy.models.loading import load_model
+from sinkstudy.models.spec import ModelSpec
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SINKSTUDY_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def saved(folder: Path, model_type: str, **overrides: object) -> Path:
+    tiny_model(model_type, **overrides).save_pretrained(folder, max_shard_size="20KB")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path("models/reference") / name, folder)
+    return folder
+
+
+def masses(loaded, n: int) -> list[torch.Tensor]:
+    seen = {}
+
+    def keep(layer, found):
+        parts = [found.keys, found.row_error, *([] if found.output_norm is None else [found.output_norm])]
+        seen[layer] = torch.cat([part.flatten() for part in parts])
+
+    watch_forward(loaded.model, prompt_ids(n), keep, norms=True)
+    return [seen[layer] for layer in sorted(seen)]
+
+
+@pytest.mark.parametrize("model_type", ALL)
+def test_an_offloaded_capture_is_the_same_to_the_last_bit(tmp_path, cache, model_type):
+    spec = ModelSpec(str(saved(tmp_path / "model", model_type)))
+    whole, parts = load_model(spec), load_model(spec, "always")
+    assert parts.resolved == whole.resolved
+    assert any(parameter.is_meta for parameter in parts.model.parameters())
+    for n in (5, 24):
+        assert all(map(torch.equal, masses(whole, n), masses(parts, n)))
+
+
+def test_bfloat16_weights_are_computed_in_float32(tmp_path, cache):
+    folder = tmp_path / "model"
+    saved(folder, "llama")
+    tiny_model("llama").bfloat16().save_pretrained(folder)
+    spec = ModelSpec(str(folder), dtype="float32")
+    assert all(map(torch.equal, masses(load_model(spec), 24), masses(load_model(spec, "always"), 24)))
+
+
+def test_auto_offloads_what_takes_more_than_its_share_of_the_memory(tmp_path, cache):
+    spec = ModelSpec(str(saved(tmp_path / "model", "llama")))
+    needed = sum(parameter.numel() for parameter in load_model(spec).model.parameters()) * 4
+    for memory, offloaded in ((int(needed / offload.SHARE) + 1, False), (int(needed / offload.SHARE) - 1, True)):
+        model = load_model(spec, "auto", memory).model
+        assert any(parameter.is_meta for parameter in model.parameters()) == offloaded
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(tmp_path, cache):
+    spec = ModelSpec(str(saved(tmp_path / "model", "llama")))
+    with pytest.raises(StudyError, match=r"of memory are free; set capture.offload to auto") as refused:
+        load_model(spec, "never", 1000)
+    assert str(tmp_path / "model") in str(refused.value)
+
+
+def test_the_head_stays_on_disk_unless_the_embedding_shares_it(tmp_path, cache):
+    for tied in (False, True):
+        folder = saved(tmp_path / f"{tied}", "llama", tie_word_embeddings=tied)
+        model = load_model(ModelSpec(str(folder)), "always").model
+        assert model.lm_head.weight.is_meta == (not tied)
+        assert not model.model.embed_tokens.weight.is_meta
+
+
+def test_the_limit_of_the_process_counts_as_memory():
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (8 << 30, resource.RLIM_INFINITY));"
+        "from sinkstudy.models.offload import free_memory; print(free_memory())"
+    )
+    limited = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 0 < limited < 8 << 30
+    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+
+
+def test_copies_of_a_killed_process_go_with_the_next_one(cache):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (cache / "offload" / str(dead.pid)).mkdir(parents=True)
+    (cache / "offload" / str(dead.pid) / "layer.safetensors").write_text("left")
+    folder = offload.copies_folder()
+    assert [path.name for path in (cache / "offload").iterdir()] == [str(os.getpid())]
+    assert re.fullmatch(r"\d+", folder.name)
