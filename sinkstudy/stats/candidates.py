@@ -11,18 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-BASE = "layer_base_rate"
-# In the order of what using one takes: a number per layer, a table of heads, the prompt, and what must be measured.
-CANDIDATES = (
-    BASE,
-    "record",
-    "length_and_first_token",
-    "first_layer",
-    "activation",
-    "previous_layer",
-    "anchor",
-    "all",
-)
+from sinkstudy.stats.recommendation import BASE, CANDIDATES
+
 _ARE_PROBABILITIES = (BASE, "length_and_first_token")
 
 

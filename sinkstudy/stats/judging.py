@@ -1,12 +1,13 @@
-"""What predictions of sinks are worth on prompts they were not fitted to, each number with its interval over prompts."""
+"""What predictions of sinks are worth on prompts they were not fitted to, with intervals over these prompts."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from sinkstudy.stats.candidates import BASE, Examples
+from sinkstudy.stats.candidates import Examples
 from sinkstudy.stats.ranking import area, pairs_won
+from sinkstudy.stats.recommendation import BASE
 from sinkstudy.stats.resampling import Resampling, percentiles, ratio_intervals, resamples
 
 CALLED_AT = 0.5  # a head is called a sink from this probability on, which errs least often
@@ -26,6 +27,7 @@ class Judged:
     """
 
     names: list[str]
+    folds: int
     prompts: np.ndarray
     pairs: np.ndarray
     counts: np.ndarray
@@ -40,7 +42,8 @@ def judged(probabilities: Mapping[str, np.ndarray], examples: Examples, prompts:
         every = -np.log(of_truth), (1 - of_truth) ** 2, called & is_sink, called, is_sink, np.ones(is_sink.shape)
         counts.append(np.stack([part.sum((1, 2), dtype=float) for part in every], axis=1))
     pairs = [pairs_won(probability, is_sink, examples.folds) for probability in probabilities.values()]
-    return Judged(list(probabilities), prompts, np.stack(pairs), np.stack(counts))
+    folds = int(examples.folds.max()) + 1
+    return Judged(list(probabilities), folds, prompts, np.stack(pairs), np.stack(counts))
 
 
 def together(parts: list[Judged]) -> Judged:
@@ -53,14 +56,16 @@ def together(parts: list[Judged]) -> Judged:
         at = np.searchsorted(prompts, part.prompts)
         pairs[:, :, at[:, None], at] += part.pairs
         counts[:, at] += part.counts
-    return Judged(names, prompts, pairs, counts)
+    return Judged(names, min(part.folds for part in parts), prompts, pairs, counts)
 
 
 def rows(found: Judged, resampling: Resampling) -> Iterator[dict[str, object]]:
     """A row per candidate: area under the ROC curve, log loss, Brier score, precision and recall at CALLED_AT.
 
-    `gain`: area less that of the layer's base rate; `behind`: area of the best candidate less this one's. Both are
-    paired by prompt, and their intervals hold for all candidates at once (Bonferroni).
+    `gain`: area less that of the layer's base rate, or less one half where that is greater; `behind`: area of the best
+    candidate less this one's. Both are paired by prompt. Their intervals hold for all candidates at once (Bonferroni),
+    and are wider than the draws by what folds have in common: any two share training prompts, which draws do not show
+    (Nadeau and Bengio, Machine Learning 52, 2003, equation 9).
     """
     count = dict(zip(_COUNTS, found.counts.transpose(2, 1, 0), strict=True))  # each (prompt, candidate)
     names, prompts = found.names, len(found.prompts)
@@ -68,14 +73,23 @@ def rows(found: Judged, resampling: Resampling) -> Iterator[dict[str, object]]:
     draws = np.concatenate(
         [area(found.pairs, draw) for draw in resamples(prompts, resampling, width=len(names) * prompts)]
     )
-    base, best, error = names.index(BASE), int(auc.argmax()), 0.05 / (len(names) - 1)
+    base, best = names.index(BASE), int(auc.argmax())
     columns = {"base_rate": (count["sinks"].sum(0) / count["cells"].sum(0),)}
     columns["auc"] = auc, *percentiles(draws)
     for name, (part, whole) in _SHARES.items():
-        ratio = np.divide(total := count[part].sum(0), n := count[whole].sum(0), out=np.full_like(n, np.nan), where=n > 0)
+        total = count[whole].sum(0)
+        ratio = np.divide(count[part].sum(0), total, out=np.full(total.shape, np.nan), where=total > 0)
         columns[name] = ratio, *ratio_intervals(count[part], count[whole], resampling)
-    columns["gain"] = auc - auc[base], *percentiles(draws - draws[:, [base]], error)
-    columns["behind"] = auc[best] - auc, *percentiles(draws[:, [best]] - draws, error)
+    points = np.vstack([auc, draws])  # as measured, then by draw
+    for name, difference in (
+        ("gain", points - np.maximum(points[:, [base]], 0.5)),
+        ("behind", points[:, [best]] - points),
+    ):
+        ends = percentiles(difference[1:], error=0.05 / (len(names) - 1))
+        columns[name] = (
+            difference[0],
+            *(difference[0] + np.sqrt(1 + found.folds / (found.folds - 1)) * (ends - difference[0])),
+        )
     for i, name in enumerate(names):
         yield {"predictor": name} | {
             f"{column}{end}": float(values[i])

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
-from sinkstudy.stats.candidates import CANDIDATES, Examples, held_out_probabilities
+from sinkstudy.stats.candidates import Examples, held_out_probabilities
 from sinkstudy.stats.judging import COLUMNS, Judged, judged, rows, together
 from sinkstudy.stats.learning import learning_curve
+from sinkstudy.stats.recommendation import CANDIDATES
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.stats.scores import add_all, null_score
 from sinkstudy.store import Capture
@@ -53,8 +54,8 @@ def predictor_tables(
         if known:
             every = together(known)
             table += [target | {"prompts": len(every.prompts)} | row for row in rows(every, resampling)]
-    order = "model measure threshold n_tokens predictor prompts".split()
-    keys = "model measure threshold n_tokens prompts training_prompts auc auc_low auc_high".split()
+    order = ["model", "measure", "threshold", "n_tokens", "predictor", "prompts"]
+    keys = ["model", "measure", "threshold", "n_tokens", "prompts", "training_prompts", "auc", "auc_low", "auc_high"]
     return {
         "predictors": pd.DataFrame(table, columns=[*order, *COLUMNS, "undefined"]).astype({"n_tokens": "Int64"}),
         "learning": pd.DataFrame(curves, columns=keys),
