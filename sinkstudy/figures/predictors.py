@@ -4,12 +4,22 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sinkstudy.figures.style import COLOURS, MARKERS, NULL_STYLE, PAGE, length_axis, light_grid, new_figure, styled
+from sinkstudy.figures.style import (
+    COLOURS,
+    COLUMN,
+    MARKERS,
+    NULL_STYLE,
+    PAGE,
+    length_axis,
+    light_grid,
+    new_figure,
+    styled,
+)
 from sinkstudy.stats.recommendation import CANDIDATES, over_all_lengths, recommended
 
 LABELS = {
-    "layer_base_rate": "base rate of its layer",
-    "record": "own record on other prompts",
+    "layer_base_rate": "the base rate of its layer",
+    "record": "its record on other prompts",
     "length_and_first_token": "length and first token",
     "first_layer": "same head, first layer",
     "activation": "first token's activation",
@@ -26,14 +36,14 @@ def predictors_figure(predictors: pd.DataFrame, learning: pd.DataFrame) -> Figur
 
     `predictors`, `learning`: rows of one model and target in the tables of these names.
     """
-    figure, (left, right) = new_figure(PAGE, 3.1, columns=2, sharey=True, width_ratios=[3, 2])
     known = predictors.dropna(subset=["n_tokens", "auc"]) if len(predictors) else predictors
     if known.empty:
-        text = "nothing to tell apart: in later layers,\nevery head is a sink or none is (or prompts are too few)"
-        left.text(0.5, 0.5, text, ha="center", va="center", transform=left.transAxes, fontsize=7)
-        right.axis("off")
-        left.set(xticks=[], yticks=[])
+        figure, (ax,) = new_figure(COLUMN, 1.0)
+        ax.axis("off")
+        why = "too few prompts" if predictors.empty else " and ".join(predictors["undefined"].unique())
+        ax.text(0.5, 0.5, f"nothing to tell apart in later layers: {why}", ha="center", va="center")
         return figure
+    figure, (left, right) = new_figure(PAGE, 3.1, columns=2, sharey=True, width_ratios=[3, 2])
     named = [name for name in CANDIDATES if name in set(known["predictor"])]
     for i, name in enumerate(named):
         rows = known[known["predictor"] == name].sort_values("n_tokens")
@@ -63,14 +73,15 @@ def predictors_figure(predictors: pd.DataFrame, learning: pd.DataFrame) -> Figur
     right.set(xlabel="prompts in the record", title="how long a record must be")
     right.legend(loc="lower right")
     for ax in (left, right):
-        ax.axhline(0.5, label="chance" if ax is left else None, **NULL_STYLE)
         light_grid(ax)
+    left.axhline(0.5, label="chance", **NULL_STYLE)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     first = predictors.iloc[0]
     name = recommended(over_all_lengths(predictors))
-    told = f"{LABELS[name]} tells later sinks" if name else "nothing tells later sinks beyond their layer's base rate"
+    told = f"to tell later sinks, use {LABELS[name]}" if name else "nothing tells later sinks beyond their layer's rate"
     figure.suptitle(
-        f"{first['model']}: {told}\nsink score ≥ {first['threshold']:g}, on prompts not seen before; bars: 95% over prompts"
+        f"{first['model']}: {told}\n"
+        f"sink score ≥ {first['threshold']:g}, on prompts not seen in fitting; bars: 95% over prompts"
     )
     return figure
 

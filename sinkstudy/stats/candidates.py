@@ -104,7 +104,7 @@ def _fitted(features: np.ndarray, is_sink: np.ndarray, train: np.ndarray) -> np.
     if outcome.all() or not outcome.any():
         return np.full(is_sink.shape, _inside(outcome.mean(), outcome.size))
     rows = features.reshape(-1, features.shape[-1])
-    model = make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cholesky"))
+    model = make_pipeline(StandardScaler(), LogisticRegression())
     model.fit(features[train].reshape(len(outcome), -1), outcome)
     return model.predict_proba(rows)[:, 1].reshape(is_sink.shape)
 

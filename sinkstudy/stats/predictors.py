@@ -80,7 +80,9 @@ class Gathered:
     def examples(self, measure: str, threshold: float, hold_out: str) -> Iterator[tuple[int, np.ndarray, Examples]]:
         """Each length, with the positions of its prompts in the study."""
         for n, kept in self._scores.items():
-            prompts = np.array(sorted(kept), int)
+            if not kept:
+                continue
+            prompts = np.array(sorted(kept))
             prompts = prompts[np.unique(np.linspace(0, len(prompts) - 1, MOST_PROMPTS).round().astype(int))]
             sets, tokens, activations = zip(*(self._prompts[p] for p in prompts), strict=True)
             groups = pd.factorize(np.array(sets))[0] if hold_out == "set" else np.arange(len(prompts))
