@@ -17,14 +17,15 @@ SEEDS = 100
 
 
 def planted(kind: str, seed: int) -> np.ndarray:
-    """(prompt, layer, head) sinks, each layer with a base rate of its own."""
+    """(prompt, layer, head) sinks; each layer has a base rate of its own, or all have one where `kind` is `even`."""
     rng = np.random.default_rng((len(kind), seed))
-    chance = np.broadcast_to(rng.uniform(0.2, 0.6, (LAYERS, 1)), (PROMPTS, LAYERS, HEADS)).copy()
+    rate = rng.uniform(0.2, 0.6, (1 if kind == "even" else LAYERS, 1))
+    chance = np.broadcast_to(rate, (PROMPTS, LAYERS, HEADS)).copy()
     if kind == "record":  # a head keeps to itself over prompts
         chance[:, 1:] = rng.permuted(np.tile([0.9, 0.9, 0.9, 0.2, 0.2, 0.2, 0.1, 0.1], (LAYERS - 1, 1)), axis=1)
     is_sink = rng.random(chance.shape) < chance
     if kind == "first_layer":  # a head follows, whichever heads the prompt has chosen in its first layer
-        is_sink[:, 1:] = rng.random(is_sink[:, 1:].shape) < np.where(is_sink[:, :1], 0.8, 0.2)
+        is_sink[:, 1:] = rng.random(is_sink[:, 1:].shape) < np.where(is_sink[:, :1], 0.85, 0.2)
     return is_sink
 
 
@@ -33,30 +34,26 @@ def verdicts(is_sink: np.ndarray, seed: int) -> tuple[Verdict, Verdict]:
     captures, resampling = planted_captures(is_sink, TOKENS), Resampling(300, 300, seed)
     curves, correlation = Curves([0.9]), Correlation([0.9], [TOKENS])
     add_all(captures, curves, correlation)
-    pooled = correlation.table("m", resampling, curves.table("m", resampling))
+    pooled = correlation.table("m", resampling, curves.table("m", resampling)).dropna(subset="n_tokens")
     tables = predictor_tables(captures, "m", [0.9], [TOKENS], "prompt", resampling)
     by_score = {name: table[table["measure"] == "score"] for name, table in tables.items()}
-    return predictor(**by_score), first_layer(
-        pooled[(pooled["set"] == "all") & pooled["n_tokens"].notna() & (pooled["prompt"] == "all")]
-    )
+    return predictor(**by_score), first_layer(pooled[(pooled["set"] == "all") & (pooled["prompt"] == "all")])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "told", "by", "by_first_layer"),
+    ("kind", "said", "followed"),
     [
-        ("first_layer", True, "the same head of the first layer", True),
-        ("record", True, "the head's own record", False),
-        ("nothing", False, "", False),
+        ("first_layer", "use the same head of the first layer", True),
+        ("record", "use the head's own record", False),
+        ("nothing", "no candidate", False),
+        ("even", "no candidate", False),
     ],
 )
-def test_in_95_of_100_seeds_the_planted_predictor_is_named(kind, told, by, by_first_layer):
+def test_in_95_of_100_seeds_the_planted_predictor_is_named(kind, said, followed):
     right = np.zeros(2, int)
     for seed in range(SEEDS):
-        named, followed = verdicts(planted(kind, seed), seed)
-        right += (
-            named.holds is told and (not told or named.reason.startswith(f"use {by}")),
-            followed.holds is by_first_layer,
-        )
+        named, first = verdicts(planted(kind, seed), seed)
+        right += named.reason.startswith(said), first.holds is followed
     print(kind, right)
     assert right.min() >= 95

@@ -89,7 +89,7 @@ def length(row: pd.Series) -> Verdict:
         return Verdict(None, f"{split}, but {few}; {last}.", numbers)
     split = (
         f"{row['length']:.0f} tokens (95% interval {row['length_low']:.0f} to {row['length_high']:.0f}), with {levels} "
-        f"(a fall of {_points(row, 'fall')}), while {base}, so that {_points(row, 'excess_fall')}, are beyond it"
+        f"(a change of {_change(row, 'fall')}), while {base}, so that beyond it the change is {_change(row, 'excess_fall')}"
     )
     if row["fall_low"] <= 0:
         return Verdict(False, f"no length is found at which it surely falls: best split at {split}; {last}.", numbers)
@@ -157,9 +157,9 @@ def _interval(row: pd.Series) -> str:
     return "undefined" if pd.isna(row["ci_low"]) else f"{100 * row['ci_low']:.2f} to {_percent(row['ci_high'])}"
 
 
-def _points(row: pd.Series, name: str) -> str:
-    low, high = 100 * row[f"{name}_low"], 100 * row[f"{name}_high"]
-    return f"{100 * row[name]:.2f} points, 95% interval {low:.2f} to {high:.2f}"
+def _change(row: pd.Series, fall: str) -> str:
+    change, low, high = (-100 * row[f"{fall}{end}"] for end in ("", "_high", "_low"))
+    return f"{change:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}"
 
 
 def _gain(row: pd.Series) -> str:
