@@ -89,7 +89,7 @@ def test_the_first_layer_is_judged_at_every_length_with_sinks_and_without(rows, 
         (
             {"excess_fall_low": -0.1},
             False,
-            ["what falls is the base rate", "is -15.00 points, 95% interval -20.00 to +10.00"],
+            ["what falls is the base rate", "beyond it is -15.00 points, 95% interval -20.00 to +10.00"],
         ),
         ({"fall_low": NAN, "fall_high": NAN, "length_low": NAN, "length_high": NAN}, None, ["no interval"]),
         (dict.fromkeys(("length", "before", "after", "fall", "fall_low"), NAN), None, ["too few"]),

@@ -89,7 +89,8 @@ def length(row: pd.Series) -> Verdict:
         return Verdict(None, f"{split}, but {few}; {last}.", numbers)
     split = (
         f"{row['length']:.0f} tokens (95% interval {row['length_low']:.0f} to {row['length_high']:.0f}), with {levels} "
-        f"(a change of {_change(row, 'fall')}), while {base}, so that beyond it the change is {_change(row, 'excess_fall')}"
+        f"(a change of {_change(row, 'fall')}), while {base}; "
+        f"the change beyond it is {_change(row, 'excess_fall')}"
     )
     if row["fall_low"] <= 0:
         return Verdict(False, f"no length is found at which it surely falls: best split at {split}; {last}.", numbers)
