@@ -132,10 +132,10 @@ LEARNING = frame("n_tokens training_prompts auc auc_low auc_high", (24, 2, 0.9, 
 def test_predictors_are_drawn_by_length_with_the_one_to_use_in_the_title():
     figure = predictors_figure(predictor_rows(), LEARNING)
     lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
-    assert lines["its record on other prompts"].tolist() == [0.9, 0.9]
+    assert lines["a head's record on other prompts"].tolist() == [0.9, 0.9]
     assert lines["same head, first layer"].tolist() == [0.5, 0.5]
     assert [line.get_ydata().tolist() for line in figure.axes[1].lines] == [[0.8, 0.9]]
-    assert "m: to tell later sinks, use its record on other prompts" in texts(figure)
+    assert "m: to tell later sinks, use a head's record on other prompts" in texts(figure)
     nothing = predictors_figure(predictor_rows().assign(gain_low=-0.1), LEARNING)
     assert "nothing tells later sinks beyond their layer's rate" in texts(nothing)
 

@@ -19,7 +19,7 @@ from sinkstudy.stats.recommendation import CANDIDATES, over_all_lengths, recomme
 
 LABELS = {
     "layer_base_rate": "the base rate of its layer",
-    "record": "its record on other prompts",
+    "record": "a head's record on other prompts",
     "length_and_first_token": "length and first token",
     "first_layer": "same head, first layer",
     "activation": "first token's activation",
