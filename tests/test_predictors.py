@@ -122,14 +122,15 @@ def test_a_candidate_that_decides_alone_is_told_from_the_rest(name, shape):
     assert max(auc, key=lambda one: auc[one] * (one != "all")) == name, auc
 
 
-def test_where_all_heads_are_sinks_or_none_the_table_says_so_and_two_prompts_are_too_few():
+def test_where_all_heads_are_sinks_or_none_the_table_says_so_and_two_prompts_or_a_single_layer_are_too_few():
     always = [capture_of(np.ones((2, 3, 4)), f"p{i}") for i in range(3)]
     found = predictor_tables(always, "m", [0.9], [2, 8], "prompt", FEW)["predictors"]
     assert set(found["undefined"]) == {"every head is a sink"}
     assert set(found["n_tokens"]) == {2}
     assert found["auc"].isna().all()
-    tables = predictor_tables(always[:2], "m", [0.9], [2], "prompt", FEW)
-    assert [len(table) for table in tables.values()] == [0, 0]
+    for few in (always[:2], [capture_of(np.ones((1, 3, 4)), f"p{i}") for i in range(3)]):
+        tables = predictor_tables(few, "m", [0.9], [2], "prompt", FEW)
+        assert [len(table) for table in tables.values()] == [0, 0]
 
 
 def planted(sets: list[str]) -> list:

@@ -40,7 +40,7 @@ def predictors_figure(predictors: pd.DataFrame, learning: pd.DataFrame) -> Figur
     if known.empty:
         figure, (ax,) = new_figure(COLUMN, 1.0)
         ax.axis("off")
-        why = "too few prompts" if predictors.empty else " and ".join(predictors["undefined"].unique())
+        why = "too few prompts or layers" if predictors.empty else " and ".join(predictors["undefined"].unique())
         ax.text(0.5, 0.5, f"nothing to tell apart in later layers: {why}", ha="center", va="center")
         return figure
     figure, (left, right) = new_figure(PAGE, 3.1, columns=2, sharey=True, width_ratios=[3, 2])

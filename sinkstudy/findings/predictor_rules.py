@@ -105,7 +105,9 @@ def predictor(predictors: pd.DataFrame, learning: pd.DataFrame) -> Verdict:
     `predictors`, `learning`: rows of one target in the tables of these names.
     """
     if predictors.empty:
-        return Verdict(None, "the prompts are too few to fit predictors to some and judge them on others.")
+        return Verdict(
+            None, "prompts or layers are too few to fit predictors to some prompts and judge them on others."
+        )
     every = over_all_lengths(predictors)
     if every.empty:
         why = "; ".join(f"{why} in later layers" for why in predictors["undefined"].unique())

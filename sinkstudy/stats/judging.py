@@ -39,7 +39,14 @@ def judged(probabilities: Mapping[str, np.ndarray], examples: Examples, prompts:
     for probability in probabilities.values():
         of_truth = np.where(is_sink, probability, 1 - probability)
         called = probability >= CALLED_AT
-        every = -np.log(of_truth), (1 - of_truth) ** 2, called & is_sink, called, is_sink, np.ones(is_sink.shape)
+        every = (
+            -np.log(of_truth.clip(np.finfo(float).tiny)),
+            (1 - of_truth) ** 2,
+            called & is_sink,
+            called,
+            is_sink,
+            np.ones(is_sink.shape),
+        )
         counts.append(np.stack([part.sum((1, 2), dtype=float) for part in every], axis=1))
     pairs = [pairs_won(probability, is_sink, examples.folds) for probability in probabilities.values()]
     folds = int(examples.folds.max()) + 1

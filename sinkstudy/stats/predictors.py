@@ -32,7 +32,8 @@ def predictor_tables(
 
     Targets are sinks at each of `thresholds` and at 0.5 of excess, in the layers after the first. Lengths that fewer
     than FEWEST_PROMPTS prompts (or sets, where `hold_out` is `set`: all prompts of a set are held out together) reach
-    have no rows. Where all heads meet the target, or none, nothing can be told apart: `undefined` says so.
+    have no rows, nor has a model of one layer. Where all heads meet the target, or none, nothing can be told apart:
+    `undefined` says so.
     """
     gathered = Gathered(lengths)
     add_all(captures, gathered)
@@ -72,25 +73,29 @@ class Gathered:
     def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
         """Captures of one length with their positions in the study and their scores (prompt, layer, head, query)."""
         for position, capture, score in zip(order.tolist(), members, scores, strict=True):
-            self._prompts[position] = (capture.set, int(capture.token_ids[0]), getattr(capture, "activation", None))
             for n, kept in self._scores.items():
-                if n <= capture.n_tokens:
-                    kept[position] = score[..., n - 1].copy()
+                if n <= capture.n_tokens and len(score) > 1:  # a single layer has none after it
+                    about = capture.set, int(capture.token_ids[0]), getattr(capture, "activation", None)
+                    kept[position], self._prompts[position] = score[..., n - 1].copy(), about
 
     def examples(self, measure: str, threshold: float, hold_out: str) -> Iterator[tuple[int, np.ndarray, Examples]]:
         """Each length, with the positions of its prompts in the study."""
+        activation = {position: value for position, (*_, value) in self._prompts.items() if _is_known(value)}
         for n, kept in self._scores.items():
             if not kept:
                 continue
             prompts = np.array(sorted(kept))
             prompts = prompts[np.unique(np.linspace(0, len(prompts) - 1, MOST_PROMPTS).round().astype(int))]
-            sets, tokens, activations = zip(*(self._prompts[p] for p in prompts), strict=True)
+            sets, tokens, _ = zip(*(self._prompts[p] for p in prompts), strict=True)
             groups = pd.factorize(np.array(sets))[0] if hold_out == "set" else np.arange(len(prompts))
             if groups.max() + 1 < FEWEST_PROMPTS:
                 continue
             scores = np.stack([kept[p] for p in prompts])
             null = float(null_score(n))
             cut = threshold if measure == "score" else null + threshold * (1 - null)
-            known = all(part is not None and np.isfinite(part).all() for part in activations)
-            activation = np.stack(activations) if known else None
-            yield n, prompts, Examples(scores, scores[:, 1:] >= cut, np.array(tokens), groups % FOLDS, activation)
+            entering = np.stack([activation[p] for p in prompts]) if activation.keys() == self._prompts.keys() else None
+            yield n, prompts, Examples(scores, scores[:, 1:] >= cut, np.array(tokens), groups % FOLDS, entering)
+
+
+def _is_known(activation: np.ndarray | None) -> bool:
+    return activation is not None and bool(np.isfinite(activation).all() and (activation > 0).all())
