@@ -9,7 +9,7 @@ from sinkstudy.stats.scores import null_score
 NAN = float("nan")
 PROVENANCE = {"source": "models/tiny", "revision": "0123abc", "dtype": "float32", "bos": "auto", "device": "cpu"}
 FIGURES = [
-    *("heatmap_{}_all", "layers_{}", "head_curves_{}", "lengths_{}", "weakening_{}", "layer_pairs_{}"),
+    *("heatmap_{}_all", "layers_{}", "head_curves_{}", "lengths_{}", "weakening_{}", "layer_pairs_{}", "predictors_{}"),
     *("persistence_{}", "set_dependence_{}"),
 ]
 OF_SINKY = {"timing_sinky", "tradeoff_sinky", "heldout_sinky"}  # a control is not timed; `plain` has no held-out errors
@@ -44,6 +44,7 @@ def study(prompts: tuple = (("hello", "short", 2), ("fox", "long", 30)), names=(
         follow = (6, 0.74038, 0.40625, 1.8225, 0.53125, 0.59375, 0.90625, 0.015625)
         undefined = (0, NAN, 0.125, NAN, NAN, NAN, NAN, NAN)
         correlation += [(model, *row, *(follow if model == sinky else undefined)) for row in pooled]
+        correlation.append((model, "all", "all", 24, 0.9, *(follow if model == sinky else undefined)))
         correlation += [(model, set_name, "all", NAN, 0.3, *follow) for _, set_name, _ in prompts]
         for n, count, ends in ((2, 2, (0.0625, 0.9375, -0.25, 0.8125, 0.59375, 0.90625)), (24, 1, (NAN,) * 6)):
             row = (model, "all", 0.9, n, count, share, score, float(null_score(n)), 0.8125 * score)
@@ -79,10 +80,29 @@ def study(prompts: tuple = (("hello", "short", 2), ("fox", "long", 30)), names=(
             *curves,
         ),
         weakening=frame(
-            "model threshold length length_low length_high before after fall excess_before excess_after fall_low "
-            "fall_high last_length",
-            (sinky, 0.9, 8, 5, 12, 0.8125, 0.21875, 0.59375, 0.40625, 0.03125, 0.25, 0.75, 24),
-            (plain, 0.9, *(NAN,) * 11),
+            "model threshold length length_low length_high before after fall excess_before excess_after excess_fall "
+            "fall_low fall_high excess_fall_low excess_fall_high last_length",
+            (sinky, 0.9, 8, 5, 12, 0.8125, 0.21875, 0.59375, 0.40625, 0.03125, 0.375, 0.25, 0.75, 0.125, 0.5, 24),
+            (plain, 0.9, *(NAN,) * 14),
+        ),
+        predictors=frame(
+            "model measure threshold n_tokens predictor auc auc_low auc_high gain gain_low gain_high behind behind_low "
+            "behind_high log_loss brier precision recall undefined",
+            *(
+                (sinky, "score", 0.9, n, *row, 0.1875, 0.0625, 0.875, 0.8125, None)
+                for n in (24, NAN)
+                for row in (
+                    ("layer_base_rate", 0.75, 0.625, 0.875, 0.0, 0.0, 0.0, 0.1875, 0.125, 0.25),
+                    ("first_layer", 0.53125, 0.5, 0.5625, -0.21875, -0.25, -0.125, 0.40625, 0.375, 0.5),
+                    ("record", 0.9375, 0.875, 0.96875, 0.1875, 0.125, 0.25, 0.0, 0.0, 0.0),
+                )
+            ),
+            (plain, "score", 0.9, 24, "record", *(NAN,) * 13, "no head is a sink"),
+        ),
+        learning=frame(
+            "model measure threshold n_tokens training_prompts auc auc_low auc_high",
+            (sinky, "score", 0.9, 24, 1, 0.875, 0.8125, 0.90625),
+            (sinky, "score", 0.9, 24, 2, 0.9375, 0.875, 0.96875),
         ),
         layer_pairs=frame(
             "model n_tokens threshold layer_a layer_b sinks_a p_b_given_a p_b lift phi ci_low ci_high",

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from sinkstudy.figures.heldout import heldout_figure
 from sinkstudy.figures.layer_pairs import layer_pair_figure
 from sinkstudy.figures.persistence import persistence_figure, set_dependence_figure
+from sinkstudy.figures.predictors import predictors_figure
 from sinkstudy.figures.weakening import weakening_figure
 
 
@@ -112,6 +113,42 @@ def test_predictions_are_lines_called_simulated_beside_measured_points():
 
 def test_without_held_out_prompts_the_figure_says_so():
     assert "too few prompts" in texts(heldout_figure(heldout_rows().iloc[:0], [2]))
+
+
+def predictor_rows() -> pd.DataFrame:
+    return frame(
+        "model measure threshold n_tokens predictor auc auc_low auc_high gain gain_low behind behind_low undefined",
+        *(
+            ("m", "score", 0.9, n, name, auc, auc - 0.1, auc + 0.05, auc - 0.7, auc - 0.8, 0.9 - auc, 0.8 - auc, None)
+            for n in (2, 24, NAN)
+            for name, auc in (("layer_base_rate", 0.7), ("record", 0.9), ("first_layer", 0.5), ("activation", 0.6))
+        ),
+    )
+
+
+LEARNING = frame("n_tokens training_prompts auc auc_low auc_high", (24, 2, 0.9, 0.8, 0.95), (24, 1, 0.8, 0.7, 0.9))
+
+
+def test_predictors_are_drawn_by_length_with_the_one_to_use_in_the_title():
+    figure = predictors_figure(predictor_rows(), LEARNING)
+    lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
+    assert lines["a head's record on other prompts"].tolist() == [0.9, 0.9]
+    assert lines["same head, first layer"].tolist() == [0.5, 0.5]
+    assert [line.get_ydata().tolist() for line in figure.axes[1].lines] == [[0.8, 0.9]]
+    assert "m: to tell later sinks, use a head's record on other prompts" in texts(figure)
+    nothing = predictors_figure(predictor_rows().assign(gain_low=-0.1), LEARNING)
+    assert "nothing tells later sinks beyond their layer's rate" in texts(nothing)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (predictor_rows().iloc[:0], "too few"),
+        (predictor_rows().assign(auc=NAN, undefined="no head is a sink"), "no head"),
+    ],
+)
+def test_predictors_that_could_not_be_judged_give_a_figure_that_says_so(rows, said):
+    assert said in texts(predictors_figure(rows, LEARNING.iloc[:0]))
 
 
 def curve_rows(**values: float) -> pd.DataFrame:

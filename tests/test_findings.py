@@ -64,6 +64,12 @@ NUMBERS = [
     ("Against the", 1, "sinky|plain|24|1|75.00% (0.00%)|75.00% (undefined)|0.750 (0.125)|0.625 (undefined)"),
     ("Strength of", 1, "sinky|short|0.9|6|74.04%|59.38% to 90.62%|40.62%|1.823|0.531|0.0156"),
     ("Strength of", -1, "plain (control)|all|0.9|0|undefined|undefined|12.50%|undefined|undefined|undefined"),
+    (
+        "What tells",
+        2,
+        "sinky|the head's own record (its mean score on other prompts)|0.938|0.875 to 0.969|0.188|0.125 to 0.250|0.188|"
+        "0.062|87.50%|81.25%",
+    ),
     ("Layer by", 0, "sinky|0|1|6|78.12%|59.38% to 90.62%|40.62%|1.923|0.531"),
     ("Consistent", 0, "sinky|24|4 (2)|4|1|2|1|1|1"),
     ("Consistent", 1, "plain (control)|24|4 (2)|1|0|0|1|0|0"),
@@ -126,10 +132,13 @@ def test_quality_by_set_is_at_the_largest_length_with_replaced_heads_and_answers
 
 SENTENCES = [
     ("# Attention sinks", "- **sinky has attention sinks**: 8 of 8 heads are sinks"),
-    ("# Attention sinks", "- **The first layer predicts later sinks**: 74.04% of later layers"),
+    (
+        "# Attention sinks",
+        "- **The first layer predicts later sinks**: where the first layer has sinks (24 tokens), 74.04%",
+    ),
     ("# Attention sinks", "- **Replacing sink heads pays**: the best of 1 harmless ways"),
     ("Verdicts", "weaken with length? **Yes**: it weakens at 8 tokens (95% interval 5 to 12)"),
-    ("Verdicts", "predictor of later sinks? **It cannot be said**: "),
+    ("Verdicts", "predictor of later sinks? **Yes**: use the head's own record"),
     ("Verdicts", "\nreplace heads with the strategy and policy of the row named above."),
     ("Results: sinky", "`models/tiny` (0123abc), float32, bos auto, cpu."),
     ("Results: sinky", "perplexity on the held-out text is 23.44 per token."),
@@ -139,6 +148,8 @@ SENTENCES = [
         "- **sinky**: of 8 cases (head and prompt) of 0.9 or more, 75.00% on position 0, 25.00% on position 2.",
     ),
     ("Where the", "- **plain (control)**: no head puts 0.9"),
+    ("What tells", "; a record of 2 prompts is as good as one of all."),
+    ("What tells", "- **plain (control)**: no head is a sink in later layers at any length"),
     ("Layer by", "- **sinky**: 2 of 3 ordered pairs of layers agree beyond the base rate; without any sink, and so"),
     ("Simulated", "- **simulated toy**: the formula of the original study."),
     ("Replacing", "on CPU, all variants"),

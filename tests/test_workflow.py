@@ -23,6 +23,7 @@ TABLES = {
     "lengths": "model set prompt n_tokens threshold sink_fraction mean_score null_score mean_excess",
     "correlation": "model set prompt n_tokens threshold first_layer_sinks p_later_given_first p_later lift phi ci_low "
     "ci_high p_value",
+    "predictors": "model measure threshold n_tokens predictor auc auc_low auc_high log_loss brier precision recall",
     "benchmark": "model phase n_tokens batch strategy policy heads_replaced head_fraction median_s iqr_s "
     "speedup_vs_sdpa speedup_vs_eager ceiling peak_mb kv_cache_mb kl top1_agreement perplexity_ratio device kernel",
 }

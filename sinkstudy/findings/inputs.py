@@ -35,6 +35,8 @@ class Tables:
     correlation: pd.DataFrame
     curves: pd.DataFrame
     weakening: pd.DataFrame
+    predictors: pd.DataFrame
+    learning: pd.DataFrame
     layer_pairs: pd.DataFrame
     set_dependence: pd.DataFrame
     definitions: pd.DataFrame

@@ -14,7 +14,6 @@ from sinkstudy.stats.pareto import timing_noise
 
 CLEAR_EXCESS = 0.5  # a head this far above uniform attention is a sink beyond doubt
 SMALL_EXCESS_CHANGE = 0.1  # a smaller change of mean excess is not an effect of length
-HOLDS_AT = 0.5  # correlation below this means that most later layers do not follow
 SIGNIFICANT = 0.05
 NEAR_NULL = 0.05  # a mean score this near to uniform attention's is that of uniform attention
 GOOD_FIT = 0.02  # a simulator that errs by less per layer is not rejected, however sure the difference
@@ -62,73 +61,6 @@ def has_sinks(heads: pd.DataFrame, threshold: float) -> Verdict:
         return Verdict(True, text, numbers)
     text += f" is a sink in half of the prompts of {MIN_TOKENS} tokens or more; the highest excess score of any head "
     return Verdict(False, f"{text}on any of them is {numbers['highest_excess']:.2f}.", numbers)
-
-
-def with_first_layer_sinks(correlation: pd.DataFrame) -> pd.Series:
-    """The row that shows most of what the first layer tells: whole prompts, or else the length with most of its sinks.
-
-    `correlation`: rows over all prompts, one of them of whole prompts (empty `n_tokens`).
-    """
-    whole = correlation[correlation["n_tokens"].isna()].iloc[0]
-    best = correlation.loc[correlation["first_layer_sinks"].idxmax()]
-    return whole if whole["first_layer_sinks"] or not best["first_layer_sinks"] else best
-
-
-def first_layer(row: pd.Series) -> Verdict:
-    """Whether first-layer sinks predict later sinks; `row` is one of the correlation table."""
-    numbers = _numbers(row, "first_layer_sinks p_later_given_first p_later ci_low ci_high p_value")
-    if pd.isna(row["p_later"]):
-        return Verdict(None, "the model has a single attention layer.", numbers)
-    if row["first_layer_sinks"] == 0 and row["p_later"] == 0:
-        return Verdict(
-            None, "neither the first layer nor a later one has a sink, so there is nothing to predict.", numbers
-        )
-    if row["first_layer_sinks"] == 0:
-        text = f"no head of the first layer is a sink, while {100 * row['p_later']:.2f}% of all later heads are"
-        return Verdict(False, f"{text}: the first layer does not tell which.", numbers)
-    interval = f"{100 * row['ci_low']:.2f} to {100 * row['ci_high']:.2f}%"
-    whole = pd.isna(row.get("n_tokens"))
-    cut = "" if whole else f"whole prompts have no first-layer sinks; cut to {row['n_tokens']:.0f} tokens, "
-    text = (
-        f"{cut}{100 * row['p_later_given_first']:.2f}% of later layers follow a first-layer sink "
-        f"(95% interval {'undefined' if pd.isna(row['ci_low']) else interval}), against "
-        f"{100 * row['p_later']:.2f}% of all later heads, permutation p = {row['p_value']:.3g}"
-    )
-    if row["p_later_given_first"] < HOLDS_AT:
-        return Verdict(False, f"{text}: most later layers do not follow.", numbers)
-    if pd.isna(row["ci_low"]):
-        few = "fewer than two prompts have first-layer sinks, so there is no interval to judge by"
-        return Verdict(None, f"{text}: {few}.", numbers)
-    if row["p_value"] >= SIGNIFICANT or row["ci_low"] <= row["p_later"]:
-        return Verdict(False, f"{text}: they follow no more than heads picked at random would.", numbers)
-    return Verdict(True, f"{text}.", numbers)
-
-
-def length(row: pd.Series) -> Verdict:
-    """Whether the correlation weakens at some length, beyond its base rate; `row` is one of the table of weakening."""
-    names = "length length_low length_high before after fall fall_low fall_high excess_before excess_after last_length"
-    numbers = _numbers(row, names)
-    if pd.isna(row["last_length"]):
-        return Verdict(None, "the first layer has no sinks at any length, so no correlation can weaken.", numbers)
-    last = f"beyond {row['last_length']:.0f} tokens the first layer has no sinks at all"
-    if pd.isna(row["length"]):
-        return Verdict(None, f"first-layer sinks are too few to tell two parts apart; {last}.", numbers)
-    levels = f"{100 * row['before']:.2f}% before and {100 * row['after']:.2f}% from there on"
-    beyond = f"{100 * row['excess_before']:+.2f} and {100 * row['excess_after']:+.2f} points beyond the base rate"
-    if pd.isna(row["fall_low"]):
-        few = "fewer than two prompts have first-layer sinks, so there is no interval"
-        split = f"the best split is at {row['length']:.0f} tokens ({levels}; {beyond})"
-        return Verdict(None, f"{split}, but {few}; {last}.", numbers)
-    split = (
-        f"{row['length']:.0f} tokens (95% interval {row['length_low']:.0f} to {row['length_high']:.0f}), with "
-        f"{levels} (a fall of {100 * row['fall']:.2f} points, 95% interval {100 * row['fall_low']:.2f} to "
-        f"{100 * row['fall_high']:.2f}), {beyond}; {last}"
-    )
-    if row["fall_low"] <= 0:
-        return Verdict(False, f"no length is found at which it surely falls: the best split is at {split}.", numbers)
-    if row["excess_after"] >= row["excess_before"]:
-        return Verdict(False, f"it falls only as its base rate does, at {split}.", numbers)
-    return Verdict(True, f"it weakens at {split}.", numbers)
 
 
 def skippable(benchmark: pd.DataFrame) -> Verdict:

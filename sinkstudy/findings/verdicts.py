@@ -4,17 +4,18 @@ import json
 import math
 from dataclasses import replace
 
-import pandas as pd
-
-from sinkstudy.findings import rules
+from sinkstudy.findings import predictor_rules, rules
 from sinkstudy.findings.inputs import MIN_TOKENS, Tables, file_of
+from sinkstudy.stats.scores import null_score
 
 
 def judge(t: Tables, model: str) -> dict[str, rules.Verdict]:
     """The verdict on every question about one model."""
     here = {"model": model, "threshold": t.threshold}
-    row = rules.with_first_layer_sinks(t.of("correlation", **here, set="all", prompt="all"))
-    where = "empty" if pd.isna(row["n_tokens"]) else f"={row['n_tokens']:.0f}"
+    pooled = t.of("correlation", **here, set="all", prompt="all").dropna(subset="n_tokens")
+    # Elsewhere uniform attention is itself a sink.
+    pooled = pooled[null_score(pooled["n_tokens"].astype(int)) < t.threshold]
+    predicted = {name: t.of(name, **here, measure="score") for name in ("predictors", "learning")}
     benchmark, at, replaced = t.of("benchmark", model=model), f"threshold={t.threshold:g}", "rows with heads_replaced>0"
     no_table = "not measured: the study has no table of it."
     control = rules.Verdict(None, "a control is not timed: its weights are random.") if model in t.controls else None
@@ -22,9 +23,13 @@ def judge(t: Tables, model: str) -> dict[str, rules.Verdict]:
     long, prompts = t.of("long_prompts", model=model), f"n_tokens>={MIN_TOKENS}, over prompts per head"
     found = {
         "has_sinks": (rules.has_sinks(long, t.threshold), "scores", prompts),
-        "first_layer": (rules.first_layer(row), "correlation", f"set=all, prompt=all, n_tokens {where}, {at}"),
-        "length": (rules.length(t.of("weakening", **here).iloc[0]), "weakening", at),
-        "predictor": (rules.Verdict(None, f"how well anything predicts later sinks is {no_table}"), "", ""),
+        "first_layer": (
+            predictor_rules.first_layer(pooled),
+            "correlation",
+            f"set=all, prompt=all, n_tokens given, {at}",
+        ),
+        "length": (predictor_rules.length(t.of("weakening", **here).iloc[0]), "weakening", at),
+        "predictor": (predictor_rules.predictor(**predicted), "predictors", f"measure=score, n_tokens empty, {at}"),
         "mechanism": (rules.Verdict(None, f"the activation of the first token is {no_table}"), "", ""),
         "skippable": (control or rules.skippable(benchmark), timed, replaced),
         "worth_replacing": (control or rules.worth_replacing(benchmark), timed, replaced),

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sinkstudy.stats.correlation import contingency
-from sinkstudy.stats.resampling import Resampling, ratio_intervals, resamples
+from sinkstudy.stats.resampling import Resampling, percentiles, ratio_intervals, resamples
 from sinkstudy.stats.scores import excess_score, null_score
 from sinkstudy.store import Capture
 
@@ -188,7 +188,8 @@ def weakening(
     least squares: the estimate of a single change point (Hinkley, Biometrika 57, 1970; Bai, Journal of Time Series
     Analysis 15, 1994). `length` is the first length of the second part. Its interval, and that of the fall, come
     from repeating the whole estimate on resampled prompts. `first`, `both`, `later`, `reached` (prompt, length);
-    `cells`: later layers, heads. `excess_*` is the same beyond the base rate.
+    `cells`: later layers, heads. `excess_*` is the same beyond the base rate: `excess_fall` is what falls of the
+    correlation that does not fall of the base rate.
     """
     layers, heads = cells
     estimate = _change(*(a.sum(0, dtype=float, keepdims=True) for a in (first, both, later, reached)), layers, heads)
@@ -199,8 +200,7 @@ def weakening(
         "length_low": np.nan,
         "length_high": np.nan,
         **{name: float(estimate[name][0]) for name in _LEVELS},
-        "fall_low": np.nan,
-        "fall_high": np.nan,
+        **dict.fromkeys(("fall_low", "fall_high", "excess_fall_low", "excess_fall_high"), np.nan),
         "draws": 0,
         "last_length": lengths[defined[-1]] if len(defined) else np.nan,
     }
@@ -213,17 +213,18 @@ def weakening(
         _change(draw @ first, draw @ both, draw @ later, draw @ reached, layers, heads)
         for draw in resamples(len(first), resampling, width=4 * first.shape[1])
     ]
-    split, fall = (np.concatenate([part[name] for part in parts]) for name in ("split", "fall"))
+    split, *falls = (np.concatenate([part[name] for part in parts]) for name in ("split", "fall", "excess_fall"))
     kept = ~np.isnan(split)
     row["draws"] = int(kept.sum())
     # A length is a whole number, so the interval ends at resampled values and not between two of them.
     low, high = np.quantile(split[kept], [0.025, 0.975], method="inverted_cdf").astype(int)
     row["length_low"], row["length_high"] = lengths[low], lengths[high]
-    row["fall_low"], row["fall_high"] = np.quantile(fall[kept], [0.025, 0.975])
+    for name, fall in zip(("fall", "excess_fall"), falls, strict=True):
+        row[f"{name}_low"], row[f"{name}_high"] = percentiles(fall)
     return row
 
 
-_LEVELS = ("before", "after", "fall", "excess_before", "excess_after")
+_LEVELS = ("before", "after", "fall", "excess_before", "excess_after", "excess_fall")
 
 
 def _change(
@@ -249,6 +250,7 @@ def _change(
         result[f"excess_{name}"][rows] = (follows - expecteds) / weights
     result["split"][rows] = at[rows] + 1
     result["fall"] = result["before"] - result["after"]
+    result["excess_fall"] = result["excess_before"] - result["excess_after"]
     return result
 
 

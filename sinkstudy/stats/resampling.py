@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_TAILS = [0.025, 0.975]
 _NUMBERS_AT_ONCE = 1 << 18
 _COLUMNS_AT_ONCE = 1 << 11
 
@@ -45,13 +44,19 @@ def ratio_intervals(part: np.ndarray, whole: np.ndarray, resampling: Resampling)
         columns = usable[start : start + _COLUMNS_AT_ONCE]
         parts, wholes = (side[:, columns].astype(float, copy=False) for side in (part, whole))
         draws = resamples(len(part), resampling)
-        ratios = np.concatenate([_ratio(draw @ parts, draw @ wholes) for draw in draws])
-        ends[:, columns] = np.quantile(ratios, _TAILS, axis=0)
-        # `nanquantile` loops over columns in Python, so it gets only those with an undefined draw.
-        undefined = np.isnan(ratios).any(0)
-        if undefined.any():
-            ends[:, columns[undefined]] = np.nanquantile(ratios[:, undefined], _TAILS, axis=0)
+        ends[:, columns] = percentiles(np.concatenate([_ratio(draw @ parts, draw @ wholes) for draw in draws]))
     return ends[0], ends[1]
+
+
+def percentiles(draws: np.ndarray, error: float = 0.05) -> np.ndarray:
+    """Ends of the percentile interval of each column that errs so often, (2, column); undefined draws do not count."""
+    tails = [error / 2, 1 - error / 2]
+    ends = np.quantile(draws, tails, axis=0)
+    # `nanquantile` loops over columns in Python, so it gets only those with an undefined draw.
+    undefined = np.isnan(ends[0]) & ~np.isnan(draws).all(0)
+    if undefined.any():
+        ends[:, undefined] = np.nanquantile(draws[:, undefined], tails, axis=0)
+    return ends
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

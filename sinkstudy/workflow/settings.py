@@ -156,6 +156,9 @@ class Statistics(Section):
     bootstrap: Annotated[int, Field(ge=10, le=1_000_000, description="Draws behind each interval.")] = 1000
     permutations: Annotated[int, Field(ge=10, le=1_000_000, description="Draws behind each p-value.")] = 1000
     seed: Seed = 0
+    hold_out: Annotated[
+        Literal["prompt", "set"], Field(description="What predictors of sinks are judged on without having seen it.")
+    ] = "prompt"
 
 
 class Preset(Section):

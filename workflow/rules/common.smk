@@ -40,6 +40,7 @@ SHARDS = shards(PROMPTS, config["capture"]["tokens_per_job"])
 PRESETS = sorted(config["simulation"])
 POLICIES = config["benchmark"]["policies"]
 THRESHOLD = config["sinks"]["threshold"]
+RESAMPLING = {key: config["statistics"][key] for key in ("bootstrap", "permutations", "seed")}
 FORMATS = ["png", "svg"]
 STATISTICS = ["lengths", "correlation", "curves", "weakening", "layer_pairs", "persistence", "set_dependence"]
 STATISTICS += ["definitions"]
@@ -51,6 +52,7 @@ STATISTICS_FIGURES = {
     "heldout": "measured and simulated",
 }
 REPORTED_LENGTHS = [2, 10, 24, 64]
+PREDICTOR_LENGTHS = [*REPORTED_LENGTHS, 256, 1024]
 SIMULATED_LENGTHS = {n for preset in config["simulation"].values() for n in preset["lengths"]}
 COMPARISONS = ["short_vs_long", "model_vs_model", *(["measured_vs_simulated"] if PRESETS else [])]
 

@@ -5,7 +5,7 @@ FIGURES = [
         *expand("heatmap_{model}_{set}", model=MODELS, set=[*SETS, "all"]),
         *expand(
             "{kind}_{model}",
-            kind=["contour", "head_curves", "layers", "lengths", "maps"],
+            kind=["contour", "head_curves", "layers", "lengths", "maps", "predictors"],
             model=MODELS,
         ),
         *expand("{kind}_{model}", kind=["timing", "tradeoff"], model=TRAINED),
@@ -100,6 +100,30 @@ rule statistics_figures:
         "Drawing the statistics of {wildcards.model}"
     script:
         "../scripts/fig_statistics.py"
+
+
+rule predictors_figure:
+    input:
+        learning="results/learning/{model}.csv",
+        predictors="results/predictors/{model}.csv",
+    output:
+        drawn("predictors_{model}", "{model}", "predictors", "what tells later sinks"),
+    log:
+        "logs/figures/predictors_{model}.log",
+    benchmark:
+        "results/costs/figures/predictors_{model}.tsv"
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=code_of("fig_predictors.py"),
+        threshold=THRESHOLD,
+    message:
+        "Drawing what predicts sinks of {wildcards.model}"
+    script:
+        "../scripts/fig_predictors.py"
 
 
 rule maps_figure:

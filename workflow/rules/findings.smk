@@ -13,6 +13,8 @@ rule findings:
         figures=[path for path in FIGURES if path.endswith(".png")],
         heads=expand("results/heads/{model}.csv", model=MODELS),
         heldout_errors=expand("results/heldout_errors/{model}.csv", model=MODELS),
+        learning=expand("results/learning/{model}.csv", model=MODELS),
+        predictors=expand("results/predictors/{model}.csv", model=MODELS),
         quality=expand("results/quality/{model}.csv", model=TRAINED),
         scores=expand("results/scores/{model}.csv", model=MODELS),
         verification=expand("results/verification/{model}.csv", model=MODELS),

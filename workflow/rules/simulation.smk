@@ -17,7 +17,7 @@ rule simulation:
         code=code_of("simulation.py"),
         expected=expected,
         preset=lambda wildcards: dict(sorted(config["simulation"][wildcards.preset].items())),
-        resampling=dict(sorted(config["statistics"].items())),
+        resampling=RESAMPLING,
         threshold=THRESHOLD,
     message:
         "Simulating {wildcards.preset}: nothing here is measured"
@@ -44,7 +44,7 @@ rule heldout:
         code=code_of("heldout.py"),
         expected=expected,
         lengths=sorted({*REPORTED_LENGTHS, *SIMULATED_LENGTHS}),
-        resampling=dict(sorted(config["statistics"].items())),
+        resampling=RESAMPLING,
         thresholds=config["sinks"]["thresholds"],
     message:
         "Predicting half of the prompts of {wildcards.model} by simulators"

@@ -39,7 +39,7 @@ rule heads:
         runtime=30,
     params:
         code=code_of("heads.py"),
-        resampling=dict(sorted(config["statistics"].items())),
+        resampling=RESAMPLING,
     message:
         "Averaging the heads of {wildcards.model} over prompts"
     script:
@@ -65,12 +65,40 @@ rule statistics:
         expected=expected,
         lengths=correlation_lengths(),
         reported=REPORTED_LENGTHS,
-        resampling=dict(sorted(config["statistics"].items())),
+        resampling=RESAMPLING,
         thresholds=config["sinks"]["thresholds"],
     message:
         "Correlating the layers of {wildcards.model}, at every length and over its prompt sets"
     script:
         "../scripts/statistics.py"
+
+
+rule predictors:
+    input:
+        captures,
+    output:
+        learning="results/learning/{model}.csv",
+        predictors="results/predictors/{model}.csv",
+    log:
+        "logs/predictors/{model}.log",
+    benchmark:
+        "results/costs/predictors/{model}.tsv"
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        code=code_of("predictors.py"),
+        expected=expected,
+        hold_out=config["statistics"]["hold_out"],
+        lengths=PREDICTOR_LENGTHS,
+        resampling=RESAMPLING,
+        thresholds=config["sinks"]["thresholds"],
+    message:
+        "Predicting sinks of {wildcards.model} on prompts not seen before"
+    script:
+        "../scripts/predictors.py"
 
 
 rule comparison:
@@ -96,7 +124,7 @@ rule comparison:
         controls=control_pairs(config["models"]),
         lengths=sorted({*REPORTED_LENGTHS, *SIMULATED_LENGTHS}),
         reported=REPORTED_LENGTHS,
-        resampling=dict(sorted(config["statistics"].items())),
+        resampling=RESAMPLING,
         threshold=THRESHOLD,
     message:
         "Comparing settings"

@@ -1,0 +1,101 @@
+"""How well one can tell, before computing a head's attention, whether it is a sink on a prompt not seen before."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pandas as pd
+
+from sinkstudy.stats.candidates import Examples, held_out_probabilities
+from sinkstudy.stats.judging import COLUMNS, Judged, judged, rows, together
+from sinkstudy.stats.learning import learning_curve
+from sinkstudy.stats.recommendation import CANDIDATES
+from sinkstudy.stats.resampling import Resampling
+from sinkstudy.stats.scores import add_all, null_score
+from sinkstudy.store import Capture
+
+FOLDS = 5
+FEWEST_PROMPTS = 3  # one to judge on, and two so that what is made of one is fitted on the other
+MOST_PROMPTS = 256  # of more, an even sample: intervals are narrow by then, and fits go on taking longer
+EXCESS = 0.5  # the excess score from which a head is a sink whatever the length
+
+
+def predictor_tables(
+    captures: Iterable[Capture],
+    model: str,
+    thresholds: list[float],
+    lengths: list[int],
+    hold_out: str,
+    resampling: Resampling,
+) -> dict[str, pd.DataFrame]:
+    """`predictors`: a row per target, length and candidate; with an empty length, all lengths together.
+    `learning`: the area under the curve of a head's record, by the number of prompts it is made of.
+
+    Targets are sinks at each of `thresholds` and at 0.5 of excess, in the layers after the first. Lengths that fewer
+    than FEWEST_PROMPTS prompts (or sets, where `hold_out` is `set`: all prompts of a set are held out together) reach
+    have no rows, nor has a model of one layer. Where all heads meet the target, or none, nothing can be told apart:
+    `undefined` says so.
+    """
+    gathered = Gathered(lengths)
+    add_all(captures, gathered)
+    table, curves = [], []
+    for measure, threshold in [*(("score", threshold) for threshold in thresholds), ("excess", EXCESS)]:
+        known: list[Judged] = []
+        target = {"model": model, "measure": measure, "threshold": threshold}
+        for n, prompts, examples in gathered.examples(measure, threshold, hold_out):
+            at = target | {"n_tokens": n, "prompts": len(prompts)}
+            share = examples.is_sink.mean()
+            if share in (0, 1):
+                why = f"{'every' if share else 'no'} head is a sink"
+                names = [name for name in CANDIDATES if name != "activation" or examples.activation is not None]
+                table += [at | {"predictor": name, "base_rate": share, "undefined": why} for name in names]
+                continue
+            known.append(judged(held_out_probabilities(examples), examples, prompts))
+            table += [at | row for row in rows(known[-1], resampling)]
+            curves += [at | row for row in learning_curve(examples, resampling)]
+        if known:
+            every = together(known)
+            table += [target | {"prompts": len(every.prompts)} | row for row in rows(every, resampling)]
+    order = ["model", "measure", "threshold", "n_tokens", "predictor", "prompts"]
+    keys = ["model", "measure", "threshold", "n_tokens", "prompts", "training_prompts", "auc", "auc_low", "auc_high"]
+    return {
+        "predictors": pd.DataFrame(table, columns=[*order, *COLUMNS, "undefined"]).astype({"n_tokens": "Int64"}),
+        "learning": pd.DataFrame(curves, columns=keys),
+    }
+
+
+class Gathered:
+    """The scores at some lengths of the prompts that reach them."""
+
+    def __init__(self, lengths: list[int]):
+        self._scores: dict[int, dict[int, np.ndarray]] = {n: {} for n in lengths}  # by position in the study
+        self._prompts: dict[int, tuple[str, int, np.ndarray | None]] = {}  # set, first token, activation
+
+    def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
+        """Captures of one length with their positions in the study and their scores (prompt, layer, head, query)."""
+        for position, capture, score in zip(order.tolist(), members, scores, strict=True):
+            for n, kept in self._scores.items():
+                if n <= capture.n_tokens and len(score) > 1:  # a single layer has none after it
+                    about = capture.set, int(capture.token_ids[0]), getattr(capture, "activation", None)
+                    kept[position], self._prompts[position] = score[..., n - 1].copy(), about
+
+    def examples(self, measure: str, threshold: float, hold_out: str) -> Iterator[tuple[int, np.ndarray, Examples]]:
+        """Each length, with the positions of its prompts in the study."""
+        activation = {position: value for position, (*_, value) in self._prompts.items() if _is_known(value)}
+        for n, kept in self._scores.items():
+            if not kept:
+                continue
+            prompts = np.array(sorted(kept))
+            prompts = prompts[np.unique(np.linspace(0, len(prompts) - 1, MOST_PROMPTS).round().astype(int))]
+            sets, tokens, _ = zip(*(self._prompts[p] for p in prompts), strict=True)
+            groups = pd.factorize(np.array(sets))[0] if hold_out == "set" else np.arange(len(prompts))
+            if groups.max() + 1 < FEWEST_PROMPTS:
+                continue
+            scores = np.stack([kept[p] for p in prompts])
+            null = float(null_score(n))
+            cut = threshold if measure == "score" else null + threshold * (1 - null)
+            entering = np.stack([activation[p] for p in prompts]) if activation.keys() == self._prompts.keys() else None
+            yield n, prompts, Examples(scores, scores[:, 1:] >= cut, np.array(tokens), groups % FOLDS, entering)
+
+
+def _is_known(activation: np.ndarray | None) -> bool:
+    return activation is not None and bool(np.isfinite(activation).all() and (activation > 0).all())

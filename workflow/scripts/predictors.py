@@ -1,0 +1,20 @@
+"""How well sinks of one model can be told on prompts not seen before, and how many prompts that takes."""
+
+from sinkstudy.stats.predictors import predictor_tables
+from sinkstudy.stats.resampling import Resampling
+from sinkstudy.store import Expected, read_captures
+from sinkstudy.store.tables import write_table
+from sinkstudy.workflow.joblog import job_log
+
+with job_log(snakemake.log[0]):
+    params = snakemake.params
+    tables = predictor_tables(
+        read_captures(snakemake.input, Expected(**params.expected)),
+        snakemake.wildcards.model,
+        params.thresholds,
+        params.lengths,
+        params.hold_out,
+        Resampling(**params.resampling),
+    )
+    for name, table in tables.items():
+        write_table(table, snakemake.output[name])
