@@ -74,7 +74,10 @@ rule benchmark:
         runtime=120,
     params:
         code=code_of("benchmark.py"),
-        grid={key: config["benchmark"][key] for key in ("batches", "lengths", "repeats", "strategies")},
+        grid={
+            key: config["benchmark"][key]
+            for key in ("batches", "lengths", "precision", "repeats", "seconds_per_cell", "strategies")
+        },
         model=model_spec,
     message:
         "Timing {wildcards.model} with and without its sink heads replaced"
