@@ -180,6 +180,8 @@ def measure(
             }
         )
     return rows
+
+
 def _speedup(
     samples: np.ndarray, alternatives: list[Alternative], variants: list[Variant], i: int
 ) -> tuple[float, float, int]:

@@ -95,7 +95,7 @@ def _replaced(model: PreTrainedModel, variant: Variant, inputs: Tensor) -> dict[
         return {layer: heads for layer in layers if (heads := run.replaced_heads(layer))}
 
 
-class _Decided(Exception):  # noqa: N818
+class _Decided(Exception):
     """The first layer has attended, and nothing later decides which heads are replaced."""
 
 

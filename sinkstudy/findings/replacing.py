@@ -33,18 +33,20 @@ def skippable(skipping: pd.DataFrame) -> Verdict:
     same = (skipping[["policy", "n_tokens", "strategy"]] == row[["policy", "n_tokens", "strategy"]]).all(axis=1)
     others = skipping[same].set_index("chosen_by").loc[list(OTHER_HEADS)]
     text = (
-        f"{row['heads_replaced']:.0f} heads ({row['strategy']} with policy {row['policy']}, {row['n_tokens']:.0f} tokens "
-        f"of held-out text) are replaced at {_cost(row)}; as many of the same layers at "
+        f"{row['heads_replaced']:.0f} heads ({row['strategy']} with policy {row['policy']}, texts of "
+        f"{row['n_tokens']:.0f} tokens) are replaced at {_cost(row)}; as many of the same layers at "
         + " and at ".join(f"{_cost(others.loc[name])} if {said}" for name, said in OTHER_HEADS.items())
     )
     numbers = numbers_of(row, "heads_replaced kl kl_high top1_agreement perplexity_ratio n_tokens")
     for name, other in others.iterrows():
-        numbers |= {f"{name}_{measure}": float(other[measure]) for measure in ("kl", "perplexity_ratio", "kl_beyond_low")}
+        numbers |= {
+            f"{name}_{measure}": float(other[measure]) for measure in ("kl", "perplexity_ratio", "kl_beyond_low")
+        }
     if safe.empty:
         return Verdict(False, f"{text}: not even the mildest policy keeps {HARMLESS}.", numbers)
     if not (others["kl_beyond_low"] > 0).all():
         return Verdict(False, f"{text}: that these heads are sinks is not what makes them cheap.", numbers)
-    return Verdict(True, f"{text}: surely more, so it is because they are sinks.", numbers)
+    return Verdict(True, f"{text}: other heads surely cost more.", numbers)
 
 
 def worth_replacing(benchmark: pd.DataFrame, comparisons: int | None = None) -> Verdict:
@@ -63,18 +65,21 @@ def worth_replacing(benchmark: pd.DataFrame, comparisons: int | None = None) -> 
         return Verdict(False, f"none of {len(_distinct(tried))} timed ways to replace heads keeps {HARMLESS}.")
     known = safe.dropna(subset=["speedup_low", "again_high"])
     if known.empty:
-        return Verdict(None, "SDPA was not timed twice over in two rounds, so how far it differs from itself is unknown.")
+        return Verdict(None, "SDPA was not timed twice in two rounds, so how far it differs from itself is unknown.")
+    comparisons = comparisons or len(safe)
     measured = known["speedup_vs_sdpa"], known["speedup_low"], known["degrees_of_freedom"]
-    known = known.assign(sure_speedup=corrected_low(*measured, comparisons or len(safe)))
+    known = known.assign(sure_speedup=corrected_low(*measured, comparisons))
     credited = known[["sure_speedup", "ceiling"]].min(axis=1)
     sure = known[credited > known["again_high"].clip(lower=WORTHWHILE_SPEEDUP)]
     row = (sure if len(sure) else known).sort_values("speedup_vs_sdpa").iloc[-1]
-    found = f"{len(sure)} of {len(safe)} harmless ways are surely faster, and the fastest of them" if len(sure) else ""
+    found = f"the fastest of {len(safe)} harmless ways"
+    if len(sure):
+        found = f"{len(sure)} of {len(safe)} harmless ways are surely faster, and the fastest of them"
     text = (
-        f"{found or f'the fastest of {len(safe)} harmless ways'} ({_name(row)}, {row['heads_replaced']:.0f} heads) runs "
-        f"at {row['speedup_vs_sdpa']:.2f} times SDPA's speed (95% interval {row['speedup_low']:.2f} to "
-        f"{row['speedup_high']:.2f}; at least {row['sure_speedup']:.2f} once corrected for {comparisons or len(safe)} "
-        f"comparisons; ceiling {row['ceiling']:.2f}; SDPA timed twice: up to {row['again_high']:.2f})"
+        f"{found} ({_name(row)}, {row['heads_replaced']:.0f} heads) runs at {row['speedup_vs_sdpa']:.2f} times SDPA's "
+        f"speed (95% interval {row['speedup_low']:.2f} to {row['speedup_high']:.2f}, corrected for {comparisons} "
+        f"comparisons from {row['sure_speedup']:.2f}; ceiling {row['ceiling']:.2f}; SDPA timed twice: up to "
+        f"{row['again_high']:.2f})"
     )
     names = "speedup_vs_sdpa speedup_low speedup_high ceiling kl top1_agreement heads_replaced n_tokens"
     numbers = {"ways": len(safe)} | numbers_of(row, f"{names} sure_speedup again_high")

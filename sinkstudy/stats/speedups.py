@@ -1,7 +1,7 @@
 """Speedups with an interval: several ways to compute the same thing, timed in turn, round by round.
 
-A randomized block design (Montgomery, Design and Analysis of Experiments, chapter 4): on the logarithmic scale a time is
-the effect of its round, in which drift of the machine cancels, plus that of its way, plus scatter. Scatter is pooled
+A randomized block design (Montgomery, Design and Analysis of Experiments, chapter 4): on the logarithmic scale a time
+is the effect of its round, in which drift of the machine cancels, plus that of its way, plus scatter. Scatter is pooled
 over ways and rounds, so that a few rounds of many ways already show how far a ratio can be trusted.
 """
 
