@@ -102,7 +102,7 @@ def _pooled(name: str, rows: pd.DataFrame, resampling: Resampling) -> pd.DataFra
     """One row per policy and choice of heads, over its texts."""
     pooled = []
     for key, part in rows.groupby(_KEY, sort=False) if len(rows) else ():
-        policy = rows[(rows[_KEY[:3]] == key[:3]).all(axis=1) & (rows["chosen_by"] == "policy")]
+        policy = rows[(rows[_KEY[:3]] == list(key[:3])).all(axis=1) & (rows["chosen_by"] == "policy")]
         kl, own_kl = part["kl"].to_numpy(), policy["kl"].to_numpy()
         loss, own_loss = (np.log(side["perplexity_ratio"].to_numpy()) for side in (part, policy))
         values = np.stack([kl, kl - own_kl, loss, loss - own_loss], axis=1)  # (text, measure)

@@ -17,7 +17,7 @@ from sinkstudy.stats.speedups import speedups
 _SAMPLE_SECONDS = 0.02
 # A shorter call is run once before each of its samples: entering its context has filled the processor's caches. Its
 # memory is looked at twice.
-_WARM_SECONDS = 0.5
+_WARM_SECONDS = 0.2
 # What is not compared with the rest takes part in two rounds, and in more while it has taken less than this.
 _ASIDE_SECONDS = 3.0
 

@@ -204,7 +204,7 @@ class Benchmark(Section):
     ] = 0.02
     seconds_per_cell: Annotated[
         float, Field(ge=0, description="... this time is up: of each length, batch, and prefill or decoding.")
-    ] = 60.0
+    ] = 30.0
 
 
 class Settings(Section):
