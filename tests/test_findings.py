@@ -119,6 +119,14 @@ def test_every_table_prints_the_numbers_of_its_result_table(text, heading, row, 
     assert values(text, heading, row) == cells.split("|")
 
 
+@pytest.mark.parametrize(("policy", "named"), [("first_layer", True), ("consistent", False), ("layerwise", False)])
+def test_only_reuse_where_the_first_layers_head_is_a_sink_is_called_the_original_proposal(policy, named):
+    tables = study()
+    rows = tables.benchmark.assign(strategy=tables.benchmark["strategy"].replace("first_value", "reuse"))
+    rows.loc[rows["strategy"] == "reuse", "policy"] = policy
+    assert ("original proposal" in markdown(replace(tables, benchmark=rows))) is named
+
+
 def test_quality_by_set_is_at_the_largest_length_with_replaced_heads_and_answers_are_counted(text):
     _, skipping, quality, answers = tables_in(text, "Replacing")
     assert ["|".join(row.values()) for row in skipping] == [
