@@ -71,6 +71,12 @@ def test_rounds_end_once_they_are_enough_and_precise_or_time_is_up(rounds, count
     assert rounds.are_over(seconds, passed) is over
 
 
+def test_a_single_way_takes_the_least_number_of_rounds():
+    assert [Rounds(3, 0.02).are_over(np.ones((n, ways)), 0) for n in (2, 3) for ways in (0, 1)] == [False] * 2 + [
+        True
+    ] * 2
+
+
 def test_rounds_end_alike_wherever_the_speedups_lie():
     noise = times(np.random.default_rng(2), 30, [1.0, 1.0, 1.0], 0.03, 0.1)
     ends = [[Rounds(3, 0.02).are_over(part[:n], 0) for n in range(31)] for part in (noise, noise / [1, 2, 9])]
