@@ -26,7 +26,7 @@ from sinkstudy.attention.state import PlanState
 from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.attention.strategies.contract import HiddenStates
 from sinkstudy.evaluation.benchmark import measure, prepare
-from sinkstudy.evaluation.timing import Alternative, interleaved
+from sinkstudy.evaluation.timing import Alternative, Rounds, interleaved
 from sinkstudy.evaluation.variants import EAGER, SDPA, Variant, running
 from sinkstudy.figures.style import COLOURS, MARKERS, new_figure, styled
 
@@ -89,7 +89,7 @@ def cell(model: LlamaModel, arguments: argparse.Namespace, phase: str, n: int, b
         return attention_cell(model, arguments, n, batch, variants)
     inputs = torch.randint(512, (batch, n), generator=torch.Generator().manual_seed(n)).to(model.device)
     prepared = prepare(model, inputs, variants)
-    return measure(model, arguments.shape, inputs, prepared, phase, arguments.repeats)
+    return measure(model, arguments.shape, inputs, prepared, phase, Rounds(arguments.repeats))
 
 
 def plan_of(config: LlamaConfig, fraction: float, strategy: str) -> Plan:
@@ -137,7 +137,7 @@ def attention_cell(
         return Alternative(context, lambda: attend(module, variant))
 
     alternatives = [alternative(variant) for variant in variants]
-    samples = interleaved(alternatives, arguments.repeats, model.device)
+    samples = interleaved(alternatives, Rounds(arguments.repeats), model.device)
     sdpa = samples[:, variants.index(SDPA)]
     eager = samples[:, variants.index(EAGER)] if EAGER in variants else float("nan") * sdpa
     full = config.num_attention_heads * config.head_dim * n * (n + 1)

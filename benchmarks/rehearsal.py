@@ -123,6 +123,7 @@ def write_study(folder: Path) -> None:
             "policies": ["consistent"],
             "strategies": ["first_value"],
             "repeats": 3,
+            "seconds_per_cell": 0,
         },
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")

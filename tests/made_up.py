@@ -57,7 +57,8 @@ def study(prompts: tuple = (("hello", "short", 2), ("fox", "long", 30)), names=(
         "position_score",
         *scores,
     )
-    times = (0.0046875, 0.000625, 1.53125, 1.5, 2.28125, 1.65625)
+    cell, skipped = (sinky, "prefill", 24, 1), (sinky, "consistent", 24, "first_value")
+    times = (0.0046875, 0.000625, 1.53125, 1.5, 1.5625, 8, 2.28125, 1.65625)
     quality = (0.0015625, 0.9921875, 1.0015625)
     original, paper = ("the original study", None, "no"), ("a paper", "https://x.org", "in the abstract")
     return Tables(
@@ -154,9 +155,38 @@ def study(prompts: tuple = (("hello", "short", 2), ("fox", "long", 30)), names=(
         ),
         benchmark=frame(
             "model phase n_tokens batch strategy policy heads_replaced head_fraction median_s iqr_s speedup_vs_sdpa "
-            "speedup_low speedup_vs_eager ceiling kl top1_agreement perplexity_ratio device attention_share",
-            (sinky, "prefill", 24, 1, "sdpa", "none", 0, 0.0, 0.0046875, 0.000625, 1, 1, 1.5, 1, 0, 1, 1, "CPU", 0.125),
-            (sinky, "prefill", 24, 1, "first_value", "consistent", 3, 0.375, *times, *quality, "CPU", NAN),
+            "speedup_low speedup_high degrees_of_freedom speedup_vs_eager ceiling kl top1_agreement perplexity_ratio "
+            "device attention_share",
+            (*cell, "sdpa", "none", 0, 0.0, 0.0046875, 0.000625, 1, 1, 1, 8, 1.5, 1, 0, 1, 1, "CPU", 0.125),
+            (*cell, "sdpa", "again", 0, 0.0, 0.0046875, 0.000625, 1, 0.96875, 1.03125, 8, 1.5, 1, 0, 1, 1, "CPU", NAN),
+            (*cell, "first_value", "consistent", 3, 0.375, *times, *quality, "CPU", NAN),
+        ),
+        skipping=frame(
+            "model policy n_tokens strategy chosen_by texts heads_replaced shared_heads top1_agreement kl kl_low "
+            "kl_high kl_beyond kl_beyond_low kl_beyond_high perplexity_ratio perplexity_ratio_low "
+            "perplexity_ratio_high perplexity_beyond perplexity_beyond_low perplexity_beyond_high",
+            (*skipped, "policy", 8, 3, 3, 0.9921875, 0.0015625, 0.001, 0.002, 0, 0, 0, 1.0015625, 1, 1.003, 1, 1, 1),
+            (
+                *skipped,
+                "no_sinks",
+                8,
+                3,
+                0,
+                0.75,
+                0.125,
+                0.0625,
+                0.25,
+                0.12375,
+                0.06,
+                0.24,
+                1.25,
+                1.1,
+                1.4,
+                1.2,
+                1,
+                1.3,
+            ),
+            (*skipped, "random", 8, 3, 0.5, 0.875, 0.0625, 0.03, 0.125, 0.06125, 0.02, 0.12, 1.1, 1, 1.2, 1.1, 1, 1.2),
         ),
         quality=frame(
             "model set n_tokens texts strategy policy heads_replaced kl top1_agreement top5_agreement "

@@ -20,7 +20,13 @@ SMALL = {
     "capture": {"tokens_per_job": 29},  # two prompts to a shard
     "statistics": {"bootstrap": 50, "permutations": 50},
     "simulation": {"tiny-8b": {"layers": 4, "heads": 4, "lengths": [5, 10]}},
-    "benchmark": {"text": str(ROOT / "texts/heldout.txt"), "lengths": [24, 48], "repeats": 3, "answer_tokens": 8},
+    "benchmark": {
+        "text": str(ROOT / "texts/heldout.txt"),
+        "lengths": [24, 48],
+        "repeats": 3,
+        "seconds_per_cell": 0,
+        "answer_tokens": 8,
+    },
 }
 TIMED = re.compile(r"benchmark/|costs|figures/(timing|tradeoff)|findings|verdicts")
 PROMPTS = [

@@ -91,16 +91,23 @@ def benchmark_table(lengths: tuple[int, ...] = (24, 128)) -> pd.DataFrame:
             "policy": policy,
             "median_s": 0.001 * n * batch,
             "iqr_s": 0.0002 * n,
-            "speedup_vs_sdpa": 1 + 0.001 * n,
+            "speedup_vs_sdpa": speed,
+            "speedup_low": speed - 0.01,
+            "speedup_high": speed + 0.01,
             "ceiling": 1.5,
-            "heads_replaced": 3 * (policy != "none"),
-            "kl": 0.01 * (policy != "none"),
+            "heads_replaced": 3 * (policy == "consistent"),
+            "kl": 0.01 * (policy == "consistent"),
             "device": "cpu",
         }
         for n in lengths
         for phase in ("prefill", "decode")
         for batch in (1, 4)
-        for strategy, policy in (("sdpa", "none"), ("eager", "none"), ("reuse", "consistent"))
+        for strategy, policy, speed in (
+            ("sdpa", "none", 1.0),
+            ("sdpa", "again", 1.0),
+            ("eager", "none", 0.5),
+            ("reuse", "consistent", 1 + 0.001 * n),
+        )
     ]
     return pd.DataFrame(rows)
 
@@ -347,20 +354,37 @@ def test_timing_shows_the_smallest_batch_with_a_panel_per_phase_and_policy():
     figure = timing_figure(benchmark_table())
     prefill, decode = figure.axes
     lines = [list(line.get_ydata()) for line in prefill.lines]
-    assert lines[:2] == [pytest.approx([1.024, 1.128]), pytest.approx([1.024, 1.128])]  # eager, reuse
-    assert lines[2] == [1.5, 1.5]  # its ceiling
+    assert [1.5, 1.5] in lines  # the ceiling
+    assert [pytest.approx(1.024), pytest.approx(1.128)] in lines
+    assert [(bar.get_y(), bar.get_height()) for bar in prefill.patches] == [pytest.approx((0.99, 0.02))] * 2
     assert "decoding" in decode.get_ylabel()
     named = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert named == ["reuse", "eager", "ceiling"]
+    assert named == ["reuse", "eager", "ceiling", "not told from noise", "SDPA timed twice"]
     assert "batch 1" in figure.get_suptitle()
 
 
-def test_the_tradeoff_joins_what_nothing_else_beats():
+@pytest.mark.parametrize(("low", "hollow"), [(1.005, True), (1.011, False)], ids=["noise", "a gain"])
+def test_what_meets_the_interval_of_sdpa_timed_twice_is_hollow_and_no_line_leads_to_it(low, hollow):
+    table = benchmark_table()
+    first = (table["strategy"] == "reuse") & (table["n_tokens"] == 24)
+    table.loc[first, "speedup_low"] = low
+    lines = timing_figure(table).axes[0].lines
+    (drawn,) = [line for line in lines if list(line.get_ydata())[:1] == [1.024] and line.get_marker() == "o"]
+    assert (drawn.get_markerfacecolor() == "white") is hollow
+    joined = [line for line in lines if list(line.get_ydata()) == [1.024, pytest.approx(1.128)]]
+    assert any(line.get_linestyle() != "None" for line in joined) is not hollow
+
+
+def test_the_tradeoff_joins_what_nothing_else_beats_beyond_noise():
     table = benchmark_table((24,))
-    table.loc[table["strategy"] == "reuse", "speedup_vs_sdpa"] = 2.0
+    way = table["strategy"] == "reuse"
+    table.loc[way, ["speedup_vs_sdpa", "speedup_low", "speedup_high"]] = (2.0, 1.9, 2.1)
     (panel,) = tradeoff_figure(table).axes
     assert list(panel.lines[0].get_xdata()) == [1e-8, 0.01]  # SDPA at no cost, drawn at the left end
-    assert list(panel.lines[0].get_ydata()) == [1.024, 2.0]
+    assert list(panel.lines[0].get_ydata()) == [1.0, 2.0]
+    table.loc[way, "speedup_low"] = 1.0
+    (panel,) = tradeoff_figure(table).axes
+    assert list(panel.lines[0].get_xdata()) == [1e-8]
 
 
 def test_a_study_without_maps_has_a_figure_that_says_so():

@@ -79,8 +79,9 @@ NUMBERS = [
     ("Which sim", 1, "sinky|calibrated|no|3.12%|1.56%|undefined|1.56%|0.25"),
     (
         "Replacing",
-        1,
-        "sinky|prefill|24|1|first_value|consistent|3 (37.50%)|4.69 ± 0.31|1.53|2.28|1.66|1.6e-03|99.22%|× 1.002",
+        2,
+        "sinky|prefill|24|1|first_value|consistent|3 (37.50%)|4.69 ± 0.31|1.53|1.50 to 1.56|2.28|1.66|1.6e-03|99.22%|"
+        "× 1.002",
     ),
     ("Published", 0, r"first 128 queries|a head|counted|first 128|\>=|–|–|–|–|–"),
     ("What it cost", 0, "capture|3|31.8 s|20.2 s (sinky/00001)|43.0 s|1001 MiB (plain/00000)"),
@@ -118,8 +119,24 @@ def test_every_table_prints_the_numbers_of_its_result_table(text, heading, row, 
     assert values(text, heading, row) == cells.split("|")
 
 
+@pytest.mark.parametrize(("policy", "named"), [("first_layer", True), ("consistent", False), ("layerwise", False)])
+def test_only_reuse_where_the_first_layers_head_is_a_sink_is_called_the_original_proposal(policy, named):
+    tables = study()
+    rows = tables.benchmark.assign(strategy=tables.benchmark["strategy"].replace("first_value", "reuse"))
+    rows.loc[rows["strategy"] == "reuse", "policy"] = policy
+    assert ("original proposal" in markdown(replace(tables, benchmark=rows))) is named
+
+
 def test_quality_by_set_is_at_the_largest_length_with_replaced_heads_and_answers_are_counted(text):
-    _, quality, answers = tables_in(text, "Replacing")
+    _, skipping, quality, answers = tables_in(text, "Replacing")
+    assert ["|".join(row.values()) for row in skipping] == [
+        "sinky|consistent|first_value|24|8|the policy|3|3|1.6e-03|1.0e-03 to 2.0e-03|0.0e+00 to 0.0e+00|× 1.0016|"
+        "1.0000 to 1.0030",
+        "sinky|consistent|first_value|24|8|lowest sink score|3|0|1.2e-01|6.2e-02 to 2.5e-01|6.0e-02 to 2.4e-01|"
+        "× 1.2500|1.1000 to 1.4000",
+        "sinky|consistent|first_value|24|8|chance|3|0.5|6.2e-02|3.0e-02 to 1.2e-01|2.0e-02 to 1.2e-01|× 1.1000|"
+        "1.0000 to 1.2000",
+    ]
     assert ["|".join(row.values()) for row in quality] == [
         "sinky|code|128|2|first_value|2.5|2.5e-01|75.00%|87.50%|× 1.250",
         "sinky|long|24|2|reuse|3|1.2e-01|75.00%|87.50%|× 1.250",
@@ -136,7 +153,7 @@ SENTENCES = [
         "# Attention sinks",
         "- **The first layer predicts later sinks**: where the first layer has sinks (24 tokens), 74.04%",
     ),
-    ("# Attention sinks", "- **Replacing sink heads pays**: the best of 1 harmless ways"),
+    ("# Attention sinks", "- **Replacing sink heads pays**: 1 of 1 harmless ways are surely faster"),
     ("Verdicts", "weaken with length? **Yes**: it weakens at 8 tokens (95% interval 5 to 12)"),
     ("Verdicts", "predictor of later sinks? **Yes**: use the head's own record"),
     ("Verdicts", "\nreplace heads with the strategy and policy of the row named above."),
@@ -153,7 +170,10 @@ SENTENCES = [
     ("Layer by", "- **sinky**: 2 of 3 ordered pairs of layers agree beyond the base rate; without any sink, and so"),
     ("Simulated", "- **simulated toy**: the formula of the original study."),
     ("Replacing", "on CPU, all variants"),
-    ("Replacing", "  - prefill at 24 tokens: the best of 1 harmless ways (first_value with policy consistent"),
+    (
+        "Replacing",
+        "  - prefill at 24 tokens: 1 of 1 harmless ways are surely faster, and the fastest of them (first_value",
+    ),
     ("Replacing", "a prefill of 24 tokens, which bounds what replacing heads can save: 12.50%"),
     (
         "Exactness",
@@ -256,7 +276,11 @@ def empty(*names: str) -> dict[str, pd.DataFrame]:
     ("changes", "heading", "said"),
     [
         ({"benchmark": study().benchmark.query("heads_replaced == 0")}, "Replacing", "No policy found a head"),
-        (dict.fromkeys(("benchmark", "quality", "answers"), pd.DataFrame()), "Replacing", "Nothing was timed."),
+        (
+            dict.fromkeys(("benchmark", "quality", "skipping", "answers"), pd.DataFrame()),
+            "Replacing",
+            "Nothing was timed.",
+        ),
         ({"simulation": pd.DataFrame()}, "Simulated", "names no simulation"),
         ({"simulation": study().simulation.assign(fitted_to="sinky")}, "Simulated", "fitted to the captures of sinky"),
         (empty("heldout_errors"), "Which sim", "too few or too short"),

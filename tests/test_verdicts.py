@@ -1,17 +1,21 @@
 """The rules by which the findings conclude."""
 
 import json
+import math
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from made_up import NAN, frame, study
 
-from sinkstudy.findings import predictor_rules, rules
+from sinkstudy.evaluation.timing import Rounds
+from sinkstudy.findings import predictor_rules, replacing, rules
 from sinkstudy.findings.verdicts import judge, verdicts_json
-from sinkstudy.stats.pareto import pareto_front, timing_noise
+from sinkstudy.stats.pareto import pareto_front
 from sinkstudy.stats.profile import long_prompt_table
 from sinkstudy.stats.scores import null_score
+from sinkstudy.stats.speedups import speedups
 
 QUESTIONS = [
     "first_layer",
@@ -183,84 +187,160 @@ def test_the_data_reject_a_simulator_that_errs_by_more_than_chance_and_by_enough
     assert without_nan(rules.simulator(pd.DataFrame()), "too few") is None
 
 
-TIMED = "strategy policy heads_replaced kl top1_agreement speedup_vs_sdpa speedup_low ceiling"
-SDPA, EAGER = ("sdpa", "none", 0, 0.0, 1.0, 1.0, 1.0, 1.0), ("eager", "none", 0, 0.0, 1.0, 9.0, 9.0, 1.0)
+TIMED = "strategy policy heads_replaced kl top1_agreement speedup_vs_sdpa speedup_low speedup_high ceiling"
+SDPA, EAGER = ("sdpa", "none", 0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0), ("eager", "none", 0, 0.0, 1.0, 9.0, 9.0, 9.0, 1.0)
 
 
-def timed(*rows: tuple, n: int = 128, phase: str = "prefill", noise: float = 0.0) -> pd.DataFrame:
-    """A cell of a benchmark table; `noise`: spread of the rounds over their median."""
-    where = {"phase": phase, "n_tokens": n, "batch": 1, "head_fraction": 0.25, "median_s": 0.5, "iqr_s": 0.5 * noise}
-    return frame(TIMED, SDPA, EAGER, *rows).assign(**where)
+def timed(
+    *rows: tuple, n: int = 128, phase: str = "prefill", again: float = 1.01, freedom: float = 1e6
+) -> pd.DataFrame:
+    """A cell of a benchmark table; `again`: the upper end of SDPA's speedup over itself."""
+    twice = ("sdpa", "again", 0, 0.0, 1.0, 1.0, 1 / again, again, 1.0)
+    where = {"phase": phase, "n_tokens": n, "batch": 1, "median_s": 0.5, "degrees_of_freedom": freedom}
+    return frame(TIMED, SDPA, EAGER, twice, *rows).assign(**where)
 
 
-def way(name: str, speed: float, low: float | None = None, ceiling: float = 3.0, kl: float = 0.0, top1: float = 1.0):
-    return ("first_value", name, 5, kl, top1, speed, speed if low is None else low, ceiling)
-
-
-AGAIN = ("sdpa", "again", 0, 0.0, 1.0, 1.02, 0.9, 1.0)  # the same computation timed twice; 1 / 0.9 is 1.11
+def way(name: str, speed: float, factor: float = 1.01, ceiling: float = 3.0, kl: float = 0.0, top1: float = 1.0):
+    """`factor`: the 95% interval reaches from the speed over this to the speed times this."""
+    return ("first_value", name, 5, kl, top1, speed, speed / factor, speed * factor, ceiling)
 
 
 @pytest.mark.parametrize(
-    ("rows", "noise", "holds", "said"),
+    ("rows", "again", "holds", "said"),
     [
-        ([way("x", 1.25), way("kl", 2.0, kl=0.02), way("top", 3.0, top1=0.97)], 0, True, ["policy x", "1.25", "of 1 "]),
-        ([way("limit", 1.25, kl=0.01, top1=0.98)], 0, True, ["policy limit, prefill at 128 tokens, 5 heads"]),
-        ([way("x", 1.01)], 0, False, ["1.01 times", "not worth having"]),
-        ([way("lucky", 60.0, low=0.9), way("x", 1.01)], 0, False, ["of 2 ", "1.01 times"]),
-        ([way("x", 1.12, low=1.10)], 0.15, False, ["factor of 1.15", "noise"]),
-        ([way("x", 1.12, low=1.10), AGAIN], 0.0, False, ["factor of 1.11", "noise"]),
-        ([way("x", 1.14, low=1.12), AGAIN], 0.5, True, ["factor of 1.11"]),
-        ([way("x", 1.12, low=1.10, ceiling=1.01)], 0, False, ["ceiling 1.01", "noise"]),
-        ([way("kl", 2.0, kl=1.7, top1=0.4)], 0, False, ["none of 1"]),
-        ([], 0, None, ["no policy found a head"]),
+        ([way("x", 1.25), way("kl", 2, kl=0.02), way("top", 3, top1=0.97)], 1.01, True, ["1 of 1", "policy x", "1.25"]),
+        ([way("limit", 1.25, kl=0.01, top1=0.98)], 1.01, True, ["policy limit, prefill at 128 tokens, 5 heads"]),
+        ([way("x", 1.25), way("y", 1.15), way("lucky", 2, 3)], 1.01, True, ["2 of 3", "fastest of them", "policy x"]),
+        ([way("x", 1.01)], 1.01, False, ["1.01 times", "not worth having"]),
+        ([way("lucky", 60.0, factor=99), way("x", 1.01)], 1.01, False, ["fastest of 2 ", "lucky", "noise"]),
+        ([way("x", 1.12)], 1.15, False, ["up to 1.15", "noise"]),
+        ([way("x", 1.12, factor=1.1), way("y", 1.0)], 1.01, False, ["95% interval 1.02 to 1.23", "noise"]),
+        ([way("x", 1.12, ceiling=1.01)], 1.01, False, ["more than its ceiling allows"]),
+        ([way("x", 1.12, ceiling=1.05)], 1.01, True, ["ceiling 1.05"]),
+        ([way("kl", 2.0, kl=1.7, top1=0.4)], 1.01, False, ["none of 1"]),
+        ([], 1.01, None, ["no policy found a head"]),
     ],
 )
-def test_replacing_is_worth_it_where_a_harmless_way_is_faster_than_sdpa_differs_from_itself(rows, noise, holds, said):
-    table = timed(*rows, noise=noise)
-    assert without_nan(rules.worth_replacing(table), *said) is holds
-    if "noise" in said:
-        assert rules.worth_replacing(table).reason.endswith("this is noise.")
+def test_replacing_is_worth_it_where_a_harmless_way_is_surely_faster_than_sdpa_timed_twice(rows, again, holds, said):
+    assert without_nan(replacing.worth_replacing(timed(*rows, again=again)), *said) is holds
+
+
+def test_the_lower_end_is_corrected_for_the_number_of_ways_and_for_few_rounds():
+    """An interval that just excludes 1.02 once does not so among many, nor with Student's t for one round more."""
+    one = way("x", 1.10, factor=1.07)
+    assert replacing.worth_replacing(timed(one)).holds is True
+    many = timed(one, *(way(f"way {i}", 1.0 + i / 1e4) for i in range(9)))
+    assert replacing.worth_replacing(many).holds is False
+    # One-sided for ten: the normal quantile of 0.995 over that of 0.975.
+    low = 1.10 / 1.07 ** (2.5758293 / 1.9599640)
+    assert replacing.worth_replacing(many).numbers["sure_speedup"] == pytest.approx(low)
+    same = timed(one, *[way("another name", 1.10, factor=1.07)] * 9)
+    assert replacing.worth_replacing(same).numbers["ways"] == 1
+    assert replacing.worth_replacing(timed(one, freedom=3)).numbers["sure_speedup"] == pytest.approx(
+        1.10 / 1.07 ** (2.3533634 / 3.1824463)
+    )
 
 
 def test_a_gain_in_a_quiet_cell_is_found_beside_a_larger_one_in_a_noisy_cell():
-    noisy, quiet = timed(way("noisy", 1.6), noise=0.8), timed(way("quiet", 1.2), n=512, noise=0.05)
-    table = pd.concat([noisy, quiet], ignore_index=True)
-    assert without_nan(rules.worth_replacing(table), "of 2 ", "policy quiet, prefill at 512") is True
+    table = pd.concat([timed(way("noisy", 1.6), again=1.8), timed(way("quiet", 1.2), n=512)], ignore_index=True)
+    assert without_nan(replacing.worth_replacing(table), "1 of 2 ", "policy quiet, prefill at 512") is True
 
 
 def test_nothing_timed_and_a_model_that_sdpa_cannot_run_are_no_verdict_on_speed():
-    assert without_nan(rules.worth_replacing(pd.DataFrame()), "was timed") is None
-    assert without_nan(rules.skippable(pd.DataFrame()), "was timed") is None
-    assert rules.worth_by_length(pd.DataFrame()) == []
+    assert without_nan(replacing.worth_replacing(pd.DataFrame()), "was timed") is None
+    assert without_nan(replacing.skippable(pd.DataFrame()), "no policy found a head") is None
+    assert replacing.worth_by_length(pd.DataFrame()) == []
     slow = timed(way("x", NAN)).query("strategy != 'sdpa'")
-    assert without_nan(rules.worth_replacing(slow), "SDPA does not run") is None
+    assert without_nan(replacing.worth_replacing(slow), "SDPA does not run") is None
+    once = timed(way("x", 2.0)).query("policy != 'again'")
+    assert without_nan(replacing.worth_replacing(once), "not timed twice") is None
 
 
-def test_each_phase_and_length_is_judged_by_its_own_noise_at_the_smallest_batch():
-    table = pd.concat(
-        [
-            timed(way("x", 1.2), noise=0.3),
-            timed(way("x", 1.2), noise=0.1, phase="decode"),
-            timed(n=512),
-            timed(way("x", 9.0)).assign(batch=8),
-        ],
-        ignore_index=True,
-    )
-    holds = {where: verdict.holds for where, verdict in rules.worth_by_length(table)}
+def test_each_phase_and_length_is_judged_by_its_own_noise_at_the_smallest_batch_corrected_for_all():
+    cells = [
+        timed(way("x", 1.2), again=1.3),
+        timed(way("x", 1.2), phase="decode"),
+        timed(n=512),
+        timed(way("x", 9.0)).assign(batch=8),
+    ]
+    judged = replacing.worth_by_length(pd.concat(cells, ignore_index=True))
+    holds = {where: verdict.holds for where, verdict in judged}
     assert holds == {"prefill at 128 tokens": False, "decoding at 128 tokens": True, "prefill at 512 tokens": None}
+    assert all("corrected for 2 comparisons" in verdict.reason for _, verdict in judged[:2])
 
 
-def test_the_upper_end_of_a_second_timing_counts_where_it_is_given():
-    table = timed(way("x", 1.2), AGAIN).assign(speedup_high=[1.0, 9.0, 1.3, 1.25])
-    assert timing_noise(table).tolist() == [1.25] * 4
+def simulated(
+    rng: np.random.Generator, gain: float, spread: float, drift: float, most: float, cells: int
+) -> pd.DataFrame:
+    """A benchmark table of a dozen ways per cell, the first of which is `gain` times as fast as SDPA.
+
+    Times are log-normal: ratios of two vary by `spread`, on a machine whose speed walks by `drift` from sample to
+    sample. Rounds end as in the default study, and at latest after `most`.
+    """
+    parts, rounds = [], Rounds(4, precision=0.02, seconds=most)
+    for n in range(cells):
+        times, speed = np.empty((0, 14)), 0.0
+        while not rounds.are_over(times, len(times)):
+            order, walk = rng.permutation(14), speed + np.cumsum(drift * rng.standard_normal(14))
+            speed, row = walk[-1], spread / math.sqrt(2) * rng.standard_normal(14)
+            row[order] += walk
+            row[2] -= math.log(gain)
+            times = np.vstack([times, np.exp(row)])
+        found = speedups(times, 0)
+        low, high = found.ratio / found.factor, found.ratio * found.factor
+        ways = [way(f"way {i}", found.ratio[i]) for i in range(2, 14)]
+        table = frame(TIMED, SDPA, ("sdpa", "again", *SDPA[2:]), *ways).assign(n_tokens=n, phase="prefill", batch=1)
+        measured = {"speedup_vs_sdpa": found.ratio, "speedup_low": low, "speedup_high": high}
+        parts.append(table.assign(**measured, median_s=np.median(times, 0), degrees_of_freedom=found.freedom))
+    return pd.concat(parts, ignore_index=True)
 
 
-def test_heads_can_be_skipped_where_predictions_stay_whatever_the_speed():
-    many = ("first_value", "many", 9, 0.001, 0.99, 0.5, 0.5, 2.0)
-    assert without_nan(rules.skippable(timed(way("few", 3.0), many)), "9 heads (25.00%)", "policy many") is True
-    verdict = rules.skippable(timed(way("bad", 3.0, kl=1.7), way("mild", 3.0, kl=0.3, top1=0.7)))
-    assert without_nan(verdict, "policy mild", "0.3", "0.700") is False
-    assert without_nan(rules.skippable(timed()), "no policy found a head") is None
+@pytest.mark.parametrize(("most", "cells"), [(400, 1), (5, 2)], ids=["until precise", "a few rounds of many cells"])
+def test_noise_of_a_disturbed_machine_claims_nothing_in_95_of_100_tables(most, cells):
+    rng = np.random.default_rng(0)
+    tables = [simulated(rng, 1.0, spread=0.08, drift=0.02, most=most, cells=cells) for _ in range(200)]
+    assert np.mean([replacing.worth_replacing(table).holds for table in tables]) <= 0.05
+    claimed = [any(verdict.holds for _, verdict in replacing.worth_by_length(table)) for table in tables]
+    assert np.mean(claimed) <= 0.05
+
+
+def test_a_true_gain_of_a_tenth_is_claimed_in_95_of_100_tables():
+    rng = np.random.default_rng(0)
+    tables = [simulated(rng, 1.1, spread=0.03, drift=0.005, most=400, cells=1) for _ in range(200)]
+    verdicts = [replacing.worth_replacing(table) for table in tables]
+    assert np.mean([verdict.holds and "policy way 2," in verdict.reason for verdict in verdicts]) >= 0.95
+
+
+SKIPPED = "chosen_by kl kl_low kl_high kl_beyond_low top1_agreement perplexity_ratio"
+
+
+@pytest.mark.parametrize(
+    ("policy", "random", "no_sinks", "holds", "said"),
+    [
+        (
+            {},
+            {},
+            {},
+            True,
+            ["5 heads (first_value with policy a, texts of 256", "KL of 1e-05", "KL of 0.02", "x 1.0300"],
+        ),
+        ({"kl_high": 0.02}, {}, {}, False, ["not even the mildest policy"]),
+        ({"top1_agreement": 0.9}, {}, {}, False, ["not even the mildest policy"]),
+        ({}, {"kl_beyond_low": -1e-6}, {}, False, ["not what makes them cheap"]),
+        ({}, {}, {"kl_beyond_low": 0.0}, False, ["not what makes them cheap"]),
+    ],
+)
+def test_sinks_can_be_skipped_where_they_are_harmless_and_other_heads_of_their_layers_cost_more(
+    policy, random, no_sinks, holds, said
+):
+    rows = [("policy", 1e-5, 9e-6, 2e-5, 0.0, 1.0, 1.0001), ("random", 0.02, 0.01, 0.03, 0.01, 0.9, 1.01)]
+    rows.append(("no_sinks", 0.05, 0.04, 0.06, 0.03, 0.8, 1.03))
+    table = frame(SKIPPED, *rows).set_index("chosen_by")
+    for name, values in {"policy": policy, "random": random, "no_sinks": no_sinks}.items():
+        table.loc[name, list(values)] = list(values.values())
+    table = table.reset_index().assign(policy="a", n_tokens=256, strategy="first_value", heads_replaced=5.0)
+    fewer = table.assign(policy="fewer", heads_replaced=2.0, kl_high=1e-9 if holds else 1.0)
+    assert without_nan(replacing.skippable(pd.concat([fewer, table], ignore_index=True)), *said) is holds
 
 
 @pytest.mark.parametrize(("perplexity", "holds"), [(23.4, False), (1000.0, False), (2e5, True), (float("inf"), True)])

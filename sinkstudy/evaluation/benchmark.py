@@ -1,8 +1,12 @@
 """Timing a model under plans, in prefill and decoding, side by side with eager attention and SDPA."""
 
+import copy
 import math
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -11,16 +15,28 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 from tqdm import tqdm
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.cache_utils import Cache
 from transformers.masking_utils import sdpa_mask
 
 from sinkstudy.attention.cache import cache_bytes
 from sinkstudy.attention.plan import Plan
 from sinkstudy.errors import StudyError
 from sinkstudy.evaluation.ceiling import Shape, decode_ceiling, prefill_ceiling
-from sinkstudy.evaluation.quality import compare
-from sinkstudy.evaluation.timing import Alternative, interleaved, peak_bytes
-from sinkstudy.evaluation.variants import EAGER, SDPA, Variant, at_work, running, runs_on_sdpa, variants_of
+from sinkstudy.evaluation.quality import Quality, compare
+from sinkstudy.evaluation.timing import Alternative, Rounds, interleaved, peak_bytes
+from sinkstudy.evaluation.variants import (
+    AGAIN,
+    EAGER,
+    SDPA,
+    Variant,
+    at_work,
+    last_logits,
+    running,
+    runs_on_sdpa,
+    variants_of,
+)
 from sinkstudy.models.loading import context_length
+from sinkstudy.stats.speedups import speedups
 
 _DECODED = 4  # tokens per sample of decoding
 _NO_ATTENTION = Variant("sinkstudy_no_attention")
@@ -32,28 +48,28 @@ def benchmark_table(
     """Prefill and decoding of every length, batch, strategy and policy, with the quality of the predictions.
 
     `token_ids`: held-out text; a batch of n tokens takes consecutive windows of it. `grid` holds lengths, batches,
-    strategies and repeats. Left out are plans that replace nothing at a length; of plans that replace the same heads in
-    the same way one is timed, and its numbers stand in the row of each. Lengths beyond the model's context or the text
-    are left out; raises StudyError where none remains. A model that cannot run on SDPA has one row per cell, `eager`,
-    and no comparison with it.
+    strategies, and repeats, precision and seconds_per_cell, see `Rounds`. Left out are plans that replace nothing at a
+    length; of plans that replace the same heads in the same way one is timed, and its numbers stand in the row of each.
+    Lengths beyond the model's context or the text are left out; raises StudyError where none remains. SDPA is timed
+    twice over (policy `again`). A model that cannot run on SDPA has one row per cell, `eager`, and no comparison with
+    it.
     """
     baselines, variants = [EAGER], []
     if runs_on_sdpa(model):
-        baselines, variants = [EAGER, SDPA], variants_of(model, plans, grid["strategies"])
+        baselines, variants = [EAGER, SDPA, AGAIN], variants_of(model, plans, grid["strategies"])
+    rounds = Rounds(grid["repeats"], grid["precision"], grid["seconds_per_cell"])
     rows = []
     lengths = usable_lengths(model, name, len(token_ids), grid["lengths"])
     cells = [(n, batch) for n in lengths for batch in grid["batches"]]
     for n, batch in tqdm(cells, desc=f"benchmark {name}", unit="cell"):
         inputs = windows(token_ids, n, batch).to(model.device)
         working = at_work(model, variants, inputs)
-        timed = [*baselines, *(one.variant for one in working)]
-        quality = _quality(model, inputs, timed)
-        prepared = prepare(model, inputs, timed)
+        prepared = prepare(model, inputs, [*baselines, *(one.variant for one in working)])
         policies = [[one.policy] for one in baselines] + [one.policies for one in working]
         for phase in ("prefill", "decode"):
-            measured = measure(model, name, inputs, prepared, phase, grid["repeats"])
-            for row, cost, chosen_by in zip(measured, quality, policies, strict=True):
-                rows += [row | cost | {"policy": policy} for policy in chosen_by]
+            measured = measure(model, name, inputs, prepared, phase, rounds)
+            for row, chosen_by in zip(measured, policies, strict=True):
+                rows += [row | {"policy": policy} for policy in chosen_by]
     return pd.DataFrame(rows)
 
 
@@ -83,7 +99,7 @@ def windows(token_ids: list[int], n: int, batch: int) -> Tensor:
 @dataclass(frozen=True)
 class Prepared:
     """A variant on one input, ready to be timed. `replaced`: its heads by layer; `pruned`: the layers that do not
-    project them. `cache_bytes`: what the KV cache of the input takes."""
+    project them. `cache_bytes`: what the KV cache of the input takes. `quality`: of its predictions, by measure."""
 
     variant: Variant
     prefill: Alternative
@@ -91,35 +107,47 @@ class Prepared:
     replaced: dict[int, list[int]]
     pruned: list[int]
     cache_bytes: int
+    quality: dict[str, float]
 
 
 def prepare(model: PreTrainedModel, inputs: Tensor, variants: list[Variant]) -> list[Prepared]:
-    """What is timed of `inputs` (batch, query): all `variants` and, beside SDPA, the model without any attention."""
+    """What is timed of `inputs` (batch, query): all `variants` and, beside SDPA, the model without any attention.
+
+    Each runs once, which fills its KV cache, warms it up and shows its predictions.
+    """
     AttentionInterface.register(_NO_ATTENTION.strategy, _no_attention)
     AttentionMaskInterface.register(_NO_ATTENTION.strategy, sdpa_mask)
-    return [_prepare(model, inputs, one) for one in (*variants, *([_NO_ATTENTION] if SDPA in variants else []))]
+    unmodified = SDPA if SDPA in variants else EAGER
+    first, reference = _prepare(model, inputs, unmodified, None)
+    prepared = []
+    for one in variants:
+        same = replace(first, variant=one) if one in (unmodified, AGAIN) else None
+        prepared.append(same or _prepare(model, inputs, one, reference)[0])
+    return [*prepared, *([_prepare(model, inputs, _NO_ATTENTION, reference)[0]] if unmodified == SDPA else [])]
 
 
 def measure(
-    model: PreTrainedModel, name: str, inputs: Tensor, prepared: list[Prepared], phase: str, repeats: int
+    model: PreTrainedModel, name: str, inputs: Tensor, prepared: list[Prepared], phase: str, rounds: Rounds
 ) -> list[dict]:
     """One row per variant: time, memory and ceiling of a prefill of `inputs` (batch, query), or of one decoded token
     after it. `attention_share` is the share of the SDPA time that goes when attention is skipped altogether."""
     alternatives = [getattr(one, phase) for one in prepared]
     variants = [one.variant for one in prepared]
-    calls = _DECODED if phase == "decode" else None
-    samples = interleaved(alternatives, repeats, model.device, calls)
-    iqr = np.subtract(*np.quantile(samples, [0.75, 0.25], axis=0))
-    # Ratios are taken within each round, so that the machine's drift meets both sides.
-    sdpa = samples[:, variants.index(SDPA)] if SDPA in variants else np.full(repeats, math.nan)
-    eager = samples[:, variants.index(EAGER)] if EAGER in variants else np.full(repeats, math.nan)
-    shape = Shape.of(model)
+    samples = interleaved(alternatives, rounds, model.device, _DECODED if phase == "decode" else None)
+    iqr = np.subtract(*np.nanquantile(samples, [0.75, 0.25], axis=0))
+    sdpa, eager = (
+        samples[:, variants.index(one)] if one in variants else np.full(len(samples), math.nan) for one in (SDPA, EAGER)
+    )
+    shape, peaks = Shape.of(model), {}  # what is timed twice over holds the same memory
     rows = []
     for i, one in enumerate(prepared):
-        variant = one.variant
+        variant, alternative = one.variant, alternatives[i]
         if variant == _NO_ATTENTION:
             continue
-        ceiling, speedup = _ceiling(shape, inputs, one, phase), np.median(sdpa / samples[:, i])
+        if alternative not in peaks:
+            peaks[alternative] = peak_bytes(alternative, model.device) / 1e6
+        ceiling = _ceiling(shape, inputs, one, phase)
+        speedup, factor, freedom = _speedup(samples, alternatives, variants, i)
         heads = sum(map(len, one.replaced.values()))
         rows.append(
             {
@@ -131,38 +159,71 @@ def measure(
                 "policy": variant.policy,
                 "heads_replaced": heads,
                 "head_fraction": heads / (shape.layers * shape.heads),
-                "median_s": np.median(samples[:, i]),
+                "median_s": np.nanmedian(samples[:, i]),
                 "iqr_s": iqr[i],
                 "speedup_vs_sdpa": speedup,
-                "speedup_vs_eager": np.median(eager / samples[:, i]),
+                "speedup_low": speedup / factor,
+                "speedup_high": speedup * factor,
+                "speedup_vs_eager": np.exp(np.nanmean(np.log(eager / samples[:, i]))),
                 "ceiling": ceiling,
-                "peak_mb": peak_bytes(alternatives[i], model.device) / 1e6,
+                "peak_mb": peaks[alternative],
                 "kv_cache_mb": one.cache_bytes / 1e6,
-                "kl": math.nan,
-                "top1_agreement": math.nan,
-                "perplexity_ratio": math.nan,
+                **{measure: one.quality[measure] for measure in ("kl", "top1_agreement", "perplexity_ratio")},
                 "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu",
                 "kernel": "eager" if variant == EAGER else kernel_name(model, inputs),
                 "depth": variant.depth,
                 "speedup_of_ceiling": speedup / ceiling,
-                "speedup_low": np.quantile(sdpa / samples[:, i], 0.25),
-                "attention_share": np.median(1 - samples[:, -1] / sdpa) if variant == SDPA else math.nan,
-                "top5_agreement": math.nan,
+                "attention_share": np.nanmedian(1 - samples[:, -1] / sdpa) if variant == SDPA else math.nan,
+                "top5_agreement": one.quality["top5_agreement"],
+                "rounds": np.count_nonzero(~np.isnan(samples[:, i])),
+                "degrees_of_freedom": freedom,
             }
         )
     return rows
 
 
-def _prepare(model: PreTrainedModel, inputs: Tensor, variant: Variant) -> Prepared:
+def _speedup(
+    samples: np.ndarray, alternatives: list[Alternative], variants: list[Variant], i: int
+) -> tuple[float, float, int]:
+    """Alternative i over SDPA: the ratio, the factor its interval reaches to either side, its degrees of freedom."""
+    if SDPA not in variants:
+        return math.nan, math.nan, 0
+    sdpa = variants.index(SDPA)
+    ways = [k for k, one in enumerate(alternatives) if one.compared or k == i]
+    found = speedups(samples[~np.isnan(samples[:, i])][:, ways], ways.index(sdpa))
+    return found.ratio[ways.index(i)], 1.0 if i == sdpa else found.factor, found.freedom
+
+
+def _prepare(
+    model: PreTrainedModel, inputs: Tensor, variant: Variant, reference: Tensor | None
+) -> tuple[Prepared, Tensor | None]:
+    """The variant, and its logits where the model has any; `reference`: those of the unmodified model."""
+    start = time.perf_counter()
     with running(model, variant) as run, torch.inference_mode():
-        cache = model(inputs, use_cache=True).past_key_values
+        output = model(inputs, use_cache=True)
         layers = range(model.config.get_text_config().num_hidden_layers) if run else []
         replaced = {layer: heads for layer in layers if (heads := list(run.replaced_heads(layer)))}
         pruned = [layer for layer in replaced if layer in run.pruned]
-    context, token, size = lambda: running(model, variant), inputs[:, -1:], cache_bytes(cache)
-    prefill = Alternative(context, lambda: model(inputs, use_cache=False))
-    decode = Alternative(context, lambda: model(token, past_key_values=cache))
-    return Prepared(variant, prefill, decode, replaced, pruned, size)
+    seconds, cache, logits = time.perf_counter() - start, output.past_key_values, output.get("logits")
+    quality = {one.name: math.nan for one in fields(Quality)}
+    if logits is not None and variant != _NO_ATTENTION:
+        quality = vars(compare(logits if reference is None else reference, logits, inputs))
+    compared, last = variant not in (EAGER, _NO_ATTENTION), last_logits(model)
+
+    @contextmanager
+    def continued() -> Iterator[None]:
+        # From a copy, since decoding makes a cache longer, for good.
+        with running(model, variant):
+            now.append(copy.deepcopy(cache))
+            yield
+            now.clear()
+
+    now: list[Cache] = []
+    prefill = Alternative(
+        lambda: running(model, variant), lambda: model(inputs, use_cache=False, **last), compared, seconds
+    )
+    decode = Alternative(continued, lambda: model(inputs[:, -1:], past_key_values=now[0]), compared)
+    return Prepared(variant, prefill, decode, replaced, pruned, cache_bytes(cache), quality), logits
 
 
 def _no_attention(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object):
@@ -177,18 +238,6 @@ def _ceiling(shape: Shape, inputs: Tensor, one: Prepared, phase: str) -> float:
     if phase == "prefill":
         return prefill_ceiling(shape, n, one.replaced, plan, one.pruned)
     return decode_ceiling(shape, n, batch, one.replaced, plan, one.pruned)
-
-
-def _quality(model: PreTrainedModel, inputs: Tensor, variants: list[Variant]) -> list[dict]:
-    unmodified = SDPA if SDPA in variants else EAGER
-    with running(model, unmodified), torch.inference_mode():
-        reference = model(inputs, use_cache=False).logits
-    costs = []
-    for variant in variants:
-        with running(model, variant), torch.inference_mode():
-            quality = vars(compare(reference, model(inputs, use_cache=False).logits, inputs))
-            costs.append({name: value for name, value in quality.items() if name != "perplexity"})
-    return costs
 
 
 def kernel_name(model: PreTrainedModel, inputs: Tensor) -> str:

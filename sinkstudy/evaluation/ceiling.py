@@ -11,13 +11,15 @@ from transformers import PreTrainedModel
 
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.strategies import STRATEGIES
+from sinkstudy.evaluation.variants import last_logits
 
 Heads = Mapping[int, Sequence[int]]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the counts need of a model: `weights` is the number of weights of all its linear layers."""
+    """What the counts need of a model: `weights` is the number of weights of all its linear layers, `head_weights` of
+    the one that makes the logits, where a prefill makes only those of the last token."""
 
     layers: int
     heads: int
@@ -26,6 +28,7 @@ class Shape:
     hidden: int
     weights: int
     itemsize: int
+    head_weights: int = 0
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Shape":
@@ -39,6 +42,7 @@ class Shape:
             hidden=config.hidden_size,
             weights=sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear)),
             itemsize=model.dtype.itemsize,
+            head_weights=model.get_output_embeddings().weight.numel() if last_logits(model) else 0,
         )
 
     def whole_groups(self, heads: Sequence[int]) -> int:
@@ -48,13 +52,15 @@ class Shape:
 
 
 def prefill_ceiling(shape: Shape, n_tokens: int, replaced: Heads, plan: Plan, cut_layers: Sequence[int]) -> float:
-    """By multiply-adds: every linear layer on every token, and for each head scores and weighted sum, each
-    width x n (n + 1) / 2. `replaced`: heads by layer. `cut_layers`: layers whose projections are cut."""
+    """By multiply-adds: every linear layer on every token, the logits on the last alone, and for each head scores and
+    weighted sum, each width x n (n + 1) / 2. `replaced`: heads by layer. `cut_layers`: layers whose projections are
+    cut."""
     per_head = shape.width * n_tokens * (n_tokens + 1)
     left = STRATEGIES[plan.strategy].work(n_tokens, shape.width, plan.sink_tokens, plan.window)
     saved = sum(len(heads) * (per_head - left) for heads in replaced.values())
     saved += n_tokens * sum(_weights_left_out(shape, replaced[layer], plan) for layer in cut_layers)
-    total = n_tokens * shape.weights + shape.layers * shape.heads * per_head
+    total = n_tokens * (shape.weights - shape.head_weights) + shape.head_weights
+    total += shape.layers * shape.heads * per_head
     return total / (total - saved)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from sinkstudy.evaluation.variants import EAGER, SDPA, Variant, at_work, running, runs_on_sdpa
+from sinkstudy.evaluation.variants import EAGER, SDPA, AtWork, Variant, at_work, running, runs_on_sdpa
 
 # Positions compared at once: their log-probabilities in float64 fill a few hundred megabytes for a large vocabulary.
 _POSITIONS = 128
@@ -79,26 +79,30 @@ def quality_table(
     heads, per set of texts and length.
 
     `texts`: set and token ids (1, query). Per length of `lengths`, the texts of at least that many tokens are cut to
-    it. Variants that do the same on a text are run once. Columns: model, set, n_tokens, texts, strategy, policy,
+    it. Variants that do the same on a text are run once; where none replaces a head, a set's first text is enough to
+    see how the unmodified model does. Columns: model, set, n_tokens, texts, strategy, policy,
     depth, heads_replaced (mean over texts), and the fields of Quality, means over positions.
     """
     rows = []
     for n in lengths:
+        seen = set()
         for set_name, ids in ((s, ids[:, :n]) for s, ids in texts if ids.shape[1] >= n):
-            for cells, quality in _measured(model, variants, ids):
+            working = at_work(model, variants, ids)
+            for cells, quality in _measured(model, working, ids) if working or set_name not in seen else ():
                 rows.append({"model": name, "set": set_name, "n_tokens": n, **cells, **vars(quality), "positions": n})
+            seen.add(set_name)
     return _pooled(pd.DataFrame(rows, columns=[*_KEY, "heads_replaced", *_MEASURES, "positions"]))
 
 
 @torch.inference_mode()
-def _measured(model: PreTrainedModel, variants: Sequence[Variant], ids: Tensor) -> Iterator[tuple[dict, Quality]]:
+def _measured(model: PreTrainedModel, working: Sequence[AtWork], ids: Tensor) -> Iterator[tuple[dict, Quality]]:
     """What was run on one text, and how it did: the unmodified model first."""
     baseline = SDPA if runs_on_sdpa(model) else EAGER
     with running(model, baseline):
         reference = model(ids, use_cache=False).logits
     cells = {"strategy": baseline.strategy, "policy": baseline.policy, "depth": baseline.depth, "heads_replaced": 0}
     yield cells, Quality(0.0, 1.0, 1.0, 1.0, perplexity(reference, ids))
-    for one in at_work(model, variants, ids):
+    for one in working:
         with running(model, one.variant):
             quality = compare(reference, model(ids, use_cache=False).logits, ids)
         replaced = sum(map(len, one.heads.values()))

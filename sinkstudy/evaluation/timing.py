@@ -11,25 +11,55 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from sinkstudy.stats.speedups import speedups
+
 # A sample shorter than this is dominated by the clock and the scheduler, so several calls make one sample.
 _SAMPLE_SECONDS = 0.02
 # A shorter call is run once before each of its samples: entering its context has filled the processor's caches. Its
 # memory is looked at twice.
-_WARM_SECONDS = 0.5
+_WARM_SECONDS = 0.2
+# What is not compared with the rest takes part in two rounds, and in more while it has taken less than this.
+_ASIDE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """`call` is timed inside a fresh `context`, whose own time does not count."""
+    """`call` is timed inside a fresh `context`, whose own time does not count.
+
+    `compared`: whether its time is compared with the others', so that it takes part in every round. `seconds`: what a
+    call took when it was last run, NaN where it was not.
+    """
 
     context: Callable[[], AbstractContextManager]
     call: Callable[[], object]
+    compared: bool = True
+    seconds: float = math.nan
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How many rounds of timing: `least`, and then more until every ratio of two compared alternatives is known within
+    `precision` (0.02: the 95% interval reaches 2% to either side) or `seconds` have passed.
+
+    Only the width of the intervals ends the rounds, never where they lie, so that stopping favours no alternative.
+    """
+
+    least: int
+    precision: float = math.inf
+    seconds: float = math.inf
+
+    def are_over(self, samples: np.ndarray, passed: float) -> bool:
+        """`samples`: seconds of the compared alternatives, (round, alternative). `passed`: seconds since the start."""
+        if len(samples) < self.least:
+            return False
+        nothing_to_compare = samples.shape[1] < 2
+        return nothing_to_compare or passed >= self.seconds or not speedups(samples, 0).factor > 1 + self.precision
 
 
 def interleaved(
-    alternatives: Sequence[Alternative], repeats: int, device: torch.device, calls_per_sample: int | None = None
+    alternatives: Sequence[Alternative], rounds: Rounds, device: torch.device, calls_per_sample: int | None = None
 ) -> np.ndarray:
-    """Seconds per call, (repeat, alternative), each sample synchronised with the device.
+    """Seconds per call, (round, alternative), each sample synchronised with the device; NaN where one sat out.
 
     Every round takes all of them, in an order drawn anew: what one leaves behind (cold caches, memory given back) would
     otherwise always count against the same next one. `calls_per_sample`: the same for all, where calls change what they
@@ -37,20 +67,26 @@ def interleaved(
     """
     calls, latest = [], []
     for one in alternatives:
-        with one.context(), torch.inference_mode():
-            seconds = _seconds(one.call, 1, device)  # the warm-up of long calls
-            if seconds < _WARM_SECONDS:
-                seconds = _seconds(one.call, 1, device)
-            latest.append(seconds)
-            calls.append(calls_per_sample or max(1, math.ceil(_SAMPLE_SECONDS / seconds)))
-    samples, order = np.empty((repeats, len(alternatives))), np.random.default_rng(0)
-    for repeat in range(repeats):
+        seconds = one.seconds
+        if not seconds > _WARM_SECONDS:
+            with one.context(), torch.inference_mode():
+                seconds = _seconds(one.call, 1, device)  # the warm-up of long calls
+                if seconds < _WARM_SECONDS:
+                    seconds = _seconds(one.call, 1, device)
+        latest.append(seconds)
+        calls.append(calls_per_sample or max(1, math.ceil(_SAMPLE_SECONDS / seconds)))
+    compared = [i for i, one in enumerate(alternatives) if one.compared]
+    samples, order, start = np.empty((0, len(alternatives))), np.random.default_rng(0), time.perf_counter()
+    while not rounds.are_over(samples[:, compared], time.perf_counter() - start):
+        samples = np.vstack([samples, np.full(len(alternatives), math.nan)])
         for i in order.permutation(len(alternatives)):
             one = alternatives[i]
+            if not one.compared and len(samples) > 2 and np.nansum(samples[:, i]) * calls[i] > _ASIDE_SECONDS:
+                continue
             with one.context(), torch.inference_mode():
                 if latest[i] < _WARM_SECONDS:
                     one.call()
-                latest[i] = samples[repeat, i] = _seconds(one.call, calls[i], device)
+                latest[i] = samples[-1, i] = _seconds(one.call, calls[i], device)
     return samples
 
 

@@ -1,7 +1,8 @@
 """The ways of running a model that are measured side by side."""
 
+import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,6 +27,12 @@ class Variant:
 
 
 EAGER, SDPA = Variant("eager"), Variant("sdpa")
+AGAIN = Variant("sdpa", "again")  # the same once more: how far it differs from the first is what timing cannot tell
+
+
+def last_logits(model: PreTrainedModel) -> dict[str, int]:
+    """What spares a prefill the logits of all positions but the last, as in `generate`, where the model knows it."""
+    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
 
 
 @contextmanager
@@ -78,11 +85,22 @@ def at_work(model: PreTrainedModel, variants: Sequence[Variant], inputs: Tensor)
 
 @torch.inference_mode()
 def _replaced(model: PreTrainedModel, variant: Variant, inputs: Tensor) -> dict[int, tuple[int, ...]]:
-    """Replaced heads by layer, after a pass over `inputs`."""
+    """Replaced heads by layer, after as much of a pass over `inputs` as decides them."""
+    modules = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "is_causal")]
     with running(model, variant) as run:
-        model(inputs, use_cache=False)
+        second = modules[1].register_forward_pre_hook(_decided) if len(modules) > 1 else nullcontext()
+        with second, suppress(_Decided):
+            model(inputs, use_cache=False)
         layers = range(model.config.get_text_config().num_hidden_layers)
         return {layer: heads for layer in layers if (heads := run.replaced_heads(layer))}
+
+
+class _Decided(Exception):
+    """The first layer has attended, and nothing later decides which heads are replaced."""
+
+
+def _decided(*_: object) -> None:
+    raise _Decided
 
 
 @dataclass(frozen=True)

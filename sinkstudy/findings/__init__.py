@@ -8,7 +8,7 @@ import re
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sinkstudy.findings import predictor_rules, published, rules, sections, text, verdicts
+from sinkstudy.findings import predictor_rules, published, replacing, rules, sections, text, verdicts
 from sinkstudy.findings.inputs import Tables, file_of
 
 __all__ = ["Tables", "markdown"]
@@ -44,6 +44,7 @@ def markdown(tables: Tables) -> str:
         label=label,
         rules=rules,
         predictor_rules=predictor_rules,
+        replacing=replacing,
         judged={model: verdicts.judge(tables, model) for model in tables.models},
     )
     return text.number_footnotes(re.sub(r"\n{3,}", "\n\n", page.strip())) + "\n"

@@ -47,6 +47,7 @@ class Tables:
     published: pd.DataFrame
     benchmark: pd.DataFrame
     quality: pd.DataFrame
+    skipping: pd.DataFrame
     answers: pd.DataFrame
     verification: pd.DataFrame
     costs: pd.DataFrame

@@ -10,19 +10,13 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from sinkstudy.findings.inputs import MIN_TOKENS
-from sinkstudy.stats.pareto import timing_noise
 
 CLEAR_EXCESS = 0.5  # a head this far above uniform attention is a sink beyond doubt
 SMALL_EXCESS_CHANGE = 0.1  # a smaller change of mean excess is not an effect of length
 SIGNIFICANT = 0.05
 NEAR_NULL = 0.05  # a mean score this near to uniform attention's is that of uniform attention
 GOOD_FIT = 0.02  # a simulator that errs by less per layer is not rejected, however sure the difference
-HARMLESS_KL = 1e-2
-HARMLESS_AGREEMENT = 0.98
-WORTHWHILE_SPEEDUP = 1.02
 IMPLAUSIBLE_PERPLEXITY = 1000.0  # per token of English; small language models are below 100, broken ones far beyond
-PHASES = {"prefill": "prefill", "decode": "decoding"}
-HARMLESS = f"KL at most {HARMLESS_KL:g} and top-1 agreement at least {HARMLESS_AGREEMENT:g}"
 
 
 @dataclass(frozen=True)
@@ -63,60 +57,6 @@ def has_sinks(heads: pd.DataFrame, threshold: float) -> Verdict:
     return Verdict(False, f"{text}on any of them is {numbers['highest_excess']:.2f}.", numbers)
 
 
-def skippable(benchmark: pd.DataFrame) -> Verdict:
-    """Whether heads can be replaced while predictions stay what they were, whatever the speed."""
-    tried, safe = _tried(benchmark), harmless(benchmark)
-    if tried.empty:
-        return _nothing_tried(benchmark)
-    row = safe.loc[safe["heads_replaced"].idxmax()] if len(safe) else tried.loc[tried["kl"].idxmin()]
-    heads = f"{row['heads_replaced']:.0f} heads ({100 * row['head_fraction']:.2f}%)"
-    costs = f"a KL of {row['kl']:.2g} and a top-1 agreement of {row['top1_agreement']:.3f} on held-out text"
-    if safe.empty:
-        text = f"no row keeps {HARMLESS}; the mildest ({_name(row)}) replaces {heads} at {costs}."
-    else:
-        text = f"{heads} can be replaced at {costs} ({_name(row)})."
-    return Verdict(len(safe) > 0, text, _numbers(row, "heads_replaced head_fraction kl top1_agreement n_tokens"))
-
-
-def worth_replacing(benchmark: pd.DataFrame) -> Verdict:
-    """Whether some way to replace heads is faster than SDPA and leaves predictions alone.
-
-    A row is credited with the speedup that three quarters of the rounds reached, so that one slow round of SDPA makes
-    no winner, as far as its ceiling allows it. The row is judged in which this is furthest beyond what SDPA itself
-    gives when it is timed twice, and beyond what is worth having.
-    """
-    tried = _tried(benchmark)
-    if tried.empty:
-        return _nothing_tried(benchmark)
-    if tried["speedup_vs_sdpa"].isna().all():
-        return Verdict(None, "SDPA does not run this model, so there is no speedup over it.")
-    safe = harmless(benchmark.assign(noise=timing_noise(benchmark))).dropna(subset=["speedup_vs_sdpa"])
-    if safe.empty:
-        return Verdict(False, f"none of {len(tried)} timed ways to replace heads keeps {HARMLESS}.")
-    credited = safe[["speedup_low", "ceiling"]].min(axis=1)
-    margin = credited / safe["noise"].clip(lower=WORTHWHILE_SPEEDUP)
-    best, credited = safe.loc[margin.idxmax()], credited[margin.idxmax()]
-    text = (
-        f"the best of {len(safe)} harmless ways ({_name(best)}, {best['heads_replaced']:.0f} heads) runs at "
-        f"{best['speedup_vs_sdpa']:.2f} times SDPA's speed ({best['speedup_low']:.2f} in three quarters of the rounds; "
-        f"ceiling {best['ceiling']:.2f}; SDPA differs from itself by a factor of {best['noise']:.2f})"
-    )
-    names = "speedup_vs_sdpa speedup_low ceiling noise kl top1_agreement heads_replaced n_tokens"
-    numbers = {"ways": len(safe)} | _numbers(best, names)
-    if margin.max() > 1:
-        return Verdict(True, f"{text}.", numbers)
-    noise = best["speedup_low"] > 1 and (credited <= best["noise"] or best["speedup_low"] > best["ceiling"])
-    return Verdict(False, f"{text}: {'this is noise' if noise else 'not worth having'}.", numbers)
-
-
-def worth_by_length(benchmark: pd.DataFrame) -> list[tuple[str, Verdict]]:
-    """The same for each phase and length (smallest batch), by its name."""
-    if benchmark.empty:
-        return []
-    cells = benchmark[benchmark["batch"] == benchmark["batch"].min()].groupby(["phase", "n_tokens"], sort=False)
-    return [(f"{PHASES[phase]} at {n} tokens", worth_replacing(cell)) for (phase, n), cell in cells]
-
-
 def simulator(errors: pd.DataFrame) -> Verdict:
     """Whether the original study's formula predicts prompts that it has not seen; `errors`: a row per simulator."""
     rows = errors[errors["simulator"] == "formula"] if len(errors) else errors
@@ -128,7 +68,7 @@ def simulator(errors: pd.DataFrame) -> Verdict:
         f"over {row['cells']:.0f} cells (layer, length and half); a perfect simulator would err by "
         f"{100 * row['chance_error']:.2f} (p = {row['p_value']:.3g})."
     )
-    return Verdict(not rejected(row), text, _numbers(row, "layer_error chance_error p_value cells"))
+    return Verdict(not rejected(row), text, numbers_of(row, "layer_error chance_error p_value cells"))
 
 
 def rejected(row: Mapping[str, float]) -> bool:
@@ -170,28 +110,8 @@ def misloaded(quality: pd.DataFrame) -> Verdict:
         return Verdict(None, "perplexity was not measured.")
     row = rows.sort_values("n_tokens").iloc[-1]
     text = f"perplexity on the held-out text is {row['perplexity']:.4g} per token."
-    return Verdict(not row["perplexity"] <= IMPLAUSIBLE_PERPLEXITY, text, _numbers(row, "perplexity"))
+    return Verdict(not row["perplexity"] <= IMPLAUSIBLE_PERPLEXITY, text, numbers_of(row, "perplexity"))
 
 
-def harmless(benchmark: pd.DataFrame) -> pd.DataFrame:
-    """The rows in which heads were replaced and predictions stayed what they were."""
-    tried = _tried(benchmark)
-    return (
-        tried[(tried["kl"] <= HARMLESS_KL) & (tried["top1_agreement"] >= HARMLESS_AGREEMENT)] if len(tried) else tried
-    )
-
-
-def _tried(benchmark: pd.DataFrame) -> pd.DataFrame:
-    return benchmark[benchmark["heads_replaced"] > 0] if len(benchmark) else benchmark
-
-
-def _nothing_tried(benchmark: pd.DataFrame) -> Verdict:
-    return Verdict(None, f"no policy {'found a head to replace at any length' if len(benchmark) else 'was timed'}.")
-
-
-def _name(row: pd.Series) -> str:
-    return f"{row['strategy']} with policy {row['policy']}, {PHASES[row['phase']]} at {row['n_tokens']:.0f} tokens"
-
-
-def _numbers(row: pd.Series, names: str) -> dict[str, float]:
+def numbers_of(row: pd.Series, names: str) -> dict[str, float]:
     return {name: float(row[name]) for name in names.split()}

@@ -126,7 +126,7 @@ def timings(t: Tables) -> list[Row]:
     shown = [t.benchmark.iloc[:0]]
     for _, cell in t.benchmark.groupby(["model", "phase", "n_tokens", "batch"], sort=False) if len(t.benchmark) else ():
         front = pareto_front(cell)
-        shown += [cell[cell["policy"] == "none"], front[front["heads_replaced"] > 0]]
+        shown += [cell[cell["heads_replaced"] == 0], front[front["heads_replaced"] > 0]]
     rows = pd.concat(shown).to_dict("records")
     return [row | {"file": file_of("benchmark", row["model"])} for row in rows]
 

@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import replace
 
-from sinkstudy.findings import predictor_rules, rules
+from sinkstudy.findings import predictor_rules, replacing, rules
 from sinkstudy.findings.inputs import MIN_TOKENS, Tables, file_of
 from sinkstudy.stats.scores import null_score
 
@@ -19,7 +19,8 @@ def judge(t: Tables, model: str) -> dict[str, rules.Verdict]:
     benchmark, at, replaced = t.of("benchmark", model=model), f"threshold={t.threshold:g}", "rows with heads_replaced>0"
     no_table = "not measured: the study has no table of it."
     control = rules.Verdict(None, "a control is not timed: its weights are random.") if model in t.controls else None
-    timed = "" if control or benchmark.empty else "benchmark"
+    skipping, timed = t.of("skipping", model=model), "" if control or benchmark.empty else "benchmark"
+    tried = "" if control or skipping.empty else "skipping"
     long, prompts = t.of("long_prompts", model=model), f"n_tokens>={MIN_TOKENS}, over prompts per head"
     found = {
         "has_sinks": (rules.has_sinks(long, t.threshold), "scores", prompts),
@@ -31,8 +32,8 @@ def judge(t: Tables, model: str) -> dict[str, rules.Verdict]:
         "length": (predictor_rules.length(t.of("weakening", **here).iloc[0]), "weakening", at),
         "predictor": (predictor_rules.predictor(**predicted), "predictors", f"measure=score, n_tokens empty, {at}"),
         "mechanism": (rules.Verdict(None, f"the activation of the first token is {no_table}"), "", ""),
-        "skippable": (control or rules.skippable(benchmark), timed, replaced),
-        "worth_replacing": (control or rules.worth_replacing(benchmark), timed, replaced),
+        "skippable": (control or replacing.skippable(skipping), tried, "chosen_by=policy and its controls"),
+        "worth_replacing": (control or replacing.worth_replacing(benchmark), timed, replaced),
         "simulator": (rules.simulator(t.of("heldout_errors", **here)), "heldout_errors", f"simulator=formula, {at}"),
     }
     return {

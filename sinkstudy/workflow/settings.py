@@ -198,7 +198,13 @@ class Benchmark(Section):
         Count | None,
         Field(description="Longer prompts run unchanged; null: those longer than what a policy was calibrated on."),
     ] = None
-    repeats: Annotated[int, Field(ge=3, description="Rounds of timing.")] = 7
+    repeats: Annotated[int, Field(ge=3, description="Rounds of timing at least; more follow until ...")] = 5
+    precision: Annotated[
+        float, Field(gt=0, description="... every 95% interval of a speedup reaches this far to either side, or ...")
+    ] = 0.02
+    seconds_per_cell: Annotated[
+        float, Field(ge=0, description="... this time is up: of each length, batch, and prefill or decoding.")
+    ] = 30.0
 
 
 class Settings(Section):

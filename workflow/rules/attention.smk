@@ -74,7 +74,10 @@ rule benchmark:
         runtime=120,
     params:
         code=code_of("benchmark.py"),
-        grid={key: config["benchmark"][key] for key in ("batches", "lengths", "repeats", "strategies")},
+        grid={
+            key: config["benchmark"][key]
+            for key in ("batches", "lengths", "precision", "repeats", "seconds_per_cell", "strategies")
+        },
         model=model_spec,
     message:
         "Timing {wildcards.model} with and without its sink heads replaced"
@@ -113,3 +116,33 @@ rule quality:
         "Comparing predictions and answers of {wildcards.model} with and without its sink heads"
     script:
         "../scripts/quality.py"
+
+
+rule skipping:
+    input:
+        heads="results/heads/{model}.csv",
+        model=model_inputs,
+        plans=expand("results/plans/{{model}}/{policy}.json", policy=POLICIES),
+        text=config["benchmark"]["text"],
+    output:
+        "results/skipping/{model}.csv",
+    log:
+        "logs/skipping/{model}.log",
+    benchmark:
+        "results/costs/skipping/{model}.tsv"
+    conda:
+        "../../envs/sinkstudy.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=120,
+    params:
+        code=code_of("skipping.py"),
+        lengths=config["benchmark"]["lengths"],
+        model=model_spec,
+        resampling=dict(sorted(config["statistics"].items())),
+    message:
+        "Replacing the heads that policies chose in {wildcards.model}, and as many others"
+    script:
+        "../scripts/skipping.py"

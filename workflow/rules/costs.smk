@@ -5,6 +5,7 @@ JOBS = {
     "converted": [name for name in MODELS if is_gguf(config["models"][name])],
     "benchmark": TRAINED,
     "quality": TRAINED,
+    "skipping": TRAINED,
     "plans": expand("{model}/{policy}", model=TRAINED, policy=POLICIES),
     "simulation": PRESETS,
     "figures": [

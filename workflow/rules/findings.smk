@@ -17,6 +17,7 @@ rule findings:
         predictors=expand("results/predictors/{model}.csv", model=MODELS),
         quality=expand("results/quality/{model}.csv", model=TRAINED),
         scores=expand("results/scores/{model}.csv", model=MODELS),
+        skipping=expand("results/skipping/{model}.csv", model=TRAINED),
         verification=expand("results/verification/{model}.csv", model=MODELS),
         simulation=expand("results/simulation/{preset}.csv", preset=PRESETS),
     output:

@@ -1,0 +1,119 @@
+"""What a policy's heads cost to replace, beside as many other heads of the same layers.
+
+That predictions stay when sink heads are replaced says something about sinks only where other heads cost more. The
+controls: heads drawn at random, those that are surely no sinks, those that write least (dormant heads, Sandoval-Segura
+et al., 2504.03889), and those whose first value is drained most.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sinkstudy.attention.optimize import optimized
+from sinkstudy.attention.plan import Plan
+from sinkstudy.evaluation.benchmark import windows
+from sinkstudy.evaluation.quality import Quality, compare
+from sinkstudy.evaluation.variants import SDPA, running
+from sinkstudy.stats.resampling import Resampling, ratio_intervals
+
+# Each control takes the heads with the least of a column of the table of heads.
+CONTROLS = {"no_sinks": "mean_sink_score", "smallest_output": "mean_output_norm", "most_drained": "value_drain"}
+# Texts: about so many tokens in all, within these numbers, and none longer than the last.
+_TOKENS, _LEAST_TEXTS, _MOST_TEXTS, _LONGEST = 2048, 4, 16, 512
+_KEY = ["policy", "n_tokens", "strategy", "chosen_by"]
+
+
+def skipping_table(
+    model: PreTrainedModel,
+    name: str,
+    token_ids: list[int],
+    plans: Sequence[Plan],
+    heads: pd.DataFrame,
+    lengths: Sequence[int],
+    resampling: Resampling,
+) -> pd.DataFrame:
+    """One row per plan that names heads, and per control of it, at the longest of `lengths` that the plan allows.
+
+    `token_ids`: held-out text, of which windows are taken. `heads`: a row per head, with layer, head and columns of
+    CONTROLS; a control whose column is not there is left out. `shared_heads`: of a control, heads that the policy
+    chose as well, mean over texts. `kl`, `perplexity_ratio`: means over texts (geometric for the latter), with 95%
+    intervals over them; `kl_beyond`: the KL less the policy's on the same texts, `perplexity_beyond` the ratio of both
+    perplexities. Random heads are drawn anew for each text, so their intervals hold for any draw.
+    """
+    distinct: dict[str, list[Plan]] = {}  # policies that chose the same heads are measured once
+    for plan in plans:
+        distinct.setdefault(repr(replace(plan, policy="")), []).append(plan)
+    rows = []
+    for plan, *others in distinct.values():
+        allowed = [n for n in lengths if n <= min(plan.max_tokens or _LONGEST, _LONGEST, len(token_ids))]
+        if plan.heads and allowed:
+            n = max(allowed)
+            count = int(np.clip(_TOKENS // n, _LEAST_TEXTS, _MOST_TEXTS))
+            texts = windows(token_ids, n, count).to(model.device).split(1)
+            measured = _measured(model, plan, texts, heads, resampling.seed)
+            for policy in (plan.policy, *(one.policy for one in others)):
+                cells = {"policy": policy, "n_tokens": n, "strategy": plan.strategy}
+                rows += [cells | row for row in measured]
+    return _pooled(name, pd.DataFrame(rows), resampling)
+
+
+def control_heads(plan: Plan, heads: pd.DataFrame, column: str) -> dict[int, list[int]]:
+    """As many heads of each layer as the plan replaces, those with the least of `column`."""
+    ranked = heads.sort_values(["layer", column, "head"]).groupby("layer")["head"]
+    return {layer: ranked.get_group(layer).head(len(chosen)).tolist() for layer, chosen in plan.heads.items()}
+
+
+def random_heads(plan: Plan, heads: int, rng: np.random.Generator) -> dict[int, list[int]]:
+    """As many heads of each layer as the plan replaces, drawn from all `heads` of it."""
+    return {layer: rng.permutation(heads)[: len(chosen)].tolist() for layer, chosen in plan.heads.items()}
+
+
+@torch.inference_mode()
+def _measured(
+    model: PreTrainedModel, plan: Plan, texts: Sequence[Tensor], heads: pd.DataFrame, seed: int
+) -> list[dict[str, object]]:
+    """A row per text and choice of heads."""
+    rng, count = np.random.default_rng(seed), model.config.get_text_config().num_attention_heads
+    fixed = {"policy": plan.heads}
+    fixed |= {name: control_heads(plan, heads, column) for name, column in CONTROLS.items() if column in heads}
+    rows = []
+    for at, ids in enumerate(texts):
+        with running(model, SDPA):
+            reference = model(ids, use_cache=False).logits
+        known: dict[str, Quality] = {}
+        for chosen_by, chosen in (fixed | {"random": random_heads(plan, count, rng)}).items():
+            weights = plan.rest_weight if chosen_by == "policy" else None
+            one = replace(plan, heads=chosen, rest_weight=weights)
+            if str(one.heads) not in known:
+                with optimized(model, one):
+                    known[str(one.heads)] = compare(reference, model(ids, use_cache=False).logits, ids)
+            shared = sum(len(set(plan.heads[layer]) & set(of)) for layer, of in chosen.items())
+            row = {"text": at, "chosen_by": chosen_by, "heads_replaced": plan.replaced, "shared_heads": shared}
+            rows.append(row | vars(known[str(one.heads)]))
+    return rows
+
+
+def _pooled(name: str, rows: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:
+    """One row per policy and choice of heads, over its texts."""
+    pooled = []
+    for key, part in rows.groupby(_KEY, sort=False) if len(rows) else ():
+        policy = rows[(rows[_KEY[:3]] == list(key[:3])).all(axis=1) & (rows["chosen_by"] == "policy")]
+        kl, own_kl = part["kl"].to_numpy(), policy["kl"].to_numpy()
+        loss, own_loss = (np.log(side["perplexity_ratio"].to_numpy()) for side in (part, policy))
+        values = np.stack([kl, kl - own_kl, loss, loss - own_loss], axis=1)  # (text, measure)
+        ends = ratio_intervals(values, np.ones_like(values), resampling)
+        levels = np.stack([values.mean(0), *ends], axis=1)  # (measure, itself and both ends)
+        levels[2:] = np.exp(levels[2:])
+        counts = part[["heads_replaced", "shared_heads", "top1_agreement"]].mean()
+        pooled.append([name, *key, len(part), *counts, *levels.ravel()])
+    return pd.DataFrame(pooled, columns=_COLUMNS)
+
+
+_COLUMNS = ["model", *_KEY, "texts", "heads_replaced", "shared_heads", "top1_agreement"]
+_MEASURES = ("kl", "kl_beyond", "perplexity_ratio", "perplexity_beyond")
+_COLUMNS += [f"{measure}{end}" for measure in _MEASURES for end in ("", "_low", "_high")]

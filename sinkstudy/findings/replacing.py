@@ -1,0 +1,133 @@
+"""What replacing heads is worth: whether it is harmless, more so than replacing others, and whether it is faster.
+
+A gain must be surely worth having in spite of the number of ways that were tried: the lower end of its interval,
+corrected for that number, and no more of it than its ceiling allows, lies above both WORTHWHILE_SPEEDUP and the upper
+end of SDPA's own speedup over itself.
+"""
+
+import pandas as pd
+
+from sinkstudy.findings.rules import Verdict, numbers_of
+from sinkstudy.stats.speedups import corrected_low
+
+HARMLESS_KL = 1e-2
+HARMLESS_AGREEMENT = 0.98
+WORTHWHILE_SPEEDUP = 1.02
+PHASES = {"prefill": "prefill", "decode": "decoding"}
+HARMLESS = f"KL at most {HARMLESS_KL:g} and top-1 agreement at least {HARMLESS_AGREEMENT:g}"
+OTHER_HEADS = {"random": "drawn at random", "no_sinks": "they are those with the lowest sink scores"}
+CELL = ["phase", "n_tokens", "batch"]
+
+
+def skippable(skipping: pd.DataFrame) -> Verdict:
+    """Whether the heads of some policy can be replaced while predictions stay what they were, and as many random heads
+    and heads that are no sinks of the same layers cannot be replaced as cheaply. `skipping`: rows of that table.
+
+    Judged is the policy that replaces most heads, of those that are harmless where there are any.
+    """
+    own = skipping[skipping["chosen_by"] == "policy"] if len(skipping) else skipping
+    if own.empty:
+        return Verdict(None, "no policy found a head to replace.")
+    safe = own[(own["kl_high"] <= HARMLESS_KL) & (own["top1_agreement"] >= HARMLESS_AGREEMENT)]
+    row = safe.loc[safe["heads_replaced"].idxmax()] if len(safe) else own.loc[own["kl"].idxmin()]
+    same = (skipping[["policy", "n_tokens", "strategy"]] == row[["policy", "n_tokens", "strategy"]]).all(axis=1)
+    others = skipping[same].set_index("chosen_by").loc[list(OTHER_HEADS)]
+    text = (
+        f"{row['heads_replaced']:.0f} heads ({row['strategy']} with policy {row['policy']}, texts of "
+        f"{row['n_tokens']:.0f} tokens) are replaced at {_cost(row)}; as many of the same layers at "
+        + " and at ".join(f"{_cost(others.loc[name])} if {said}" for name, said in OTHER_HEADS.items())
+    )
+    numbers = numbers_of(row, "heads_replaced kl kl_high top1_agreement perplexity_ratio n_tokens")
+    for name, other in others.iterrows():
+        numbers |= {
+            f"{name}_{measure}": float(other[measure]) for measure in ("kl", "perplexity_ratio", "kl_beyond_low")
+        }
+    if safe.empty:
+        return Verdict(False, f"{text}: not even the mildest policy keeps {HARMLESS}.", numbers)
+    if not (others["kl_beyond_low"] > 0).all():
+        return Verdict(False, f"{text}: that these heads are sinks is not what makes them cheap.", numbers)
+    return Verdict(True, f"{text}: other heads surely cost more.", numbers)
+
+
+def worth_replacing(benchmark: pd.DataFrame, comparisons: int | None = None) -> Verdict:
+    """Whether some way to replace heads is faster than SDPA and leaves predictions alone.
+
+    `comparisons`: how many ways the correction is for; all of `benchmark` unless this is a part of a larger table. The
+    fastest row is judged: of those with a sure gain where there are any.
+    """
+    tried = benchmark[benchmark["heads_replaced"] > 0] if len(benchmark) else benchmark
+    if tried.empty:
+        return nothing_tried(benchmark)
+    if tried["speedup_vs_sdpa"].isna().all():
+        return Verdict(None, "SDPA does not run this model, so there is no speedup over it.")
+    safe = harmless_ways(benchmark)
+    if safe.empty:
+        return Verdict(False, f"none of {len(_distinct(tried))} timed ways to replace heads keeps {HARMLESS}.")
+    known = safe.dropna(subset=["speedup_low", "again_high"])
+    if known.empty:
+        return Verdict(None, "SDPA was not timed twice in two rounds, so how far it differs from itself is unknown.")
+    comparisons = comparisons or len(safe)
+    measured = known["speedup_vs_sdpa"], known["speedup_low"], known["degrees_of_freedom"]
+    known = known.assign(sure_speedup=corrected_low(*measured, comparisons))
+    credited = known[["sure_speedup", "ceiling"]].min(axis=1)
+    sure = known[credited > known["again_high"].clip(lower=WORTHWHILE_SPEEDUP)]
+    row = (sure if len(sure) else known).sort_values("speedup_vs_sdpa").iloc[-1]
+    found = f"the fastest of {len(safe)} harmless ways"
+    if len(sure):
+        found = f"{len(sure)} of {len(safe)} harmless ways are surely faster, and the fastest of them"
+    text = (
+        f"{found} ({_name(row)}, {row['heads_replaced']:.0f} heads) runs at {row['speedup_vs_sdpa']:.2f} times SDPA's "
+        f"speed (95% interval {row['speedup_low']:.2f} to {row['speedup_high']:.2f}, corrected for {comparisons} "
+        f"comparisons from {row['sure_speedup']:.2f}; ceiling {row['ceiling']:.2f}; SDPA timed twice: up to "
+        f"{row['again_high']:.2f})"
+    )
+    names = "speedup_vs_sdpa speedup_low speedup_high ceiling kl top1_agreement heads_replaced n_tokens"
+    numbers = {"ways": len(safe)} | numbers_of(row, f"{names} sure_speedup again_high")
+    if len(sure):
+        return Verdict(True, f"{text}.", numbers)
+    if row["speedup_vs_sdpa"] <= WORTHWHILE_SPEEDUP:
+        return Verdict(False, f"{text}: not worth having.", numbers)
+    noise = "more than its ceiling allows, so this is noise" if row["speedup_low"] > row["ceiling"] else "this is noise"
+    return Verdict(False, f"{text}: {noise}.", numbers)
+
+
+def worth_by_length(benchmark: pd.DataFrame) -> list[tuple[str, Verdict]]:
+    """The same for each phase and length (smallest batch), by its name, corrected for the ways of all of them."""
+    if benchmark.empty:
+        return []
+    rows = benchmark[benchmark["batch"] == benchmark["batch"].min()]
+    ways, cells = len(harmless_ways(rows)), rows.groupby(["phase", "n_tokens"], sort=False)
+    return [(f"{PHASES[phase]} at {n} tokens", worth_replacing(cell, ways)) for (phase, n), cell in cells]
+
+
+def harmless_ways(benchmark: pd.DataFrame) -> pd.DataFrame:
+    """The timed ways in which heads were replaced and predictions stayed what they were; policies that amount to the
+    same count once. `again_high`: the upper end of SDPA's speedup over itself in the same cell."""
+    twice = benchmark[(benchmark["strategy"] == "sdpa") & (benchmark["policy"] == "again")]
+    rows = benchmark.merge(twice[[*CELL, "speedup_high"]].rename(columns={"speedup_high": "again_high"}), "left", CELL)
+    return _distinct(
+        rows[
+            (rows["heads_replaced"] > 0)
+            & (rows["kl"] <= HARMLESS_KL)
+            & (rows["top1_agreement"] >= HARMLESS_AGREEMENT)
+            & rows["speedup_vs_sdpa"].notna()
+        ]
+    )
+
+
+def nothing_tried(benchmark: pd.DataFrame) -> Verdict:
+    return Verdict(None, f"no policy {'found a head to replace at any length' if len(benchmark) else 'was timed'}.")
+
+
+def _cost(row: pd.Series) -> str:
+    return f"a KL of {row['kl']:.2g} (95% interval {row['kl_low']:.2g} to {row['kl_high']:.2g}) and perplexity x " + (
+        f"{row['perplexity_ratio']:.4f}"
+    )
+
+
+def _distinct(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.drop_duplicates([*CELL, "strategy", "heads_replaced", "median_s", "speedup_vs_sdpa"])
+
+
+def _name(row: pd.Series) -> str:
+    return f"{row['strategy']} with policy {row['policy']}, {PHASES[row['phase']]} at {row['n_tokens']:.0f} tokens"

@@ -1,0 +1,26 @@
+"""Replace the heads of every plan of one model, and as many others in the same layers."""
+
+from pathlib import Path
+
+import torch
+
+from sinkstudy.attention.plan import Plan
+from sinkstudy.evaluation.skipping import skipping_table
+from sinkstudy.evaluation.variants import runs_on_sdpa
+from sinkstudy.models.loading import load_model, tokenize
+from sinkstudy.models.spec import pinned
+from sinkstudy.stats.resampling import Resampling
+from sinkstudy.store.tables import read_tables, write_table
+from sinkstudy.workflow.joblog import job_log
+
+with job_log(snakemake.log[0]):
+    torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
+    params, name = snakemake.params, snakemake.wildcards.model
+    loaded = load_model(pinned(params.model, snakemake.input.model, Path.cwd()))
+    text = Path(snakemake.input.text)
+    token_ids = tokenize(loaded, text.read_text(encoding="utf-8"), prompt=text.name)
+    plans = [Plan.load(path) for path in snakemake.input.plans] if runs_on_sdpa(loaded.model) else []
+    heads = read_tables([snakemake.input.heads]).query("set == 'all'")
+    resampling = Resampling(**params.resampling)
+    table = skipping_table(loaded.model, name, token_ids, plans, heads, params.lengths, resampling)
+    write_table(table, snakemake.output[0])
