@@ -129,6 +129,10 @@ class Capture(Section):
     maps_max_tokens: Annotated[
         int, Field(ge=0, le=4096, description="Whole attention maps are stored for prompts of up to so many tokens.")
     ] = 128
+    positions_max_tokens: Annotated[
+        int,
+        Field(ge=0, description="The attention that every position receives is stored for prompts of up to so many."),
+    ] = 2048
     tokens_per_job: Annotated[
         Count, Field(description="About so many tokens of prompts per model load, and per HDF5 file.")
     ] = 8192

@@ -21,6 +21,7 @@ rule capture:
         maps_max_tokens=config["capture"]["maps_max_tokens"],
         model=model_spec,
         offload=offload,
+        positions_max_tokens=config["capture"]["positions_max_tokens"],
         prompts=shard_digest,
         tokens_per_job=config["capture"]["tokens_per_job"],
         too_long=config["capture"]["too_long"],
