@@ -8,6 +8,7 @@ import torch
 from arithmetic import Truth, allowed_error, assert_within, in_float64, largest_error, roundings, truth_of
 from readable import readable_norms
 from tiny import ALL, SELF_ATTENDING, eager_maps, key_classes, prompt_ids, tiny_model
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sinkstudy.capture import sink_mass, watch_forward, watched
@@ -299,6 +300,29 @@ def test_attention_received_equals_that_of_eager_attention_without_padding(model
     expected = true_maps(model, ids).map(lambda maps: mean_of_later(maps, counted))
     received = torch.stack([layers[layer] for layer in sorted(layers)])
     assert_within(later_mean(received, counted), replace(expected, allowed=expected.allowed + roundings(40)))
+
+
+class Largest(TorchDispatchMode):
+    """The numbers in the largest tensor that anything computes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        output = function(*arguments, **named or {})
+        tensors = [part for part in (output if isinstance(output, tuple) else (output,)) if torch.is_tensor(part)]
+        self.numbers = max([self.numbers, *(part.numel() for part in tensors)])
+        return output
+
+
+@pytest.mark.parametrize("method", [fused, blockwise])
+def test_memory_for_positions_is_linear_in_the_length(method):
+    largest = {}
+    for n in (1024, 8192):
+        query, key, value = torch.randn(1, 2, n, 4), *torch.randn(2, 1, 1, n, 4)
+        with Largest() as seen:
+            method(AttentionCall(query, key, value, 0.5, counted=torch.ones(1, n, dtype=torch.bool)))
+        largest[n] = seen.numbers
+    assert largest[8192] <= 8 * largest[1024]
 
 
 def test_a_lost_sliding_window_mask_is_refused(monkeypatch):

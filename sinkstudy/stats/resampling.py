@@ -54,5 +54,12 @@ def ratio_intervals(part: np.ndarray, whole: np.ndarray, resampling: Resampling)
     return ends[0], ends[1]
 
 
+def interval_ends(draws: np.ndarray) -> tuple[float, float]:
+    """The 95% percentile interval of bootstrap draws (draw,), of those that are defined; NaN where none is."""
+    known = draws[~np.isnan(draws)]
+    low, high = np.quantile(known, _TAILS) if len(known) else (np.nan, np.nan)
+    return float(low), float(high)
+
+
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)

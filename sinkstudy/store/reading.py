@@ -71,6 +71,9 @@ class Capture:
         return sum(part.nbytes for part in large if part is not None)
 
 
+NamedCapture = tuple[Capture, list[str]]  # with its tokens, each decoded by itself
+
+
 @dataclass(frozen=True)
 class Expected:
     """Which captures a reader is to find.
@@ -166,6 +169,12 @@ def read_captures(paths: Iterable[Path | str], expected: Expected | None = None)
     Raises DamagedFileError as `open_capture` does, and StudyError where two files are not of the same model, weights
     and settings, or hold the same prompt.
     """
+    for capture, _ in read_named_captures(paths, expected):
+        yield capture
+
+
+def read_named_captures(paths: Iterable[Path | str], expected: Expected | None = None) -> Iterator[NamedCapture]:
+    """As `read_captures`, each with its tokens."""
     holders: dict[str, Path] = {}
     first: CaptureFile | None = None
     for path in paths:
@@ -183,7 +192,7 @@ def read_captures(paths: Iterable[Path | str], expected: Expected | None = None)
                         "belong there and run again."
                     )
                 holders[prompt] = file.path
-                yield file.capture(prompt)
+                yield file.capture(prompt), file.tokens(prompt)
 
 
 def read_provenance(path: Path | str, expected: Expected | None = None) -> dict[str, str]:
