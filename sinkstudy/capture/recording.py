@@ -39,16 +39,17 @@ def record(
     maps_max_tokens: int,
     positions_max_tokens: int = 0,
     too_long: str = "cut",
+    max_tokens: int | None = None,
 ) -> None:
     """Capture `prompts` with `loaded` (called `name` in the study) into the HDF5 file `path`.
 
     Prompts of similar length share a forward pass; maps are stored for prompts of at most `maps_max_tokens`, the
     attention that every position receives for those of at most `positions_max_tokens`. Prompts beyond the model's
-    context are cut to it, or refused (see `within_context`).
+    context are cut to it, or refused (see `within_context`), and all to `max_tokens`, if given.
     Raises StudyError naming model, layer and prompt when attention is not finite or does not sum to 1.
     """
     whole = encode(loaded, {p.id: p.text for p in prompts})
-    token_ids = within_context(loaded, whole, too_long)
+    token_ids = {p: ids[:max_tokens] for p, ids in within_context(loaded, whole, too_long).items()}
     decoded = cache(lambda token: loaded.tokenizer.decode([token]))
     with (
         write_capture(path, _attributes(name, loaded), KEY_CLASSES) as writer,
