@@ -136,9 +136,12 @@ SENTENCES = [
     ("Results: plain", "A control: "),
     (
         "Where the",
-        "- **sinky**: of 8 cases (head and prompt) of 0.9 or more, 75.00% on position 0, 25.00% on position 2.",
+        "- **sinky**: of 4 cases (head and prompt) with a sink, 75.00% have it at the first token, 25.00% have it at a "
+        "delimiter, 0.00% have it at another token.",
     ),
-    ("Where the", "- **plain (control)**: no head puts 0.9"),
+    ("Where the", "- **plain (control)**: no position is a sink"),
+    ("Why sinks", "it sets in at layer 1, and the first layer, where it is 0.94 times, cannot foretell"),
+    ("Why sinks", "Values of its 3 sink heads (mean excess of at least 0.5) have 0.156 of the others' norm"),
     ("Layer by", "- **sinky**: 2 of 3 ordered pairs of layers agree beyond the base rate; without any sink, and so"),
     ("Simulated", "- **simulated toy**: the formula of the original study."),
     ("Replacing", "on CPU, all variants"),
@@ -252,7 +255,7 @@ def empty(*names: str) -> dict[str, pd.DataFrame]:
         (empty("set_dependence"), "Consistent", "No prompt is long enough"),
         (empty("control"), "Against", "has no control"),
         ({"published": pd.DataFrame()}, "Published", "No published figures"),
-        (empty("long_prompts", "positions", "benchmark"), "Verdicts", "measure on longer prompts first"),
+        (empty("long_prompts", "sink_positions", "benchmark"), "Verdicts", "measure on longer prompts first"),
         ({"lengths": study().lengths.query("n_tokens <= 2")}, "Impact", "only 2 tokens"),
     ],
 )
@@ -385,7 +388,7 @@ def test_figures_that_the_study_does_not_draw_are_left_out_and_those_that_are_go
     drawn = study().figures
     text = markdown(study())
     assert set(re.findall(r"\(figures/(.+?)\.png\)", text)) == drawn
-    assert len(drawn) == 2 * len(FIGURES) + 4
+    assert len(drawn) == 2 * len(FIGURES) + 5
     assert "![" not in markdown(replace(study(), figures=frozenset()))
     with refuses("figures/none.png"):
         page("![Nothing](figures/none.png)")

@@ -8,6 +8,7 @@ import pandas as pd
 
 from sinkstudy.findings import rules
 from sinkstudy.findings.inputs import MIN_TOKENS, Tables, file_of
+from sinkstudy.findings.mechanism import mechanism
 
 
 def judge(t: Tables, model: str) -> dict[str, rules.Verdict]:
@@ -25,7 +26,7 @@ def judge(t: Tables, model: str) -> dict[str, rules.Verdict]:
         "first_layer": (rules.first_layer(row), "correlation", f"set=all, prompt=all, n_tokens {where}, {at}"),
         "length": (rules.length(t.of("weakening", **here).iloc[0]), "weakening", at),
         "predictor": (rules.Verdict(None, f"how well anything predicts later sinks is {no_table}"), "", ""),
-        "mechanism": (rules.Verdict(None, f"the activation of the first token is {no_table}"), "", ""),
+        "mechanism": (mechanism(t.of("mechanism", model=model)), "mechanism", "layer empty, and quantity=activation"),
         "skippable": (control or rules.skippable(benchmark), timed, replaced),
         "worth_replacing": (control or rules.worth_replacing(benchmark), timed, replaced),
         "simulator": (rules.simulator(t.of("heldout_errors", **here)), "heldout_errors", f"simulator=formula, {at}"),

@@ -136,6 +136,10 @@ class Capture(Section):
     tokens_per_job: Annotated[
         Count, Field(description="About so many tokens of prompts per model load, and per HDF5 file.")
     ] = 8192
+    bos_arms: Annotated[
+        Several[Literal["auto", "never", "always", "double"]],
+        Field(description="The prompts, cut to 64 tokens, are compared under each of these settings of bos."),
+    ] = ["auto"]
     verify_prompts: Annotated[Count, Field(description="Prompts of each model that eager attention recomputes.")] = 5
     too_long: Annotated[
         Literal["cut", "refuse"], Field(description="What happens to a prompt longer than the model's context.")

@@ -1,15 +1,17 @@
 # Benchmark files of every job whose cost the findings show, by stage; `benchmark:` of a rule and this list agree.
 JOBS = {
     "capture": expand("{model}/{shard}", model=MODELS, shard=SHARDS),
-    **{stage: MODELS for stage in ("verification", "scores", "heads", "statistics", "heldout")},
+    **{stage: MODELS for stage in ("verification", "scores", "heads", "statistics", "mechanism", "heldout")},
+    "bos_arms": BOS_COMPARED,
     "converted": [name for name in MODELS if is_gguf(config["models"][name])],
     "benchmark": TRAINED,
     "quality": TRAINED,
     "plans": expand("{model}/{policy}", model=TRAINED, policy=POLICIES),
     "simulation": PRESETS,
     "figures": [
-        *expand("{kind}_{model}", kind=["heatmaps", "lengths", "maps", "statistics"], model=MODELS),
+        *expand("{kind}_{model}", kind=["heatmaps", "lengths", "maps", "mechanism", "statistics"], model=MODELS),
         *expand("timing_{model}", model=TRAINED),
+        *expand("bos_arms_{model}", model=BOS_COMPARED),
         *expand("simulated_{preset}", preset=PRESETS),
         "comparison",
     ],
