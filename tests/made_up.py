@@ -91,7 +91,7 @@ def study(prompts: tuple = (("hello", "short", 2), ("fox", "long", 30)), names=(
         sink_positions=frame(
             "model set prompt n_tokens layer head position token kind mean_attention first_attention",
             *[(sinky, "long", "fox", 30, 1, head, 0, "The", "first", 0.75, 0.75) for head in range(3)],
-            (sinky, "long", "fox", 30, 1, 3, 7, "|", "delimiter", 0.4375, 0.0625),
+            (sinky, "long", "fox", 30, 1, 3, 7, ",", "delimiter", 0.4375, 0.0625),
         ),
         mechanism=frame(
             "model quantity layer value low high count",

@@ -64,6 +64,13 @@ NUMBERS = [
     ("Against the", 1, "sinky|plain|24|1|75.00% (0.00%)|75.00% (undefined)|0.750 (0.125)|0.625 (undefined)"),
     ("Strength of", 1, "sinky|short|0.9|6|74.04%|59.38% to 90.62%|40.62%|1.823|0.531|0.0156"),
     ("Strength of", -1, "plain (control)|all|0.9|0|undefined|undefined|12.50%|undefined|undefined|undefined"),
+    ("Where the", 0, "sinky|fox|',' (delimiter)|7|30|1|1|0.438|0.062"),
+    ("With and", 0, "sinky|never|the text's|2|2|37.50%|0.500|0.750|0.250|0.000 (0.000 to 0.000)|–"),
+    (
+        "With and",
+        3,
+        r"sinky|always|\<s\>|24|2|37.50%|0.625|0.157|0.375|0.125 (0.125 to 0.125)|62.50%, 25.00%, 12.50%, 0.00%",
+    ),
     ("Layer by", 0, "sinky|0|1|6|78.12%|59.38% to 90.62%|40.62%|1.923|0.531"),
     ("Consistent", 0, "sinky|24|4 (2)|4|1|2|1|1|1"),
     ("Consistent", 1, "plain (control)|24|4 (2)|1|0|0|1|0|0"),
