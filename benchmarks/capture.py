@@ -28,7 +28,8 @@ SHAPES = {
     ),
 }
 _PASSES, _SECONDS_PER_PROCESS = 3, 10
-METHODS = ["sinkstudy", "sdpa", "eager", "transformer_lens"]
+METHODS = ["sinkstudy", "norms", "positions", "sdpa", "eager", "transformer_lens"]
+OURS = ("sinkstudy", "norms", "positions")  # the mass on the first token; norms too; attention to every position too
 
 
 def main() -> None:
@@ -63,7 +64,7 @@ def rounds(n: int, arguments: argparse.Namespace) -> list[dict]:
     """Every method once per round, so that the machine's drift meets all alike."""
     shape = SHAPES[arguments.shape]
     maps_gb = shape["num_hidden_layers"] * shape["num_attention_heads"] * n * n * 4 / 1e9
-    methods = [m for m in arguments.methods if m in ("sinkstudy", "sdpa") or maps_gb <= arguments.memory_gb]
+    methods = [m for m in arguments.methods if m in (*OURS, "sdpa") or maps_gb <= arguments.memory_gb]
     if "transformer_lens" in methods and importlib.util.find_spec("transformer_lens") is None:
         methods.remove("transformer_lens")
     rows = []
@@ -117,6 +118,24 @@ def run_sinkstudy(model):
     return lambda ids: sink_mass(model, ids).cpu()
 
 
+def run_norms(model):
+    from sinkstudy.capture import watch_forward
+
+    return lambda ids: watch_forward(model, ids, lambda layer, masses: masses.keys.cpu(), norms=True)
+
+
+def run_positions(model):
+    import torch
+
+    from sinkstudy.capture import watch_forward
+
+    def run(ids):
+        counted = torch.ones_like(ids, dtype=torch.bool)
+        watch_forward(model, ids, lambda layer, masses: masses.received.cpu(), norms=True, counted=counted)
+
+    return run
+
+
 def run_sdpa(model):
     model.set_attn_implementation("sdpa")
     return lambda ids: model.base_model(ids, use_cache=False)
@@ -140,6 +159,8 @@ def run_transformer_lens(model):
 
 RUNNERS = {
     "sinkstudy": run_sinkstudy,
+    "norms": run_norms,
+    "positions": run_positions,
     "sdpa": run_sdpa,
     "eager": run_eager,
     "transformer_lens": run_transformer_lens,

@@ -3,20 +3,47 @@
 import pandas as pd
 
 from sinkstudy.findings import Tables
-from sinkstudy.stats.profile import long_prompt_table, position_table
+from sinkstudy.stats.profile import long_prompt_table
 from sinkstudy.stats.scores import null_score
 
 NAN = float("nan")
 PROVENANCE = {"source": "models/tiny", "revision": "0123abc", "dtype": "float32", "bos": "auto", "device": "cpu"}
 FIGURES = [
     *("heatmap_{}_all", "layers_{}", "head_curves_{}", "lengths_{}", "weakening_{}", "layer_pairs_{}", "predictors_{}"),
+    *("activation_{}", "positions_{}"),
     *("persistence_{}", "set_dependence_{}"),
 ]
-OF_SINKY = {"timing_sinky", "tradeoff_sinky", "heldout_sinky"}  # a control is not timed; `plain` has no held-out errors
+# A control is not timed and its settings of bos are not compared; `plain` has no held-out errors.
+OF_SINKY = {"bos_arms_sinky", "timing_sinky", "tradeoff_sinky", "heldout_sinky"}
 
 
 def frame(columns: str, *rows: tuple) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns.split())
+
+
+def mechanism_rows(model: str, activation: tuple, low: tuple, correlation: tuple, excess: float) -> list[tuple]:
+    """Quantities of a model of two layers, the interval of each activation as wide above as below."""
+    ends = zip(activation, low, strict=True)
+    return [
+        (model, "activation_correlation", NAN, *correlation, 2),
+        (model, "activation_p_value", NAN, 0.03125, NAN, NAN, 2),
+        (model, "drain_correlation", NAN, -0.6875, -0.75, -0.625, 8),
+        (model, "sink_head_drain", NAN, 0.15625, 0.125, 0.1875, 3),
+        (model, "other_head_drain", NAN, 0.96875, 0.9375, 1.0, 5),
+        (model, "highest_excess", NAN, excess, excess, excess, 8),
+        *[(model, "activation", layer, at, below, 2 * at - below, 2) for layer, (at, below) in enumerate(ends)],
+    ]
+
+
+def bos_rows(model: str) -> list[tuple]:
+    """Two settings of bos at two lengths; at 2 tokens no query follows the first four."""
+    rows = []
+    for n, strongest in ((2, (NAN,) * 4), (24, (0.625, 0.25, 0.125, 0.0))):
+        for arm, token, gain in (("never", None, 0.0), ("always", "<s>", 0.125)):
+            score, excess = (0.5 + gain, 0.375, 0.6875), (0.25 + gain, 0.1875, 0.4375)
+            row = (model, arm, token, n, 2, float(null_score(n)), 0.375, 0.25, 0.5, *score, *excess)
+            rows.append((*row, gain, gain, gain, *strongest))
+    return rows
 
 
 def study(prompts: tuple = (("hello", "short", 2), ("fox", "long", 30)), names=("sinky", "plain")) -> Tables:
@@ -63,7 +90,22 @@ def study(prompts: tuple = (("hello", "short", 2), ("fox", "long", 30)), names=(
     original, paper = ("the original study", None, "no"), ("a paper", "https://x.org", "in the abstract")
     return Tables(
         long_prompts=long_prompt_table([scores], 24),
-        positions=position_table([scores], 0.9),
+        sink_positions=frame(
+            "model set prompt n_tokens layer head position token kind mean_attention first_attention",
+            *[(sinky, "long", "fox", 30, 1, head, 0, "The", "first", 0.75, 0.75) for head in range(3)],
+            (sinky, "long", "fox", 30, 1, 3, 7, ",", "delimiter", 0.4375, 0.0625),
+        ),
+        mechanism=frame(
+            "model quantity layer value low high count",
+            *mechanism_rows(sinky, (0.9375, 8.5), (0.875, 6.5), (0.84375, 0.71875, 0.90625), 0.8125),
+            *mechanism_rows(plain, (1.0625, 1.125), (1.0, 1.0625), (-0.25, -0.5, 0.125), 0.03125),
+        ),
+        bos_arms=frame(
+            "model arm first_token n_tokens prompts null_score sink_fraction sink_fraction_low sink_fraction_high "
+            "mean_score mean_score_low mean_score_high mean_excess mean_excess_low mean_excess_high excess_difference "
+            "excess_difference_low excess_difference_high strongest_0 strongest_1 strongest_2 strongest_3",
+            *bos_rows(sinky),
+        ),
         heads=frame(
             "model set prompts mean_tokens mean_sink_score mean_null_score mean_excess_score sink_share layer head",
             *heads,

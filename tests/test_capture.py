@@ -8,6 +8,7 @@ import torch
 from arithmetic import Truth, allowed_error, assert_within, in_float64, largest_error, roundings, truth_of
 from readable import readable_norms
 from tiny import ALL, SELF_ATTENDING, eager_maps, key_classes, prompt_ids, tiny_model
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sinkstudy.capture import sink_mass, watch_forward, watched
@@ -129,7 +130,8 @@ def test_the_three_methods_compute_attention(heads, n):
     generator = torch.Generator().manual_seed(n)
     query = torch.randn(2, heads[0], n, 16, generator=generator)
     key, value = (torch.randn(2, heads[1], n, 16, generator=generator) for _ in range(2))
-    call = AttentionCall(query, key, value, scale=0.3)
+    counted = torch.arange(n) < torch.tensor([n, n - 1])[:, None]
+    call = AttentionCall(query, key, value, scale=0.3, counted=counted)
     assert can_fuse(call)
     # So few numbers may all be near the truth by luck: what their scores may round is added.
     terms = score_rounding(query, key, 0.3) / roundings(1)
@@ -139,6 +141,8 @@ def test_the_three_methods_compute_attention(heads, n):
         assert_within(output, expected)
         assert_within(masses.keys, maps.map(key_classes))
         assert masses.row_error.amax() <= row_rounding(query, key, 0.3)
+        received = maps.map(lambda maps: mean_of_later(maps[None], counted)[0])
+        assert_within(later_mean(masses.received, counted), replace(received, allowed=maps.allowed + roundings(n)))
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 15, 16])
@@ -241,9 +245,84 @@ def test_weights_that_look_ahead_are_an_error_of_the_row():
 def test_output_norms_equal_each_heads_own_contribution(model_type):
     model, ids = tiny_model(model_type), prompt_ids(11)
     found = {}
-    watch_forward(model, ids, lambda layer, masses: found.update({layer: masses.output_norm}), norms=True)
+    watch_forward(model, ids, lambda layer, masses: found.update({layer: masses.norms.output}), norms=True)
     expected = truth_of(readable_norms, model, ids)
     assert_within(torch.stack([found[layer] for layer in sorted(found)]), expected)
+
+
+@torch.no_grad()
+def entering_residuals(model, ids):
+    """Norms of the residual streams that enter the layers that attend, (layer, batch, query)."""
+    return entering(model, ids).norm(dim=-1)
+
+
+@torch.no_grad()
+def entering(model, ids):
+    return torch.stack(model.base_model(ids, output_hidden_states=True).hidden_states[:-1])
+
+
+@pytest.mark.parametrize("model_type", ALL)
+def test_residual_norms_equal_those_of_the_hidden_states(model_type):
+    model, ids, found = tiny_model(model_type), prompt_ids(11), {}
+    watch_forward(model, ids, lambda layer, masses: found.update({layer: masses.norms}), norms=True)
+    layers = sorted(found)
+    expected = truth_of(lambda model: entering_residuals(model, ids)[layers], model)
+    assert_within(torch.stack([found[layer].residual for layer in layers]), expected)
+    first = entering(model, ids)[layers, 0, 0]
+    for row, layer in enumerate(layers):
+        assert found[layer].channel[0].tolist() == first[row].abs().argsort(descending=True)[:3].tolist()
+        assert torch.allclose(found[layer].channel_value[0], first[row][found[layer].channel[0]], rtol=1e-5)
+
+
+def mean_of_later(maps, counted):
+    """Mean over the counted queries after a key of their attention to it, (layer, batch, head, key), 0 without any."""
+    means = torch.zeros(maps.shape[:-2] + maps.shape[-1:], dtype=maps.dtype)
+    for row, queries in enumerate(counted.sum(-1).tolist()):
+        for key in range(queries - 1):
+            means[:, row, :, key] = maps[:, row, :, key + 1 : queries, key].mean(-1)
+    return means
+
+
+def later_mean(received, counted):
+    """The same from the sums of `Masses.received`."""
+    later = counted.sum(-1, keepdim=True) - 1 - torch.arange(counted.shape[1])
+    return received / later.clamp(min=1)[:, None]
+
+
+@pytest.mark.parametrize("model_type", ALL)
+@pytest.mark.parametrize("maps", [False, True])
+def test_attention_received_equals_that_of_eager_attention_without_padding(model_type, maps):
+    model, layers = tiny_model(model_type), {}
+    ids = torch.nn.utils.rnn.pad_sequence([prompt_ids(n, seed=n)[0] for n in (3, 40, 1)], batch_first=True)
+    counted = torch.arange(ids.shape[1]) < torch.tensor([3, 40, 1])[:, None]
+    keep = lambda layer, masses: layers.update({layer: masses.received})  # noqa: E731
+    watch_forward(model, ids, keep, maps=maps, counted=counted)
+    expected = true_maps(model, ids).map(lambda maps: mean_of_later(maps, counted))
+    received = torch.stack([layers[layer] for layer in sorted(layers)])
+    assert_within(later_mean(received, counted), replace(expected, allowed=expected.allowed + roundings(40)))
+
+
+class Largest(TorchDispatchMode):
+    """The numbers in the largest tensor that anything computes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        output = function(*arguments, **named or {})
+        tensors = [part for part in (output if isinstance(output, tuple) else (output,)) if torch.is_tensor(part)]
+        self.numbers = max([self.numbers, *(part.numel() for part in tensors)])
+        return output
+
+
+@pytest.mark.parametrize("method", [fused, blockwise])
+def test_memory_for_positions_is_linear_in_the_length(method):
+    largest = {}
+    for n in (1024, 8192):
+        query, key, value = torch.randn(1, 2, n, 4), *torch.randn(2, 1, 1, n, 4)
+        with Largest() as seen:
+            method(AttentionCall(query, key, value, 0.5, counted=torch.ones(1, n, dtype=torch.bool)))
+        largest[n] = seen.numbers
+    assert largest[8192] <= 8 * largest[1024]
 
 
 def test_a_lost_sliding_window_mask_is_refused(monkeypatch):

@@ -23,7 +23,7 @@ from sinkstudy.explorer.packing import (
     score_steps,
     stored_lengths,
 )
-from sinkstudy.explorer.study import Shape, thinning
+from sinkstudy.explorer.study import Shape, read_study, thinning
 from sinkstudy.prompts import Prompt, combined_digest
 from sinkstudy.stats.scores import null_score
 from sinkstudy.store import Expected, PromptRecord, open_capture, write_capture
@@ -97,6 +97,23 @@ def test_each_capture_is_opened_once_and_one_of_another_model_is_refused(tmp_pat
     monkeypatch.setattr(h5py, "File", Counted)
     write_page(paths, [0.9], 0.9, page)
     assert sorted(opened_files) == sorted(path for files in paths.values() for path in files)
+
+
+@pytest.mark.parametrize("n", [1, 30])
+def test_the_page_knows_which_position_receives_most_of_each_head_where_that_was_captured(tmp_path, n):
+    path, mass = tmp_path / "c.h5", np.full((2, 2, n), 0.01)
+    mass[..., -1] = np.nan
+    for cell, position in enumerate((0, 5, 7, 3) if n > 1 else ()):
+        mass.reshape(4, n)[cell, position] = 0.4567
+    with write_capture(path, ATTRIBUTES | {"model": "m"}, ("first",)) as writer:
+        for name, positions in {"with": mass, "without": None}.items():
+            writer.begin(Prompt(name, "s", "text"), [0] * n, ["t"] * n)
+            record = PromptRecord([0, 1], np.ones((2, 2, n, 1)), np.ones((2, 2)), 0.0, position_mass=positions)
+            writer.finish(name, record)
+    found = [
+        prompt["receivers"] for prompt in read_study({"m": [path]}, [0.9], 0.9).description["models"][0]["prompts"]
+    ]
+    assert found == [[(0, 0.457), (5, 0.457), (7, 0.457), (3, 0.457)] if n > 1 else None, None]
 
 
 @given(

@@ -70,6 +70,13 @@ NUMBERS = [
         "sinky|the head's own record (its mean score on other prompts)|0.938|0.875 to 0.969|0.188|0.125 to 0.250|0.188|"
         "0.062|87.50%|81.25%",
     ),
+    ("Where the", 0, "sinky|fox|',' (delimiter)|7|30|1|1|0.438|0.062"),
+    ("With and", 0, "sinky|never|the text's|2|2|37.50%|0.500|0.750|0.250|0.000 (0.000 to 0.000)|–"),
+    (
+        "With and",
+        3,
+        r"sinky|always|\<s\>|24|2|37.50%|0.625|0.157|0.375|0.125 (0.125 to 0.125)|62.50%, 25.00%, 12.50%, 0.00%",
+    ),
     ("Layer by", 0, "sinky|0|1|6|78.12%|59.38% to 90.62%|40.62%|1.923|0.531"),
     ("Consistent", 0, "sinky|24|4 (2)|4|1|2|1|1|1"),
     ("Consistent", 1, "plain (control)|24|4 (2)|1|0|0|1|0|0"),
@@ -162,11 +169,14 @@ SENTENCES = [
     ("Results: plain", "A control: "),
     (
         "Where the",
-        "- **sinky**: of 8 cases (head and prompt) of 0.9 or more, 75.00% on position 0, 25.00% on position 2.",
+        "- **sinky**: of 4 cases (head and prompt) with a sink, 75.00% have it at the first token, 25.00% have it at a "
+        "delimiter, 0.00% have it at another token.",
     ),
-    ("Where the", "- **plain (control)**: no head puts 0.9"),
     ("What tells", "; a record of 2 prompts is as good as one of all."),
     ("What tells", "- **plain (control)**: no head is a sink in later layers at any length"),
+    ("Where the", "- **plain (control)**: no position is a sink"),
+    ("Why sinks", "it sets in at layer 1, and the first layer, where it is 0.94 times, cannot foretell"),
+    ("Why sinks", "Values of its 3 sink heads (mean excess of at least 0.5) have 0.156 of the others' norm"),
     ("Layer by", "- **sinky**: 2 of 3 ordered pairs of layers agree beyond the base rate; without any sink, and so"),
     ("Simulated", "- **simulated toy**: the formula of the original study."),
     ("Replacing", "on CPU, all variants"),
@@ -287,7 +297,7 @@ def empty(*names: str) -> dict[str, pd.DataFrame]:
         (empty("set_dependence"), "Consistent", "No prompt is long enough"),
         (empty("control"), "Against", "has no control"),
         ({"published": pd.DataFrame()}, "Published", "No published figures"),
-        (empty("long_prompts", "positions", "benchmark"), "Verdicts", "measure on longer prompts first"),
+        (empty("long_prompts", "sink_positions", "benchmark"), "Verdicts", "measure on longer prompts first"),
         ({"lengths": study().lengths.query("n_tokens <= 2")}, "Impact", "only 2 tokens"),
     ],
 )
@@ -420,7 +430,7 @@ def test_figures_that_the_study_does_not_draw_are_left_out_and_those_that_are_go
     drawn = study().figures
     text = markdown(study())
     assert set(re.findall(r"\(figures/(.+?)\.png\)", text)) == drawn
-    assert len(drawn) == 2 * len(FIGURES) + 4
+    assert len(drawn) == 2 * len(FIGURES) + 5
     assert "![" not in markdown(replace(study(), figures=frozenset()))
     with refuses("figures/none.png"):
         page("![Nothing](figures/none.png)")

@@ -45,7 +45,7 @@ def test_random_weights_are_seeded_and_differ_from_the_checkpoint(foreign):
     assert not torch.equal(one[key], trained[key])
 
 
-@pytest.mark.parametrize(("bos", "count"), [("auto", 1), ("always", 1), ("never", 0)])
+@pytest.mark.parametrize(("bos", "count"), [("auto", 1), ("always", 1), ("never", 0), ("double", 2)])
 def test_bos_is_what_the_configuration_says(foreign, bos, count):
     loaded = load_model(spec(foreign, bos=bos))
     ids = encode(loaded, {"p": "Hello world"})["p"]
@@ -53,8 +53,9 @@ def test_bos_is_what_the_configuration_says(foreign, bos, count):
     assert loaded.tokenizer.decode(ids[count:]) == "Hello world"
 
 
-def test_a_doubled_bos_is_refused(foreign):
-    loaded = load_model(spec(foreign))
+@pytest.mark.parametrize("bos", ["auto", "always", "double"])
+def test_a_bos_more_than_asked_for_is_refused(foreign, bos):
+    loaded = load_model(spec(foreign, bos=bos))
     with pytest.raises(StudyError, match=r"prompt 'p'.*BOS twice"):
         encode(loaded, {"p": loaded.tokenizer.bos_token + "Hello"})
 

@@ -164,7 +164,7 @@ ROWS = {
     "sink threshold changed": Row(lambda lab: lab.set(sinks={"threshold": 0.8}), dict.fromkeys(OF_THRESHOLD, "")),
     "bootstrap seed changed": Row(
         lambda lab: lab.set(statistics=CLONE["statistics"] | {"seed": 5}),
-        {"heads": "", "heldout": "", "predictors": "", "simulation": "", "statistics": ""},
+        {"heads": "", "heldout": "", "mechanism": "", "predictors": "", "simulation": "", "statistics": ""},
     ),
     "figure style changed": Row(
         lambda lab: lab.append("sinkstudy/figures/style.py", "EDITED = 1"), dict.fromkeys(drawing_rules(), "")

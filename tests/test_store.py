@@ -388,7 +388,7 @@ def one_token_more(file: h5py.File) -> None:
         (text_file, "delete it and run again"),
         (foreign_file, "complete capture"),
         (set_item("/", "complete", False), "complete capture"),
-        (set_item("/", "schema", 5), "complete capture of schema 6"),
+        (set_item("/", "schema", 6), "complete capture of schema 7"),
         (set_item("/", "layers", [1]), "axes"),
         (removed("q"), "1 of 2 prompts"),
         (removed("p/sink_mass"), "sink_mass"),

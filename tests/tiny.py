@@ -1,5 +1,7 @@
 """Tiny random models of many architectures, for comparing captures with eager attention."""
 
+from functools import partial
+
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
@@ -108,13 +110,13 @@ def prompt_ids(n: int, seed: int = 0, vocabulary: int = 99) -> torch.Tensor:
 def eager_maps(model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
     """What Transformers itself says, in the model's dtype: (layer, batch, head, query, key) of layers that attend."""
     before = model.config._attn_implementation
-    if model._can_set_attn_implementation():
-        model.set_attn_implementation("eager")
+    exchangeable = model._can_set_attn_implementation()
+    change = model.set_attn_implementation if exchangeable else partial(setattr, model.config, "_attn_implementation")
+    change("eager")
     try:
         maps = model(input_ids, output_attentions=True, use_cache=False).attentions
     finally:
-        if model._can_set_attn_implementation():
-            model.set_attn_implementation(before)
+        change(before)
     return torch.stack([m for m in maps if m is not None])
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from sinkstudy.capture.eager import watch_eagerly
 from sinkstudy.capture.interface import exchanged_attention, watch_interface
 from sinkstudy.capture.masses import KEY_CLASSES, Masses
+from sinkstudy.capture.norms import norm_hooks
 from sinkstudy.errors import StudyError
 from sinkstudy.models.implementation import uses_attention_interface
 
@@ -36,23 +37,32 @@ def sink_mass(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
 
 
 class Forward(Protocol):
-    def __call__(self, input_ids: Tensor, on_layer: OnLayer, *, maps: bool = False) -> None:
+    def __call__(
+        self, input_ids: Tensor, on_layer: OnLayer, *, maps: bool = False, counted: Tensor | None = None
+    ) -> None:
         """As `watch_forward`."""
 
 
 def watch_forward(
-    model: PreTrainedModel, input_ids: Tensor, on_layer: OnLayer, *, maps: bool = False, norms: bool = False
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    on_layer: OnLayer,
+    *,
+    maps: bool = False,
+    norms: bool = False,
+    counted: Tensor | None = None,
 ) -> None:
     """Run one forward pass over `input_ids` (batch, query), calling `on_layer(layer, masses)` as layers finish.
 
     Prompts of different lengths are padded on the right by the caller: causal queries never see what follows
-    them, so rows up to each prompt's own length are unaffected. With `maps` the masses hold the whole map, with
-    `norms` the relative output norms (not on architectures that compute attention by themselves).
+    them, so rows up to each prompt's own length are unaffected. With `maps` the masses hold the whole map; with
+    `norms` those of the layer (on architectures that compute attention by themselves only the residual's). `counted`
+    (batch, query) is true for queries that are no padding, and asks for what each key receives from later ones.
 
     Raises StudyError naming the model type when none of its layers shows its attention.
     """
     with watched(model, norms=norms) as forward:
-        forward(input_ids, on_layer, maps=maps)
+        forward(input_ids, on_layer, maps=maps, counted=counted)
 
 
 @contextmanager
@@ -64,7 +74,7 @@ def watched(model: PreTrainedModel, *, norms: bool = False) -> Iterator[Forward]
     known: set[int] = set()
 
     @torch.inference_mode()
-    def forward(input_ids: Tensor, on_layer: OnLayer, *, maps: bool = False) -> None:
+    def forward(input_ids: Tensor, on_layer: OnLayer, *, maps: bool = False, counted: Tensor | None = None) -> None:
         seen: set[int] = set()
 
         def note(layer: int, masses: Masses) -> None:
@@ -76,12 +86,13 @@ def watched(model: PreTrainedModel, *, norms: bool = False) -> Iterator[Forward]
                 raise _AllSeen
 
         ids = input_ids.to(model.device)
+        counted = None if counted is None else counted.to(model.device)
         try:
             if exchangeable:
-                with watch_interface(note, output_norms, maps=maps):
+                with watch_interface(note, hooks, maps=maps, counted=counted):
                     model.base_model(input_ids=ids, use_cache=False)
             else:
-                with watch_eagerly(model, note, maps=maps):
+                with watch_eagerly(model, note, hooks, maps=maps, counted=counted):
                     model.base_model(input_ids=ids, use_cache=False, output_attentions=True)
         except _AllSeen:
             return
@@ -90,7 +101,7 @@ def watched(model: PreTrainedModel, *, norms: bool = False) -> Iterator[Forward]
         known.update(seen)
 
     exchangeable = uses_attention_interface(model)
-    with exchanged_attention(model, norms=norms and exchangeable) as output_norms:
+    with exchanged_attention(model), norm_hooks(model, norms) as hooks:
         yield forward
 
 

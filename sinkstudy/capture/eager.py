@@ -6,22 +6,33 @@ layers.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from sinkstudy.capture.masses import Masses, from_map
+from sinkstudy.capture.norms import NormHooks
 
 
 @contextmanager
-def watch_eagerly(model: PreTrainedModel, on_layer: Callable[[int, Masses], None], *, maps: bool) -> Iterator[None]:
+def watch_eagerly(
+    model: PreTrainedModel,
+    on_layer: Callable[[int, Masses], None],
+    norms: NormHooks | None = None,
+    *,
+    maps: bool,
+    counted: Tensor | None = None,
+) -> Iterator[None]:
     """Report the masses of every attention module that returns its weights inside the block."""
 
     def take(module: torch.nn.Module, _: tuple, output: Any) -> Any:
         if not _holds_weights(output):
             return output
-        on_layer(module.layer_idx, from_map(output[1], keep_map=maps))
+        masses = from_map(output[1], keep_map=maps, counted=counted)
+        on_layer(module.layer_idx, replace(masses, norms=norms.of(module) if norms else None))
         return (output[0], None, *output[2:])
 
     handles = [m.register_forward_hook(take) for m in model.modules() if isinstance(getattr(m, "layer_idx", None), int)]

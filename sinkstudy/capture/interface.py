@@ -15,7 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 
 from sinkstudy.capture.masses import AttentionCall, Masses, blockwise, explicit, fused, worth_fusing
-from sinkstudy.capture.norms import OutputNorms
+from sinkstudy.capture.norms import NormHooks
 from sinkstudy.errors import StudyError
 from sinkstudy.models.implementation import attention_implementation
 
@@ -25,33 +25,29 @@ _NAME = "sinkstudy_capture"
 @dataclass(frozen=True)
 class _Watch:
     on_layer: Callable[[int, Masses], None]
+    norms: NormHooks | None
     maps: bool
-    norms: OutputNorms | None
+    counted: Tensor | None
 
 
 _watch: ContextVar[_Watch] = ContextVar("sinkstudy_capture")
 
 
 @contextmanager
-def exchanged_attention(model: PreTrainedModel, *, norms: bool) -> Iterator[OutputNorms | None]:
+def exchanged_attention(model: PreTrainedModel) -> Iterator[None]:
     """Replace the model's attention for all passes made inside the block; restore the model exactly after it."""
     AttentionInterface.register(_NAME, _watched_attention)
     AttentionMaskInterface.register(_NAME, sdpa_mask)
     with attention_implementation(model, _NAME):
-        output_norms = OutputNorms(model) if norms else None
-        try:
-            yield output_norms
-        finally:
-            if output_norms is not None:
-                output_norms.remove()
+        yield
 
 
 @contextmanager
 def watch_interface(
-    on_layer: Callable[[int, Masses], None], norms: OutputNorms | None, *, maps: bool
+    on_layer: Callable[[int, Masses], None], norms: NormHooks | None, *, maps: bool, counted: Tensor | None
 ) -> Iterator[None]:
-    """Report every call of the exchanged attention inside the block: its masses, and output norms if given `norms`."""
-    token = _watch.set(_Watch(on_layer, maps, norms))
+    """Report every call of the exchanged attention inside the block: its masses, and norms if given hooks."""
+    token = _watch.set(_Watch(on_layer, norms, maps, counted))
     try:
         yield
     finally:
@@ -85,11 +81,12 @@ def _watched_attention(
         mask=attention_mask,
         softcap=features.get("softcap"),
         learned_sinks=features.get("s_aux"),
+        counted=watch.counted,
     )
     method = explicit if watch.maps else fused if worth_fusing(call) else blockwise
     output, masses = method(call)
     output = output.transpose(1, 2).contiguous()
     if watch.norms is not None:
-        masses = replace(masses, output_norm=watch.norms.of(module, output))
+        masses = replace(masses, norms=watch.norms.of(module, value, output))
     watch.on_layer(module.layer_idx, masses)
     return output, None

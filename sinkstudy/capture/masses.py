@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sinkstudy.capture.norms import Norms
+
 KEY_CLASSES = ("position_0", "position_1", "position_2", "position_3", "self", "previous")
 _FIRST_KEYS = 4
 _BLOCK = 256
@@ -30,7 +32,7 @@ class AttentionCall:
     query (batch, head, query, width), key and value (batch, kv_head, key, width). `mask` (batch or 1, head or 1,
     query, key) is boolean (True: attend) or additive; None means causal. `softcap` bounds the scores as
     softcap * tanh(score / softcap). `learned_sinks` (head,) is an extra logit per head that takes mass and gives
-    no output.
+    no output. `counted` (batch, query): queries whose attention to earlier keys is to be summed; None: no such sums.
     """
 
     query: Tensor
@@ -40,6 +42,7 @@ class AttentionCall:
     mask: Tensor | None = None
     softcap: float | None = None
     learned_sinks: Tensor | None = None
+    counted: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Masses:
     before it. `row_sum` (batch, head, query): the mass on all keys, or None where it was checked on sampled rows
     instead. `row_error` (batch,): the largest |row sum - 1| seen (learned sinks counted in the sum).
     `learned_sinks`: whether a learned sink takes part of each row, so that `row_sum` is below 1 by design.
-    `map` (batch, head, query, key): only from `explicit`. `output_norm` (batch, head, query): see `norms`.
+    `map` (batch, head, query, key): only from `explicit`. `received` (batch, head, key): the sum over the counted
+    queries that come after a key of their mass on it, or None where none are counted. `norms`: see `capture.norms`.
     """
 
     keys: Tensor
@@ -58,7 +62,8 @@ class Masses:
     row_error: Tensor
     learned_sinks: bool = False
     map: Tensor | None = None
-    output_norm: Tensor | None = None
+    received: Tensor | None = None
+    norms: Norms | None = None
 
 
 def worth_fusing(call: AttentionCall) -> bool:
@@ -90,6 +95,7 @@ def blockwise(call: AttentionCall, block: int = _BLOCK) -> tuple[Tensor, Masses]
         row_sum=torch.cat([m.row_sum for m in masses], dim=-1),
         row_error=torch.stack([m.row_error for m in masses]).amax(0),
         learned_sinks=call.learned_sinks is not None,
+        received=None if call.counted is None else torch.stack([m.received for m in masses]).sum(0),
     )
 
 
@@ -112,11 +118,12 @@ def fused(call: AttentionCall) -> tuple[Tensor, Masses]:
     previous = (query[..., 1:, :] * key[..., :-1, :]).sum(-1).mul_(call.scale)
     keys[..., 1:, 5] = previous.sub_(lse[..., 1:]).exp_()
     error = _sampled_row_error(query, key, lse, call.scale)
-    return output, Masses(keys=keys.flatten(1, 2), row_sum=None, row_error=error)
+    received = None if call.counted is None else _received_by_blocks(query, key, lse, call)
+    return output, Masses(keys=keys.flatten(1, 2), row_sum=None, row_error=error, received=received)
 
 
-def from_map(attention: Tensor, keep_map: bool) -> Masses:
-    """Masses of attention weights (batch, head, query, key) that a model returned."""
+def from_map(attention: Tensor, keep_map: bool, counted: Tensor | None = None) -> Masses:
+    """Masses of attention weights (batch, head, query, key) that a model returned; `counted` as in `AttentionCall`."""
     weights = attention.float()
     queries = torch.arange(weights.shape[-2], device=weights.device)
     future = torch.arange(weights.shape[-1], device=weights.device) > queries[:, None]
@@ -127,6 +134,7 @@ def from_map(attention: Tensor, keep_map: bool) -> Masses:
         # Mass on keys that come later counts as an error of the row, as a missing mask shows itself by it.
         row_error=_worst(row_sum - 1, (weights * future).sum(-1)),
         map=weights if keep_map else None,
+        received=_received(weights, 0, counted),
     )
 
 
@@ -164,6 +172,7 @@ def _rows(call: AttentionCall, start: int, stop: int, keep_map: bool) -> tuple[T
         row_error=_worst(missing, ahead),
         learned_sinks=call.learned_sinks is not None,
         map=probabilities if keep_map else None,
+        received=_received(probabilities, start, call.counted),
     )
 
 
@@ -207,6 +216,35 @@ def _key_classes(probabilities: Tensor, start: int) -> Tensor:
     first = 1 if start == 0 else 0  # the first query has nothing before it
     keys[..., first:, 5] = probabilities.diagonal(start - 1, -2, -1)[..., : keys.shape[-2] - first]
     return keys
+
+
+def _received(probabilities: Tensor, start: int, counted: Tensor | None) -> Tensor | None:
+    """The part of `Masses.received` in full rows (batch, head, query, key), of which the first is query `start`."""
+    if counted is None:
+        return None
+    rows = probabilities.shape[-2]
+    weights = counted[:, None, None, start : start + rows].float()
+    own = probabilities.diagonal(start, -2, -1) * weights[..., 0, :]
+    received = (weights @ probabilities)[..., 0, :]
+    received[..., start : start + rows] -= own
+    return received
+
+
+def _received_by_blocks(query: Tensor, key: Tensor, lse: Tensor, call: AttentionCall) -> Tensor:
+    """`Masses.received` from log-sum-exps, in memory linear in the number of queries.
+
+    `query` (batch, kv_head, query head of it, query, width), `key` (batch, kv_head, 1, key, width), `lse` as query.
+    """
+    received = torch.zeros_like(lse)
+    weights = call.counted[:, None, None, None].float()  # (batch, 1, 1, 1, query)
+    for start in range(0, lse.shape[-1], _BLOCK):
+        block = slice(start, start + _BLOCK)
+        stop = min(start + _BLOCK, lse.shape[-1])
+        scores = torch.einsum("bghqd,bgkd->bghqk", query[..., block, :], key[:, :, 0, :stop])
+        weight = scores.mul_(call.scale).sub_(lse[..., block, None]).exp_()
+        weight[..., block].tril_(-1)
+        received[..., :stop] += (weights[..., block] @ weight)[..., 0, :]
+    return received.flatten(1, 2)
 
 
 def _flash_with_lse(call: AttentionCall) -> tuple[Tensor, Tensor]:

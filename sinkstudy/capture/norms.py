@@ -1,8 +1,15 @@
-"""How much a head writes: the norm of its output relative to the residual stream it is added to.
+"""Norms around a layer's attention: of the residual stream that enters the layer, of values, of what heads write.
 
-A sink head whose relative norm is near zero does nothing; one with a large norm adds a bias that matters. Models that
-normalize the attention output once more before adding it (Gemma 2 and 3) are measured before that normalization.
+The first token's residual may be a hundred times as long as the others' (massive activations, Sun et al., 2402.17762),
+and its value a tenth as long (value drain, Guo et al., 2410.13835); sinks come and go with both. A sink head whose
+output norm, relative to the stream it is added to, is near zero does nothing; one with a large norm adds a bias that
+matters. Models that normalize the attention output once more before adding it (Gemma 2 and 3) are measured before that
+normalization.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from accelerate.utils import align_module_device
@@ -10,12 +17,30 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+CHANNELS = 3
 
-class OutputNorms:
-    """Norms for all passes until `remove`: hooks keep the stream each attention module's output is added to."""
+
+@dataclass(frozen=True)
+class Norms:
+    """Of one layer, all float32; None where the architecture does not show it.
+
+    `residual` (batch, query): |x|, the residual stream entering the layer. `channel` (batch, channel) int64: the
+    largest channels of the first token's x, and `channel_value` their values. `value` (batch, head, key): |v| of the
+    KV head that a head reads. `output` (batch, head, query): |W_O,h a_h| / |x|, a_h being the head's attention output.
+    """
+
+    residual: Tensor
+    channel: Tensor
+    channel_value: Tensor
+    value: Tensor | None = None
+    output: Tensor | None = None
+
+
+class NormHooks:
+    """Hooks that keep the residual stream entering each attention module's layer, until the module is measured."""
 
     def __init__(self, model: PreTrainedModel):
-        self._before: dict[nn.Module, Tensor] = {}  # (batch, query, hidden)
+        self._entering: dict[nn.Module, Tensor] = {}  # (batch, query, hidden)
         self._factors: dict[nn.Module, Tensor | None] = {}
         self._handles = []
         for layer in model.modules():
@@ -23,22 +48,34 @@ class OutputNorms:
             if attentions:
                 self._handles.append(layer.register_forward_pre_hook(self._hook(attentions), with_kwargs=True))
 
-    def of(self, attention: nn.Module, output: Tensor) -> Tensor | None:
-        """|W_O,h a_h| / |x| for every head and query, (batch, head, query) float32.
+    def of(self, attention: nn.Module, value: Tensor | None = None, output: Tensor | None = None) -> Norms | None:
+        """The norms of a layer whose attention was computed, or None where its input is not known.
 
-        `output` (batch, query, head, width): attention output a; x is the residual stream. None where the
-        architecture has no single output projection that reads the heads side by side.
+        `value` (batch, kv_head, key, width) and `output` (batch, query, head, width): of the attention call.
         """
+        entering = self._entering.pop(attention, None)
+        if entering is None:
+            return None
+        residual = torch.linalg.vector_norm(entering, dim=-1, dtype=torch.float32)
+        first = entering[:, 0].float()
+        channel = first.abs().topk(CHANNELS, dim=-1).indices
+        norms = Norms(residual, channel, first.gather(-1, channel))
+        if value is None or output is None:
+            return norms
+        per_kv_head = torch.linalg.vector_norm(value, dim=-1, dtype=torch.float32)
+        per_head = per_kv_head.repeat_interleave(output.shape[2] // value.shape[1], dim=1)
+        return Norms(residual, channel, norms.channel_value, per_head, self._output(attention, output, residual))
+
+    def _output(self, attention: nn.Module, output: Tensor, residual: Tensor) -> Tensor | None:
+        """None where the architecture has no single output projection that reads the heads side by side."""
         batch, queries, heads, width = output.shape
-        residual = self._before.pop(attention, None)
         if attention not in self._factors:
             self._factors[attention] = _factor(attention, heads, width)
         factor = self._factors[attention]
-        if factor is None or residual is None:
+        if factor is None:
             return None
         flat = output.float().reshape(batch * queries, heads, width).transpose(0, 1)
-        norm = torch.linalg.vector_norm(flat @ factor, dim=-1)  # (head, batch and query)
-        norm /= torch.linalg.vector_norm(residual.float(), dim=-1).flatten()
+        norm = torch.linalg.vector_norm(flat @ factor, dim=-1) / residual.flatten()  # (head, batch and query)
         return norm.reshape(heads, batch, queries).transpose(0, 1)
 
     def remove(self) -> None:
@@ -48,13 +85,24 @@ class OutputNorms:
     def _hook(self, attentions: list[nn.Module]):
         def note(_: nn.Module, args: tuple, kwargs: dict) -> None:
             hidden = args[0] if args else kwargs.get("hidden_states")
-            self._before.update(dict.fromkeys(attentions, hidden))
+            self._entering.update(dict.fromkeys(attentions, hidden))
 
         return note
 
 
+@contextmanager
+def norm_hooks(model: PreTrainedModel, wanted: bool) -> Iterator[NormHooks | None]:
+    """Hooks for all passes made inside the block, if `wanted`."""
+    hooks = NormHooks(model) if wanted else None
+    try:
+        yield hooks
+    finally:
+        if hooks is not None:
+            hooks.remove()
+
+
 def _factor(attention: nn.Module, heads: int, width: int) -> Tensor | None:
-    """R^T of W_O,h = QR for every head, (head, width, width or less) float32: |W_O,h a| = |R a|, as Q turns only."""
+    """R^T of W_O,h = QR for every head, (head, width, width or less) float32: |W_O,h a| = |R a|, as Q is orthogonal."""
     weight = _output_projection(attention, heads * width)
     if weight is None:
         return None

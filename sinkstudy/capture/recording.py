@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from sinkstudy.capture import Forward, watched
 from sinkstudy.capture.masses import KEY_CLASSES, Masses
+from sinkstudy.capture.norms import CHANNELS
 from sinkstudy.errors import StudyError
 from sinkstudy.models.loading import LoadedModel, encode, within_context
 from sinkstudy.prompts import Prompt
@@ -27,6 +28,7 @@ _LARGE_MODEL = 1 << 31  # bytes of weights
 _MAP_STEPS = 1 << 14
 # Rows further from 1 than this are a broken mask or kernel, not rounding.
 _ROW_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+_PER_TOKEN = ("key_mass", "row_sum", "position_mass")  # (layer, head, query or key, ...)
 
 
 def record(
@@ -35,16 +37,19 @@ def record(
     loaded: LoadedModel,
     prompts: list[Prompt],
     maps_max_tokens: int,
+    positions_max_tokens: int = 0,
     too_long: str = "cut",
+    max_tokens: int | None = None,
 ) -> None:
     """Capture `prompts` with `loaded` (called `name` in the study) into the HDF5 file `path`.
 
-    Prompts of similar length share a forward pass; maps are stored for prompts of at most `maps_max_tokens`. Prompts
-    beyond the model's context are cut to it, or refused (see `within_context`).
+    Prompts of similar length share a forward pass; maps are stored for prompts of at most `maps_max_tokens`, the
+    attention that every position receives for those of at most `positions_max_tokens`. Prompts beyond the model's
+    context are cut to it, or refused (see `within_context`), and all to `max_tokens`, if given.
     Raises StudyError naming model, layer and prompt when attention is not finite or does not sum to 1.
     """
     whole = encode(loaded, {p.id: p.text for p in prompts})
-    token_ids = within_context(loaded, whole, too_long)
+    token_ids = {p: ids[:max_tokens] for p, ids in within_context(loaded, whole, too_long).items()}
     decoded = cache(lambda token: loaded.tokenizer.decode([token]))
     with (
         write_capture(path, _attributes(name, loaded), KEY_CLASSES) as writer,
@@ -55,9 +60,10 @@ def record(
             writer.begin(prompt, ids, [decoded(i) for i in ids], text_tokens=len(whole[prompt.id]))
         large = sum(part.numel() * part.itemsize for part in loaded.model.parameters()) >= _LARGE_MODEL
         tokens = _LARGE_BATCH if large or loaded.model.device.type == "cuda" else _SMALL_BATCH
-        batches = list(_batches(token_ids, tokens, maps_max_tokens))
+        limits = (maps_max_tokens, positions_max_tokens)
+        batches = list(_batches(token_ids, tokens, limits))
         for batch in tqdm(batches, desc=f"capture {name}", unit="batch"):
-            _record_batch(writer, forward, name, loaded, batch, token_ids, maps_max_tokens)
+            _record_batch(writer, forward, name, loaded, batch, token_ids, limits)
 
 
 def _record_batch(
@@ -67,16 +73,16 @@ def _record_batch(
     loaded: LoadedModel,
     batch: list[str],
     token_ids: dict[str, list[int]],
-    maps_max_tokens: int,
+    limits: tuple[int, int],
 ) -> None:
     lengths = [len(token_ids[p]) for p in batch]
     padded = torch.tensor([token_ids[p] + [0] * (max(lengths) - n) for p, n in zip(batch, lengths, strict=True)])
     own = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]  # (batch, query): not padding
-    kept = _Kept()
+    kept = _Kept(own)
 
     def keep(layer: int, masses: Masses) -> None:
         kept.add(layer, masses)
-        fault = _fault(kept.key_mass[-1], kept.row_errors[-1], own.numpy(), _ROW_TOLERANCE[loaded.model.dtype])
+        fault = _fault(**kept.checked(), own=own.numpy(), tolerance=_ROW_TOLERANCE[loaded.model.dtype])
         if fault is not None:
             row, what = fault
             raise StudyError(f"model {name!r}, layer {layer}, prompt {batch[row]!r}: {what}")
@@ -85,45 +91,59 @@ def _record_batch(
             for row, (prompt, n) in enumerate(zip(batch, lengths, strict=True)):
                 writer.add_map(prompt, maps[row, :, :n, :n])
 
-    forward(padded, keep, maps=max(lengths) <= maps_max_tokens)
-    for prompt, record in zip(batch, kept.records(own), strict=True):
+    maps, positions = (max(lengths) <= limit for limit in limits)
+    forward(padded, keep, maps=maps, counted=own if positions else None)
+    for prompt, record in zip(batch, kept.records(), strict=True):
         writer.finish(prompt, record)
 
 
 class _Kept:
     """What is stored of a batch besides maps, gathered layer by layer on the host."""
 
-    def __init__(self) -> None:
-        self.layers: list[int] = []
-        self.key_mass: list[np.ndarray] = []  # each (batch, head, query, key_class)
-        self.row_errors: list[np.ndarray] = []  # each (batch,)
-        self.row_sum: list[np.ndarray] = []  # each (batch, head, query), only with learned sinks: 1 elsewhere
-        self.output_norm: list[torch.Tensor] = []  # each (batch, head, query)
+    def __init__(self, own: torch.Tensor):
+        self._own = own  # (batch, query): not padding
+        self._layers: dict[int, dict[str, np.ndarray]] = {}  # by name, each beginning with the axis batch
 
     def add(self, layer: int, masses: Masses) -> None:
-        self.layers.append(layer)
-        self.key_mass.append(masses.keys.cpu().numpy())
-        self.row_errors.append(masses.row_error.cpu().numpy())
+        own, heads = self._own, masses.keys.shape[1]
+        unknown = torch.full((len(own), heads), torch.nan)
+        kept = {"key_mass": masses.keys, "row_error": masses.row_error}
+        kept |= {"activation": unknown[:, 0], "value_drain": unknown, "output_norm": unknown}
+        kept["activation_channel"] = torch.full((len(own), CHANNELS), -1)
+        kept["channel_value"] = torch.full((len(own), CHANNELS), torch.nan)
         if masses.learned_sinks:
-            self.row_sum.append(masses.row_sum.cpu().numpy())
-        norm = masses.output_norm
-        self.output_norm.append(torch.full(masses.keys.shape[:3], torch.nan) if norm is None else norm.cpu())
+            kept["row_sum"] = masses.row_sum
+        if masses.received is not None:
+            later = own.flip(-1).cumsum(-1).flip(-1)[:, None] - 1.0  # (batch, 1, key)
+            kept["position_mass"] = masses.received.cpu() / later.where(later > 0, torch.nan)
+        if (norms := masses.norms) is not None:
+            kept |= {"activation_channel": norms.channel, "channel_value": norms.channel_value}
+            kept["activation"] = _first_over_others(norms.residual.cpu(), own)
+            if norms.value is not None:
+                kept["value_drain"] = _first_over_others(norms.value.cpu(), own[:, None])
+            if norms.output is not None:
+                kept["output_norm"] = (norms.output.cpu() * own[:, None]).sum(-1) / own.sum(-1, keepdim=True)
+        self._layers[layer] = {name: values.cpu().numpy() for name, values in kept.items()}
 
-    def records(self, own: torch.Tensor) -> Iterator[PromptRecord]:
-        """One per prompt, without its padding; `own` (batch, query) says what is none."""
-        key_mass = np.stack(self.key_mass, axis=1)  # (batch, layer, head, query, key_class)
-        row_sum = np.stack(self.row_sum, axis=1) if self.row_sum else None
-        norms = torch.stack(self.output_norm, dim=1) * own[:, None, None]
-        norm = (norms.sum(-1) / own.sum(-1)[:, None, None]).numpy()  # (batch, layer, head)
-        errors = np.max(self.row_errors, axis=0)
-        for row, n in enumerate(own.sum(-1).tolist()):
-            yield PromptRecord(
-                layers=self.layers,
-                key_mass=key_mass[row, :, :, :n],
-                output_norm=norm[row],
-                row_error=float(errors[row]),
-                row_sum=None if row_sum is None else row_sum[row, :, :, :n],
-            )
+    def checked(self) -> dict[str, np.ndarray]:
+        """What tells whether the latest layer is sound, as arguments of `_fault`."""
+        latest = list(self._layers.values())[-1]
+        return {"key_mass": latest["key_mass"], "row_errors": latest["row_error"]}
+
+    def records(self) -> Iterator[PromptRecord]:
+        """One per prompt, without its padding."""
+        layers = list(self._layers.values())
+        stacked = {name: np.stack([layer[name] for layer in layers], axis=1) for name in layers[0]}
+        row_error = stacked.pop("row_error").max(1)
+        for row, n in enumerate(self._own.sum(-1).tolist()):
+            prompt = {name: values[row] for name, values in stacked.items()}  # each beginning with the axis layer
+            prompt |= {name: prompt[name][:, :, :n] for name in _PER_TOKEN if name in prompt}
+            yield PromptRecord(layers=list(self._layers), row_error=float(row_error[row]), **prompt)
+
+
+def _first_over_others(norms: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """The first number along the last axis over the median of the others that are no padding; NaN without others."""
+    return norms[..., 0] / norms.where(own, torch.nan)[..., 1:].nanquantile(0.5, dim=-1)
 
 
 def _fault(key_mass: np.ndarray, row_errors: np.ndarray, own: np.ndarray, tolerance: float) -> tuple[int, str] | None:
@@ -139,13 +159,13 @@ def _fault(key_mass: np.ndarray, row_errors: np.ndarray, own: np.ndarray, tolera
     return None
 
 
-def _batches(token_ids: dict[str, list[int]], tokens: int, maps_max_tokens: int) -> Iterable[list[str]]:
-    """Prompts by ascending length, filled up to a token budget; prompts with and without maps are not mixed."""
+def _batches(token_ids: dict[str, list[int]], tokens: int, limits: tuple[int, ...]) -> Iterable[list[str]]:
+    """Prompts by ascending length, filled up to a token budget; none within a limit are mixed with any beyond it."""
     batch: list[str] = []
     for prompt in sorted(token_ids, key=lambda p: (len(token_ids[p]), p)):
         n = len(token_ids[prompt])
         first = len(token_ids[batch[0]]) if batch else n
-        if batch and ((len(batch) + 1) * n > tokens or (n > maps_max_tokens >= first)):
+        if batch and ((len(batch) + 1) * n > tokens or any(n > limit >= first for limit in limits)):
             yield batch
             batch = []
         batch.append(prompt)

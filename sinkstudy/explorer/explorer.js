@@ -165,6 +165,12 @@
         "prompts in which it is one": `${parts.filter((p) => p[cell] >= threshold).length} of ${parts.length}`,
       }),
     };
+    const receiver = chosen.prompt !== "all" && prompts[0].receivers?.[cell];
+    if (receiver) {
+      const [position, attention] = receiver;
+      rows["receives most in the whole prompt"] = `token ${position + 1}, ${JSON.stringify(prompts[0].tokens[position])}: `
+        + decimals(attention);
+    }
     $("head-numbers").replaceChildren(...Object.entries(rows).map(([what, value]) => {
       const row = document.createElement("tr");
       const header = document.createElement("th");

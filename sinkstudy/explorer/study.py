@@ -18,8 +18,9 @@ from sinkstudy.explorer.packing import (
     score_steps,
     stored_lengths,
 )
+from sinkstudy.stats.positions import candidates
 from sinkstudy.stats.scores import prefix_scores
-from sinkstudy.store import Expected, open_capture
+from sinkstudy.store import Capture, Expected, open_capture
 from sinkstudy.store.reading import CaptureFile
 
 # The page stays under 25 MB, 5 of which are the plotting library.
@@ -129,6 +130,7 @@ def _model(
                     "scores": f"scores-{name}",
                     "type": kind,
                     "maps": f"maps-{name}" if has_maps else None,
+                    "receivers": _receivers(capture),
                 }
             )
             layers, heads = file.layers.tolist(), score.shape[1]
@@ -140,6 +142,16 @@ def _model(
         "heads": heads,
         "prompts": prompts,
     }
+
+
+def _receivers(capture: Capture) -> list[tuple[int, float]] | None:
+    """Per layer and head the position that receives most attention from later queries of the whole prompt, and how
+    much to three decimals; None where positions were not captured."""
+    n = capture.n_tokens
+    if capture.position_mass is None or n < 2:
+        return None
+    mass = capture.position_mass.reshape(-1, n)[:, : candidates(n)].astype(float)  # (layer and head, key)
+    return list(zip(mass.argmax(-1).tolist(), mass.max(-1).round(3).tolist(), strict=True))
 
 
 def _shape(file: CaptureFile, prompt: str) -> Shape:

@@ -8,7 +8,7 @@ import re
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sinkstudy.findings import predictor_rules, published, replacing, rules, sections, text, verdicts
+from sinkstudy.findings import mechanism, predictor_rules, published, replacing, rules, sections, text, verdicts
 from sinkstudy.findings.inputs import Tables, file_of
 
 __all__ = ["Tables", "markdown"]
@@ -27,7 +27,7 @@ def markdown(tables: Tables) -> str:
     shown = {"percent": text.percent, "show": text.show, "count": text.count, "interval": text.interval}
     environment.filters |= shown | {"note": text.row_note, "code": text.code}
     environment.globals |= {"file_of": file_of, "link": text.link, "note": text.note}
-    environment.globals |= {"published": published, "sections": sections}
+    environment.globals |= {"mechanism": mechanism, "published": published, "sections": sections}
     environment.globals["source"] = lambda verdict: text.note(verdict.file, verdict.rows) if verdict.file else ""
 
     def figure(name: str, caption: str) -> str:

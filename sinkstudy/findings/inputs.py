@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from sinkstudy.stats.profile import long_prompt_table, position_table
+from sinkstudy.stats.positions import EPSILON
+from sinkstudy.stats.profile import MIN_TOKENS, long_prompt_table
 from sinkstudy.store.tables import LongTable, read_tables
 
 PUBLISHED = Path(__file__).with_name("published.csv")  # figures of other studies, each with its source
-MIN_TOKENS = 24  # on shorter prompts uniform attention itself scores too high to judge a head by
-_LONG = ("scores", "lengths", "correlation")
+_LONG = ("scores", "lengths", "correlation", "sink_positions")
 _OF_THE_STUDY = ("control", "comparison", "costs")  # one file, not one per model
 
 
@@ -19,9 +19,10 @@ _OF_THE_STUDY = ("control", "comparison", "costs")  # one file, not one per mode
 class Tables:
     """The study's tables, all models together, as read from the result files.
 
-    Of the tables with many rows per prompt only what the findings need is held. `long_prompts` and `positions` sum up
-    the scores, see `profile`; `lengths` has each prompt at 2 tokens and at its whole length; `correlation` has rows
-    over all prompts, and those of single prompts at `threshold`. A table that the study does not have is empty.
+    Of the tables with many rows per prompt only what the findings need is held. `long_prompts` sums up the scores, see
+    `profile`; `lengths` has each prompt at 2 tokens and at its whole length; `correlation` has rows over all prompts,
+    and those of single prompts at `threshold`; `sink_positions` those of sinks in prompts of MIN_TOKENS tokens or more.
+    A table that the study does not have is empty.
 
     `provenance`: per model, the attributes of its captures. `threshold`: the sink score from which a head is a sink.
     `controls`: the models with random weights. `figures`: names, without ending, of the figures the study draws.
@@ -29,7 +30,7 @@ class Tables:
     """
 
     long_prompts: pd.DataFrame
-    positions: pd.DataFrame
+    sink_positions: pd.DataFrame
     heads: pd.DataFrame
     lengths: pd.DataFrame
     correlation: pd.DataFrame
@@ -37,6 +38,8 @@ class Tables:
     weakening: pd.DataFrame
     predictors: pd.DataFrame
     learning: pd.DataFrame
+    mechanism: pd.DataFrame
+    bos_arms: pd.DataFrame
     layer_pairs: pd.DataFrame
     set_dependence: pd.DataFrame
     definitions: pd.DataFrame
@@ -60,11 +63,11 @@ class Tables:
     @classmethod
     def read(cls, files: Mapping[str, Sequence[str | Path]], threshold: float, **about: object) -> "Tables":
         """`files`: those of each table by its name, and the score tables as `scores`. `about`: the other fields."""
-        scores, lengths, correlation = (LongTable(files[name]) for name in _LONG)
+        scores, lengths, correlation, sink_positions = (LongTable(files[name]) for name in _LONG)
         return cls(
             **{name: read_tables(paths) for name, paths in files.items() if name not in _LONG},
             long_prompts=long_prompt_table(scores, MIN_TOKENS),
-            positions=position_table(scores, threshold),
+            sink_positions=sink_positions.only(_sinks_of_long_prompts),
             lengths=lengths.only(_first_and_last),
             correlation=correlation.only(lambda rows: (rows["prompt"] == "all") | (rows["threshold"] == threshold)),
             cut_prompts=_cut_prompts(scores),
@@ -109,6 +112,10 @@ def file_of(name: str, model: object) -> str:
     if name == "published":
         return "published.csv"
     return f"results/{name}.csv" if name in _OF_THE_STUDY else f"results/{name}/{model}.csv"
+
+
+def _sinks_of_long_prompts(rows: pd.DataFrame) -> pd.Series:
+    return (rows["mean_attention"] >= EPSILON) & (rows["n_tokens"] >= MIN_TOKENS)
 
 
 def _first_and_last(lengths: pd.DataFrame) -> pd.Series:

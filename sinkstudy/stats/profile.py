@@ -9,6 +9,8 @@ from sinkstudy.stats.resampling import Resampling, ratio_intervals
 from sinkstudy.stats.scores import scored
 from sinkstudy.store import Capture
 
+MIN_TOKENS = 24  # on shorter prompts uniform attention itself scores too high to judge a head by
+
 
 def layer_table(scores: Iterable[pd.DataFrame], resampling: Resampling) -> pd.DataFrame:
     """A row per layer with its mean sink score over heads and prompts, from the parts of one model's score table.
@@ -60,14 +62,6 @@ def long_prompt_table(scores: Iterable[pd.DataFrame], min_tokens: int) -> pd.Dat
         table = added if table is None else pd.concat([table, added]).groupby(by, sort=False).agg(**again)
     table.insert(0, "sink_share", table.pop("sinks") / table["prompts"])
     return table.reset_index()
-
-
-def position_table(scores: Iterable[pd.DataFrame], threshold: float) -> pd.DataFrame:
-    """Cases (head and prompt) in which one of the first positions draws `threshold` of the attention or more: how many
-    per model and position, from the parts of score tables."""
-    strong = [part[part["position_score"] >= threshold] for part in scores]
-    cases = pd.concat(part.groupby(["model", "strongest_position"]).size() for part in strong)
-    return cases.groupby(level=["model", "strongest_position"]).sum().rename("cases").reset_index()
 
 
 def head_curves(captures: Iterable[Capture]) -> tuple[np.ndarray, np.ndarray]:

@@ -59,5 +59,12 @@ def percentiles(draws: np.ndarray, error: float = 0.05) -> np.ndarray:
     return ends
 
 
+def interval_ends(draws: np.ndarray) -> tuple[float, float]:
+    """The 95% percentile interval of draws (draw,) of one number; NaN where none of them is defined."""
+    known = draws[~np.isnan(draws)]
+    low, high = percentiles(known[:, None])[:, 0] if len(known) else (np.nan, np.nan)
+    return float(low), float(high)
+
+
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)

@@ -10,16 +10,26 @@ variable length would have none, so there is none but the labels of the axes.
 """
 
 from sinkstudy.store.atomic import atomic_write, write_file
-from sinkstudy.store.reading import Capture, Expected, open_capture, read_captures, read_provenance
+from sinkstudy.store.reading import (
+    Capture,
+    Expected,
+    NamedCapture,
+    open_capture,
+    read_captures,
+    read_named_captures,
+    read_provenance,
+)
 from sinkstudy.store.writing import PromptRecord, write_capture
 
 __all__ = [
     "Capture",
     "Expected",
+    "NamedCapture",
     "PromptRecord",
     "atomic_write",
     "open_capture",
     "read_captures",
+    "read_named_captures",
     "read_provenance",
     "write_capture",
     "write_file",

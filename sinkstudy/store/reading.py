@@ -13,9 +13,10 @@ import numpy as np
 from sinkstudy.errors import DamagedFileError, StudyError
 from sinkstudy.prompts import combined_digest
 
-SCHEMA = 6
+SCHEMA = 7
 # Type and axes of each dataset of a prompt. `row_sum` is there only where rows sum to less than 1 (learned sinks),
-# `attention` only up to maps_max_tokens; `output_norm` is a mean over queries, NaN where it could not be measured.
+# `attention` only up to maps_max_tokens, `position_mass` up to positions_max_tokens. Of the rest, what could not be
+# measured is NaN, and so is the `position_mass` of the last key.
 LAYOUT = {
     "token_ids": (np.int32, ("query",)),
     "tokens": (None, ("query",)),
@@ -23,15 +24,27 @@ LAYOUT = {
     "key_mass": (np.float32, ("layer", "head", "query", "key_class")),
     "output_norm": (np.float32, ("layer", "head")),
     "row_sum": (np.float32, ("layer", "head", "query")),
+    "activation": (np.float32, ("layer",)),
+    "activation_channel": (np.int32, ("layer", "channel")),
+    "channel_value": (np.float32, ("layer", "channel")),
+    "value_drain": (np.float32, ("layer", "head")),
+    "position_mass": (np.float32, ("layer", "head", "key")),
     "attention": (np.float16, ("layer", "head", "query", "key")),
 }
+_NEEDED = ("token_ids", "sink_mass", "key_mass", "output_norm")
+_FINITE = ("sink_mass", "key_mass", "row_sum")
 _IDENTITY = ("model", "source", "revision", "quantization", "dtype", "bos")
 
 
 @dataclass(frozen=True)
 class Capture:
     """One prompt's capture without its maps, see `LAYOUT`. `layers` are true layer indices; `row_sum` None means 1.
-    `text_tokens`: of the whole text, where it was cut to the model's context; None: as many as were captured."""
+    `text_tokens`: of the whole text, where it was cut to the model's context; None: as many as were captured.
+
+    `activation`: the norm of the first token's residual entering a layer over the median of the others' norms;
+    `activation_channel` and `channel_value`: its largest channels. `value_drain`: the same ratio for the values that a
+    head reads. `position_mass`: the mean, over the queries after a key, of their attention to it.
+    """
 
     prompt: str
     set: str
@@ -41,6 +54,11 @@ class Capture:
     key_mass: np.ndarray
     output_norm: np.ndarray
     row_sum: np.ndarray | None = None
+    activation: np.ndarray | None = None
+    activation_channel: np.ndarray | None = None
+    channel_value: np.ndarray | None = None
+    value_drain: np.ndarray | None = None
+    position_mass: np.ndarray | None = None
     text_tokens: int | None = None
 
     @property
@@ -49,7 +67,11 @@ class Capture:
 
     @property
     def nbytes(self) -> int:
-        return sum(part.nbytes for part in (self.sink_mass, self.key_mass, self.row_sum) if part is not None)
+        large = (self.sink_mass, self.key_mass, self.row_sum, self.position_mass)
+        return sum(part.nbytes for part in large if part is not None)
+
+
+NamedCapture = tuple[Capture, list[str]]  # with its tokens, each decoded by itself
 
 
 @dataclass(frozen=True)
@@ -100,14 +122,13 @@ class CaptureFile:
         """What is stored of one prompt, without its maps."""
         with _reading(self.path):
             group = self._file[prompt]
-            names = ["token_ids", "sink_mass", "key_mass", "output_norm", *(["row_sum"] if "row_sum" in group else [])]
-            arrays = {name: np.asarray(group[name], LAYOUT[name][0]) for name in names}
-            sizes = dict(zip(("layer", "head", "query"), arrays["sink_mass"].shape, strict=True))
-            sizes["key_class"] = len(self._file.attrs["key_classes"])
-            fit = all(array.shape == tuple(map(sizes.get, LAYOUT[name][1])) for name, array in arrays.items())
-            if not fit or sizes["layer"] != len(self.layers):
+            optional = [name for name in group if name in LAYOUT and name not in (*_NEEDED, "tokens", "attention")]
+            arrays = {name: np.asarray(group[name], LAYOUT[name][0]) for name in (*_NEEDED, *optional)}
+            n = len(arrays["token_ids"])
+            sizes = {"layer": len(self.layers), "query": n, "key": n, "key_class": len(self._file.attrs["key_classes"])}
+            if not all(_fit(array.shape, LAYOUT[name][1], sizes) for name, array in arrays.items()):
                 raise DamagedFileError(self.path, f"prompt {prompt!r} has axes that do not fit each other")
-            if not all(np.isfinite(array).all() for name, array in arrays.items() if name != "output_norm"):
+            if not all(np.isfinite(arrays[name]).all() for name in _FINITE if name in arrays):
                 raise DamagedFileError(self.path, f"prompt {prompt!r} holds values that are not finite")
             if not np.array_equal(arrays["key_mass"][..., 0], arrays["sink_mass"]):
                 raise DamagedFileError(self.path, f"sink_mass and key_mass of prompt {prompt!r} contradict each other")
@@ -148,6 +169,12 @@ def read_captures(paths: Iterable[Path | str], expected: Expected | None = None)
     Raises DamagedFileError as `open_capture` does, and StudyError where two files are not of the same model, weights
     and settings, or hold the same prompt.
     """
+    for capture, _ in read_named_captures(paths, expected):
+        yield capture
+
+
+def read_named_captures(paths: Iterable[Path | str], expected: Expected | None = None) -> Iterator[NamedCapture]:
+    """As `read_captures`, each with its tokens."""
     holders: dict[str, Path] = {}
     first: CaptureFile | None = None
     for path in paths:
@@ -165,7 +192,7 @@ def read_captures(paths: Iterable[Path | str], expected: Expected | None = None)
                         "belong there and run again."
                     )
                 holders[prompt] = file.path
-                yield file.capture(prompt)
+                yield file.capture(prompt), file.tokens(prompt)
 
 
 def read_provenance(path: Path | str, expected: Expected | None = None) -> dict[str, str]:
@@ -189,6 +216,11 @@ def _reading(path: Path) -> Iterator[None]:
             ) from error
         reason = " ".join(str(error).strip("'\"").split())
         raise DamagedFileError(path, f"it cannot be read as a capture ({reason})") from error
+
+
+def _fit(shape: tuple[int, ...], axes: tuple[str, ...], sizes: dict[str, int]) -> bool:
+    """Whether a dataset's axes are as long as those of the same name before it, which `sizes` gathers."""
+    return len(shape) == len(axes) and all(sizes.setdefault(*axis) == axis[1] for axis in zip(axes, shape, strict=True))
 
 
 def _text(value: object) -> str:

@@ -22,8 +22,8 @@ _CHUNK_BYTES = 1 << 20
 class PromptRecord:
     """What is stored of one prompt beside its tokens and maps; the first key class is the first token.
 
-    `key_mass` (layer, head, query, key_class), `output_norm` (layer, head) and `row_sum` (layer, head, query; None: 1),
-    all stored as float32. `layers`: the true layer index along the layer axis, the same for all prompts of a file.
+    Arrays as in `LAYOUT`; None where nothing is stored (`row_sum` is 1 then). `layers`: the true layer index along the
+    layer axis, the same for all prompts of a file.
     """
 
     layers: list[int]
@@ -31,6 +31,11 @@ class PromptRecord:
     output_norm: np.ndarray
     row_error: float
     row_sum: np.ndarray | None = None
+    activation: np.ndarray | None = None
+    activation_channel: np.ndarray | None = None
+    channel_value: np.ndarray | None = None
+    value_drain: np.ndarray | None = None
+    position_mass: np.ndarray | None = None
 
 
 @contextmanager
@@ -87,10 +92,9 @@ class CaptureWriter:
             raise RuntimeError(f"prompt {prompt!r} has layers {record.layers}, others {self._layers}")
         group = self._file[prompt]
         _store(group, "sink_mass", record.key_mass[..., 0])
-        _store(group, "key_mass", record.key_mass)
-        _store(group, "output_norm", record.output_norm)
-        if record.row_sum is not None:
-            _store(group, "row_sum", record.row_sum)
+        for name in LAYOUT:
+            if (values := getattr(record, name, None)) is not None:
+                _store(group, name, values)
         _describe(group, {"row_sum_error": record.row_error})
 
     def _store_maps(self, prompt: str) -> None:

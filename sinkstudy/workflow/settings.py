@@ -129,9 +129,17 @@ class Capture(Section):
     maps_max_tokens: Annotated[
         int, Field(ge=0, le=4096, description="Whole attention maps are stored for prompts of up to so many tokens.")
     ] = 128
+    positions_max_tokens: Annotated[
+        int,
+        Field(ge=0, description="The attention that every position receives is stored for prompts of up to so many."),
+    ] = 2048
     tokens_per_job: Annotated[
         Count, Field(description="About so many tokens of prompts per model load, and per HDF5 file.")
     ] = 8192
+    bos_arms: Annotated[
+        Several[Literal["auto", "never", "always", "double"]],
+        Field(description="The prompts, cut to 64 tokens, are compared under each of these settings of bos."),
+    ] = ["auto"]
     verify_prompts: Annotated[Count, Field(description="Prompts of each model that eager attention recomputes.")] = 5
     too_long: Annotated[
         Literal["cut", "refuse"], Field(description="What happens to a prompt longer than the model's context.")

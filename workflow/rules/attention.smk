@@ -141,7 +141,7 @@ rule skipping:
         code=code_of("skipping.py"),
         lengths=config["benchmark"]["lengths"],
         model=model_spec,
-        resampling=dict(sorted(config["statistics"].items())),
+        resampling=RESAMPLING,
     message:
         "Replacing the heads that policies chose in {wildcards.model}, and as many others"
     script:

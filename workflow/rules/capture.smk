@@ -21,6 +21,7 @@ rule capture:
         maps_max_tokens=config["capture"]["maps_max_tokens"],
         model=model_spec,
         offload=offload,
+        positions_max_tokens=config["capture"]["positions_max_tokens"],
         prompts=shard_digest,
         tokens_per_job=config["capture"]["tokens_per_job"],
         too_long=config["capture"]["too_long"],
@@ -28,6 +29,38 @@ rule capture:
         "Capturing {wildcards.model}, prompts of shard {wildcards.shard}"
     script:
         "../scripts/capture.py"
+
+
+rule bos_arms:
+    input:
+        model=model_inputs,
+        prompts=ancient(config["prompts"]),
+    output:
+        "results/bos_arms/{model}.csv",
+    log:
+        "logs/bos_arms/{model}.log",
+    benchmark:
+        "results/costs/bos_arms/{model}.tsv"
+    conda:
+        "../../envs/sinkstudy.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=60,
+    params:
+        arms=config["capture"]["bos_arms"],
+        code=code_of("bos_arms.py"),
+        lengths=REPORTED_LENGTHS,
+        model=model_spec,
+        offload=offload,
+        prompts=digest(PROMPTS),
+        resampling=RESAMPLING,
+        threshold=THRESHOLD,
+    message:
+        "Capturing {wildcards.model} under other settings of bos"
+    script:
+        "../scripts/bos_arms.py"
 
 
 rule verification:

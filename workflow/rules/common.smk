@@ -53,6 +53,9 @@ STATISTICS_FIGURES = {
 }
 REPORTED_LENGTHS = [2, 10, 24, 64]
 PREDICTOR_LENGTHS = [*REPORTED_LENGTHS, 256, 1024]
+# What one setting has to be compared with: another.
+BOS_COMPARED = TRAINED if len(config["capture"]["bos_arms"]) > 1 else []
+MECHANISM = ["activations", "mechanism", "positions", "sink_positions"]
 SIMULATED_LENGTHS = {n for preset in config["simulation"].values() for n in preset["lengths"]}
 COMPARISONS = ["short_vs_long", "model_vs_model", *(["measured_vs_simulated"] if PRESETS else [])]
 

@@ -1,7 +1,11 @@
 # Benchmark files of every job whose cost the findings show, by stage; `benchmark:` of a rule and this list agree.
 JOBS = {
     "capture": expand("{model}/{shard}", model=MODELS, shard=SHARDS),
-    **{stage: MODELS for stage in ("verification", "scores", "heads", "statistics", "predictors", "heldout")},
+    **{
+        stage: MODELS
+        for stage in ("verification", "scores", "heads", "statistics", "mechanism", "predictors", "heldout")
+    },
+    "bos_arms": BOS_COMPARED,
     "converted": [name for name in MODELS if is_gguf(config["models"][name])],
     "benchmark": TRAINED,
     "quality": TRAINED,
@@ -9,8 +13,13 @@ JOBS = {
     "plans": expand("{model}/{policy}", model=TRAINED, policy=POLICIES),
     "simulation": PRESETS,
     "figures": [
-        *expand("{kind}_{model}", kind=["heatmaps", "lengths", "maps", "predictors", "statistics"], model=MODELS),
+        *expand(
+            "{kind}_{model}",
+            kind=["heatmaps", "lengths", "maps", "mechanism", "predictors", "statistics"],
+            model=MODELS,
+        ),
         *expand("timing_{model}", model=TRAINED),
+        *expand("bos_arms_{model}", model=BOS_COMPARED),
         *expand("simulated_{preset}", preset=PRESETS),
         "comparison",
     ],

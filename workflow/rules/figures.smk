@@ -5,10 +5,11 @@ FIGURES = [
         *expand("heatmap_{model}_{set}", model=MODELS, set=[*SETS, "all"]),
         *expand(
             "{kind}_{model}",
-            kind=["contour", "head_curves", "layers", "lengths", "maps", "predictors"],
+            kind=["activation", "contour", "head_curves", "layers", "lengths", "maps", "positions", "predictors"],
             model=MODELS,
         ),
         *expand("{kind}_{model}", kind=["timing", "tradeoff"], model=TRAINED),
+        *expand("bos_arms_{model}", model=BOS_COMPARED),
         *expand("{kind}_{model}", kind=STATISTICS_FIGURES, model=MODELS),
         *expand("simulated_{preset}", preset=PRESETS),
         *expand("comparison_{kind}", kind=COMPARISONS),
@@ -124,6 +125,53 @@ rule predictors_figure:
         "Drawing what predicts sinks of {wildcards.model}"
     script:
         "../scripts/fig_predictors.py"
+
+
+rule mechanism_figures:
+    input:
+        mechanism="results/mechanism/{model}.csv",
+        positions="results/positions/{model}.csv",
+        sink_positions="results/sink_positions/{model}.csv",
+    output:
+        activation=drawn("activation_{model}", "{model}", "mechanism", "activation", "activation"),
+        positions=drawn("positions_{model}", "{model}", "mechanism", "positions", "positions"),
+    log:
+        "logs/figures/mechanism_{model}.log",
+    benchmark:
+        "results/costs/figures/mechanism_{model}.tsv"
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=code_of("fig_mechanism.py"),
+    message:
+        "Drawing activations and positions of {wildcards.model}"
+    script:
+        "../scripts/fig_mechanism.py"
+
+
+rule bos_arms_figure:
+    input:
+        "results/bos_arms/{model}.csv",
+    output:
+        drawn("bos_arms_{model}", "{model}", "mechanism", "settings of bos", "bos_arms"),
+    log:
+        "logs/figures/bos_arms_{model}.log",
+    benchmark:
+        "results/costs/figures/bos_arms_{model}.tsv"
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=code_of("fig_bos_arms.py"),
+    message:
+        "Drawing {wildcards.model} under each setting of bos"
+    script:
+        "../scripts/fig_bos_arms.py"
 
 
 rule maps_figure:

@@ -3,9 +3,14 @@ CONTROLS = [model for model in MODELS if model not in TRAINED]
 
 rule findings:
     input:
-        **{name: expand(f"results/{name}/{{model}}.csv", model=MODELS) for name in STATISTICS if name != "persistence"},
+        **{
+            name: expand(f"results/{name}/{{model}}.csv", model=MODELS)
+            for name in [*STATISTICS, "mechanism", "sink_positions"]
+            if name != "persistence"
+        },
         answers=expand("results/answers/{model}.csv", model=TRAINED),
         benchmark=expand("results/benchmark/{model}.csv", model=TRAINED),
+        bos_arms=expand("results/bos_arms/{model}.csv", model=BOS_COMPARED),
         captures=expand("results/captures/{model}/{shard}.h5", model=MODELS, shard=list(SHARDS)[0]),
         comparison="results/comparison.csv",
         control="results/control.csv",

@@ -101,6 +101,30 @@ rule predictors:
         "../scripts/predictors.py"
 
 
+rule mechanism:
+    input:
+        captures,
+    output:
+        **{name: f"results/{name}/{{model}}.csv" for name in MECHANISM},
+    log:
+        "logs/mechanism/{model}.log",
+    benchmark:
+        "results/costs/mechanism/{model}.tsv"
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=code_of("mechanism.py"),
+        expected=expected,
+        resampling=RESAMPLING,
+    message:
+        "Relating the sinks of {wildcards.model} to activations, values and positions"
+    script:
+        "../scripts/mechanism.py"
+
+
 rule comparison:
     input:
         correlation=expand("results/correlation/{model}.csv", model=MODELS),

@@ -21,5 +21,6 @@ with job_log(snakemake.log[0]):
         loaded=load_model(spec, params.offload, snakemake.resources.mem_mb * 10**6),
         prompts=prompts,
         maps_max_tokens=params.maps_max_tokens,
+        positions_max_tokens=params.positions_max_tokens,
         too_long=params.too_long,
     )

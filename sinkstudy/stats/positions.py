@@ -1,0 +1,124 @@
+"""Where the sinks of a prompt are, at the first token or not: the attention that every position receives.
+
+A position's mean attention is over the queries after it. But for the query at the position itself, which is left out
+here, that is the importance score of Gu et al. (arXiv 2410.10781), who call a position a sink where it is above 0.3.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pandas as pd
+
+from sinkstudy.store import Capture, NamedCapture
+
+EPSILON = 0.3
+KINDS = ("first", "delimiter", "other")
+LATER_QUERIES, LATER_SHARE = 16, 1 / 4
+
+
+def kind_of(position: int, token: str) -> str:
+    """`first`, `delimiter` (nothing but punctuation, spaces and line breaks) or `other`."""
+    if position == 0:
+        return "first"
+    is_delimiter = all(unicodedata.category(character)[0] in "PZ" or character.isspace() for character in token)
+    return "delimiter" if is_delimiter else "other"
+
+
+def uniform_attention(n: int) -> np.ndarray:
+    """What every position of `n` tokens would receive on average from later queries of uniform attention, (key,)."""
+    rest = np.cumsum((1 / np.arange(1, n + 1))[::-1])[::-1]  # of the query at a position and those after it
+    return np.append(rest[1:] / np.arange(n - 1, 0, -1), np.nan)
+
+
+def candidates(n: int) -> int:
+    """How many of the first positions of `n` tokens have enough later queries to be called sinks.
+
+    A mean over few of them is that of a token's neighbours: LATER_QUERIES at least and LATER_SHARE of the prompt have
+    to come after a position, or half of a short prompt.
+    """
+    return n - min(max(LATER_QUERIES, int(LATER_SHARE * n)), n // 2)
+
+
+def position_tables(captures: Iterable[NamedCapture], model: str) -> Iterator[pd.DataFrame]:
+    """A part per prompt whose positions were captured, a row per position.
+
+    `mean_attention` over heads, beside `uniform_attention`; of the heads, the share for which the position is a sink
+    (`sink_heads`: mean attention of EPSILON or more) and for which it receives most (`strongest_heads`), both empty
+    where it is no candidate.
+    """
+    for capture, tokens in _with_positions(captures):
+        n, mass = capture.n_tokens, capture.position_mass
+        eligible = mass[..., : candidates(n)]
+        undefined = np.full(n - candidates(n), np.nan)
+        leads = np.bincount(eligible.argmax(-1).ravel(), minlength=candidates(n)) / eligible[..., 0].size
+        columns = {
+            "position": range(n),
+            "token": _printed(tokens),
+            "kind": _kinds(tokens),
+            "mean_attention": mass.mean((0, 1), dtype=float),
+            "uniform_attention": uniform_attention(n),
+            "sink_heads": np.append((eligible >= EPSILON).mean((0, 1)), undefined),
+            "strongest_heads": np.append(leads, undefined),
+        }
+        yield pd.DataFrame(_about(capture, model) | columns)
+
+
+def sink_position_tables(captures: Iterable[NamedCapture], model: str) -> Iterator[pd.DataFrame]:
+    """A part per prompt whose positions were captured, a row per head: the candidate that receives most, and its
+    `mean_attention` beside that of the first token (`first_attention`)."""
+    for capture, tokens in _with_positions(captures):
+        layers, heads = capture.position_mass.shape[:2]
+        eligible = capture.position_mass[..., : candidates(capture.n_tokens)]
+        kinds, printed = _kinds(tokens), _printed(tokens)
+        strongest = eligible.argmax(-1).ravel()
+        columns = {
+            "layer": np.repeat(capture.layers, heads),
+            "head": np.tile(np.arange(heads), layers),
+            "position": strongest,
+            "token": [printed[position] for position in strongest],
+            "kind": [kinds[position] for position in strongest],
+            "mean_attention": eligible.max(-1).ravel(),
+            "first_attention": eligible[..., 0].ravel(),
+        }
+        yield pd.DataFrame(_about(capture, model) | columns)
+
+
+def _with_positions(captures: Iterable[NamedCapture]) -> Iterator[NamedCapture]:
+    for capture, tokens in captures:
+        if capture.position_mass is not None and capture.n_tokens > 1:
+            yield capture, tokens
+
+
+def _about(capture: Capture, model: str) -> dict[str, object]:
+    return {"model": model, "set": capture.set, "prompt": capture.prompt, "n_tokens": capture.n_tokens}
+
+
+def _printed(tokens: list[str]) -> list[str]:
+    """Tokens on one line each: line breaks and what else is not seen as Python writes them."""
+    return [repr(token)[1:-1] for token in tokens]
+
+
+def _kinds(tokens: list[str]) -> list[str]:
+    return [kind_of(position, token) for position, token in enumerate(tokens)]
+
+
+def strongest_receivers(positions: Iterable[pd.DataFrame], min_tokens: int, count: int) -> pd.DataFrame:
+    """The `count` candidates that receive most of each prompt of `min_tokens` or more, from the parts of a table of
+    positions."""
+    known = (part[part["n_tokens"] >= min_tokens].dropna(subset="sink_heads") for part in positions)
+    ordered = [part.sort_values("mean_attention", ascending=False, kind="stable") for part in known]
+    strongest = [part.groupby("prompt", sort=False).head(count) for part in ordered]
+    return pd.concat(strongest) if strongest else pd.DataFrame()
+
+
+def sink_shares(sink_positions: Iterable[pd.DataFrame], min_tokens: int) -> pd.DataFrame:
+    """Per layer the share of cases (head, and prompt of `min_tokens` or more) with a sink at each of KINDS, from the
+    parts of a table of sink positions."""
+    counts = pd.DataFrame(columns=[*KINDS, "none"])
+    for part in sink_positions:
+        long = part[part["n_tokens"] >= min_tokens]
+        kind = long["kind"].where(long["mean_attention"] >= EPSILON, "none")
+        added = pd.crosstab(long["layer"], kind).reindex(columns=[*KINDS, "none"], fill_value=0)
+        counts = counts.add(added, fill_value=0)
+    return counts[list(KINDS)].div(counts.sum(axis=1), axis=0)
