@@ -8,23 +8,78 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
+from sinkstudy.attention.heads import select_heads
 from sinkstudy.attention.strategies.contract import ReplacedHeads, Strategy
 
-_BLOCK = 128  # queries at a time
+_BLOCK = 64  # queries that share one stretch of keys, at least; of a long window it is an eighth
+_MASKED_BLOCK = 128
 
 
 def from_heads(heads: ReplacedHeads) -> Tensor:
+    queries, keys = heads.query.shape[2], heads.key.shape[2]
+    if heads.mask is not None or queries not in (1, keys):
+        return _masked(heads)
+    return _last_query(heads, heads.start + keys) if queries == 1 else _whole_prompt(heads)
+
+
+def _whole_prompt(heads: ReplacedHeads) -> Tensor:
+    """A prompt without padding or anything before it, (batch, head, query, width).
+
+    The first queries see all there is: plain causal attention. The others are folded into the batch, block by block:
+    each block reads the sinks and the stretch of keys that its windows span, under one mask for all blocks.
+    """
+    sinks, window, size = heads.sink_tokens, heads.window, heads.to_kv.group_size or 1
+    kv = heads.to_kv.unique if heads.to_kv.group_size else heads.to_kv.index
+    key, value = select_heads(heads.key, kv), select_heads(heads.value, kv)
+    n, full = key.shape[2], sinks + window
+    early = (states[:, :, :full] for states in (heads.query, key, value))
+    outputs = [scaled_dot_product_attention(*early, is_causal=True, scale=heads.scale, enable_gqa=size > 1)]
+
+    def blocks(states: Tensor, length: int, step: int) -> Tensor:
+        """(batch, kv_head, token, width) as (batch x block, kv_head, length, width)."""
+        return states.unfold(2, length, step).permute(0, 2, 1, 4, 3).flatten(0, 1)
+
+    start, block = full, max(_BLOCK, window // 8)
+    while start < n:
+        block = min(block, n - start)
+        stop = start + (n - start) // block * block
+        span, count = window - 1 + block, (stop - start) // block
+        states = (
+            torch.cat(
+                [
+                    some[:, :, :sinks].repeat_interleave(count, 0),
+                    blocks(some[:, :, start - window + 1 : stop], span, block),
+                ],
+                2,
+            )
+            for some in (key, value)
+        )
+        # Query heads of one KV head stand below each other, (batch x block, kv_head, group x query, width).
+        query = heads.query[:, :, start:stop].unflatten(1, (-1, size))
+        query = query.unflatten(3, (count, block)).permute(0, 3, 1, 2, 4, 5).flatten(3, 4).flatten(0, 1)
+        seen = torch.ones(block, span, dtype=torch.bool, device=query.device).triu().tril(window - 1)
+        seen = torch.nn.functional.pad(seen, (sinks, 0), value=True).repeat(size, 1)
+        output = scaled_dot_product_attention(query, *states, attn_mask=seen, scale=heads.scale)
+        output = output.unflatten(2, (size, block)).unflatten(0, (-1, count))
+        outputs.append(output.permute(0, 2, 3, 1, 4, 5).flatten(3, 4).flatten(1, 2))
+        start = stop
+    if "key" in heads.memory and n >= sinks:
+        _shorten(heads, (heads.key[:, :, :sinks], heads.value[:, :, :sinks]), n - window + 1)
+    return torch.cat(outputs, 2)
+
+
+def _masked(heads: ReplacedHeads) -> Tensor:
+    """Any call, such as of a padded batch, or of a piece of a prompt after another."""
     queries, kv_head = heads.query.shape[2], heads.to_kv.index
     end = heads.start + heads.key.shape[2]
-    if queries == 1 and heads.mask is None:
-        return _last_query(heads, end)
     tokens = _Tokens.of(heads, end)
     sink_key, sink_value = _sinks(heads, tokens)
     device = heads.query.device
     outputs = []  # only what a block reads is copied per query head, never the whole cache
-    for start in range(0, queries, _BLOCK):
-        block = slice(start, min(start + _BLOCK, queries))
+    for start in range(0, queries, _MASKED_BLOCK):
+        block = slice(start, min(start + _MASKED_BLOCK, queries))
         here = slice(end - queries + block.start, end - queries + block.stop)
         recent = slice(max(heads.start, here.start - heads.window + 1 - tokens.padding), here.stop)
         position = torch.arange(here.start, here.stop, device=device)[:, None]
@@ -39,7 +94,7 @@ def from_heads(heads: ReplacedHeads) -> Tensor:
             far = far & seen.gather(-1, tokens.sink[:, None].expand(-1, seen.shape[1], -1))
         stored = slice(recent.start - heads.start, recent.stop - heads.start)
         outputs.append(
-            torch.nn.functional.scaled_dot_product_attention(
+            scaled_dot_product_attention(
                 heads.query[:, :, block],
                 torch.cat([sink_key, heads.key[:, :, stored]], 2)[:, kv_head],
                 torch.cat([sink_value, heads.value[:, :, stored]], 2)[:, kv_head],
@@ -64,7 +119,7 @@ def _last_query(heads: ReplacedHeads, end: int) -> Tensor:
     if "key" in heads.memory and sinks == heads.sink_tokens:
         _shorten(heads, (sink_key, sink_value), end - heads.window + 1)
     index = heads.to_kv.unique if heads.to_kv.group_size else heads.to_kv.index
-    return torch.nn.functional.scaled_dot_product_attention(
+    return scaled_dot_product_attention(
         heads.query, key[:, index], value[:, index], scale=heads.scale, enable_gqa=heads.to_kv.group_size is not None
     )
 
