@@ -65,11 +65,11 @@ def layerwise(model: PreTrainedModel, plan: Plan, prompts: Sequence[Tensor], bud
 
     Each layer's cost is measured by replacing its heads alone; layers join in order of cost per head as long as the
     divergence of all of them together stays within the budget. `prompts`: calibration prompts, (1, query) each; those
-    longer than the plan's `max_tokens` are left out. The plan of a model that cannot run on SDPA is empty.
+    of a length that the plan does not cover are left out. The plan of a model that cannot run on SDPA is empty.
     """
     if not runs_on_sdpa(model):
         return replace(_only(plan, []), policy="layerwise")
-    used = [ids for ids in prompts if plan.max_tokens is None or ids.shape[1] <= plan.max_tokens]
+    used = [ids for ids in prompts if plan.covers(ids.shape[1])]
     cost = {layer: _cost(model, _only(plan, [layer]), used) / len(heads) for layer, heads in plan.heads.items()}
     chosen: list[int] = []
     for layer in sorted(cost, key=lambda layer: (cost[layer], layer)):

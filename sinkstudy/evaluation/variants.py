@@ -55,17 +55,18 @@ def variants_of(model: PreTrainedModel, plans: Sequence[Plan], strategies: Seque
 def at_work(model: PreTrainedModel, variants: Sequence[Variant], inputs: Tensor) -> list["AtWork"]:
     """What each variant replaces on `inputs` (batch, query), those together that do the same.
 
-    Left out are plans that replace nothing there: beyond their `max_tokens`, or where the input decides and no head is
+    Left out are plans that replace nothing there: which do not cover its length, or where the input decides and no head is
     a sink. Two plans do the same where their strategies, replaced heads and settings are the same, whoever chose them.
     """
     found: dict[tuple, AtWork] = {}
     decided: dict[float, dict[int, tuple[int, ...]]] = {}  # what the input decides, by threshold: for all strategies
     for variant in variants:
         plan = variant.plan
-        if plan.max_tokens is not None and inputs.shape[1] > plan.max_tokens:
+        if not plan.covers(inputs.shape[1]):
             continue
         if plan.first_layer_threshold is None:
-            heads = _replaced(model, variant, inputs[:, :2])  # the plan alone decides, so two tokens tell
+            # The plan alone decides, so two tokens tell.
+            heads = _replaced(model, replace(variant, plan=replace(plan, min_tokens=None)), inputs[:, :2])
         else:
             if plan.first_layer_threshold not in decided:
                 decided[plan.first_layer_threshold] = _replaced(model, variant, inputs)
