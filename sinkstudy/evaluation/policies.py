@@ -70,10 +70,10 @@ def layerwise(model: PreTrainedModel, plan: Plan, prompts: Sequence[Tensor], bud
     if not runs_on_sdpa(model):
         return replace(_only(plan, []), policy="layerwise")
     used = [ids for ids in prompts if plan.covers(ids.shape[1])]
-    cost = {layer: _cost(model, _only(plan, [layer]), used) / len(heads) for layer, heads in plan.heads.items()}
+    cost = {layer: mean_kl(model, _only(plan, [layer]), used) / len(heads) for layer, heads in plan.heads.items()}
     chosen: list[int] = []
     for layer in sorted(cost, key=lambda layer: (cost[layer], layer)):
-        if _cost(model, _only(plan, [*chosen, layer]), used) <= budget:
+        if mean_kl(model, _only(plan, [*chosen, layer]), used) <= budget:
             chosen.append(layer)
     return replace(_only(plan, chosen), policy="layerwise")
 
@@ -97,7 +97,7 @@ def _only(plan: Plan, layers: Sequence[int]) -> Plan:
 
 
 @torch.inference_mode()
-def _cost(model: PreTrainedModel, plan: Plan, prompts: Sequence[Tensor]) -> float:
+def mean_kl(model: PreTrainedModel, plan: Plan, prompts: Sequence[Tensor]) -> float:
     """Mean KL divergence over all positions of the prompts."""
     total, tokens = 0.0, 0
     for ids in prompts:
