@@ -14,8 +14,9 @@ class Plan:
     """What to replace.
 
     `heads`: layer index to head indices. `strategy`: a key of STRATEGIES. `min_tokens`, `max_tokens`: prompts of fewer
-    or more tokens than these run unchanged (None: no limit). `first_layer_threshold`: instead of `heads`, decide at inference: heads
-    whose sink score in the first layer, for this very input, reaches it are replaced in all later layers.
+    or more tokens than these run unchanged (None: no limit). `first_layer_threshold`: instead of `heads`, decide at
+    inference: heads whose sink score in the first layer, for this very input, reaches it are replaced in all later
+    layers.
     `rest_weight`: layer to head to the weight of each other token relative to the first's, for `first_value_mean`
     (None: measured on each prompt). `sink_tokens`, `window`: what `sink_window` attends to. `policy`: the name of what
     chose the heads, for tables.

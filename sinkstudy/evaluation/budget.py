@@ -4,6 +4,7 @@ A KV head goes with all query heads that read it, because only then does its cac
 so that the cheapest per work saved are the cheapest.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,14 +18,15 @@ from sinkstudy.evaluation.policies import mean_kl
 
 STRATEGY = "sink_window"
 _SEPARATOR = "\n\n"
-_HALVES_WORK = 4  # a window of a quarter of the text leaves half of causal attention's products
+# Of causal attention to n tokens a window of w leaves a share of 1 - (1 - w / n)^2, half of it at this n / w.
+_HALVES_WORK = 1 / (1 - 0.5**0.5)
 
 
 def window_plan(sink_tokens: int, window: int, max_tokens: int | None) -> Plan:
     """A plan without heads yet; shorter prompts than those whose work it halves run unchanged, as they gain nothing."""
     return Plan(
         strategy=STRATEGY,
-        min_tokens=_HALVES_WORK * (sink_tokens + window),
+        min_tokens=math.ceil(_HALVES_WORK * (sink_tokens + window)),
         max_tokens=max_tokens,
         sink_tokens=sink_tokens,
         window=window,
@@ -33,7 +35,10 @@ def window_plan(sink_tokens: int, window: int, max_tokens: int | None) -> Plan:
 
 
 def calibration_texts(texts: Sequence[str]) -> tuple[str, str]:
-    """Texts joined to two long ones, to fit a plan to and to check it on: the longest first, dealt in turn."""
+    """Texts joined to two long ones, to fit a plan to and to check it on: the longest first, dealt in turn. A single
+    text is cut in half."""
+    if len(texts) == 1:
+        return texts[0][: len(texts[0]) // 2], texts[0][len(texts[0]) // 2 :]
     ordered = sorted(texts, key=lambda text: (-len(text), text))
     return _SEPARATOR.join(ordered[::2]), _SEPARATOR.join(ordered[1::2])
 

@@ -12,7 +12,6 @@ estimates channels in this way.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -41,8 +40,10 @@ def head_costs(model: PreTrainedModel, input_ids: Tensor, plans: Sequence[Plan],
     are read. `seed`: of the drawn tokens. One row per strategy and head with COLUMNS; heads that a plan would leave as
     they are, in layers with a sliding window shorter than the text or where the strategy needs the first layer, have
     none. Layers are recomputed in the backward pass, so that the activations of one are held at a time, and beside
-    them two tensors (query, vocabulary). The model must run on SDPA.
+    them two tensors (query, vocabulary). The model must run on SDPA. Without plans there are no rows.
     """
+    if not plans:
+        return pd.DataFrame(columns=COLUMNS)
     costs = _Costs(plans)
     AttentionInterface.register(_NAME, costs.attend)
     AttentionMaskInterface.register(_NAME, sdpa_mask)

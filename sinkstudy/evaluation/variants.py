@@ -25,6 +25,7 @@ class Variant:
     depth: str = "none"
 
 
+FITTED = ("budget",)  # policies that choose heads for the strategy their plan names, and for no other
 EAGER, SDPA = Variant("eager"), Variant("sdpa")
 
 
@@ -40,11 +41,12 @@ def running(model: PreTrainedModel, variant: Variant) -> Iterator[PlanState | No
 
 
 def variants_of(model: PreTrainedModel, plans: Sequence[Plan], strategies: Sequence[str]) -> list[Variant]:
-    """Every strategy with every plan that replaces anything, as deep as the model allows."""
+    """Every strategy with every plan that replaces anything and was not fitted to another, as deep as the model
+    allows."""
     variants = []
     for strategy in strategies:
         for plan in plans:
-            if not plan.is_empty:
+            if not plan.is_empty and (plan.policy not in FITTED or plan.strategy == strategy):
                 plan = replace(plan, strategy=strategy)
                 with optimized(model, plan) as run:
                     depth = "projections" if run.pruned else "attention"
@@ -55,8 +57,9 @@ def variants_of(model: PreTrainedModel, plans: Sequence[Plan], strategies: Seque
 def at_work(model: PreTrainedModel, variants: Sequence[Variant], inputs: Tensor) -> list["AtWork"]:
     """What each variant replaces on `inputs` (batch, query), those together that do the same.
 
-    Left out are plans that replace nothing there: which do not cover its length, or where the input decides and no head is
-    a sink. Two plans do the same where their strategies, replaced heads and settings are the same, whoever chose them.
+    Left out are plans that replace nothing there: which do not cover its length, or where the input decides and no head
+    is a sink. Two plans do the same where their strategies, replaced heads and settings are the same, whoever chose
+    them.
     """
     found: dict[tuple, AtWork] = {}
     decided: dict[float, dict[int, tuple[int, ...]]] = {}  # what the input decides, by threshold: for all strategies

@@ -53,6 +53,39 @@ rule layerwise_plan:
         "../scripts/plan_layerwise.py"
 
 
+rule budget_plan:
+    input:
+        heads="results/heads/{model}.csv",
+        model=model_inputs,
+        prompts=config["prompts"],
+    output:
+        costs="results/head_costs/{model}.csv",
+        plan="results/plans/{model}/budget.json",
+        stand_ins="results/cost_stand_ins/{model}.csv",
+    log:
+        "logs/plans/{model}/budget.log",
+    benchmark:
+        "results/costs/plans/{model}/budget.tsv"
+    conda:
+        "../../envs/sinkstudy.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=60,
+    params:
+        budget={key: config["benchmark"][f"budget_{key}"] for key in ("kl", "tokens", "window")},
+        code=code_of("plan_budget.py"),
+        max_tokens=config["benchmark"]["max_tokens"],
+        model=model_spec,
+        seed=config["statistics"]["seed"],
+        sink_tokens=config["benchmark"]["sink_tokens"],
+    message:
+        "Estimating what replacing each head of {wildcards.model} costs, and spending a budget on the cheapest"
+    script:
+        "../scripts/plan_budget.py"
+
+
 rule benchmark:
     input:
         model=model_inputs,
