@@ -13,61 +13,63 @@ from torch.nn.functional import scaled_dot_product_attention
 from sinkstudy.attention.heads import select_heads
 from sinkstudy.attention.strategies.contract import ReplacedHeads, Strategy
 
-_BLOCK = 64  # queries that share one stretch of keys, at least; of a long window it is an eighth
+_BLOCK = (
+    64  # queries that share one stretch of keys, at least: an eighth of a long window, or keys are copied too often
+)
 _MASKED_BLOCK = 128
 
 
 def from_heads(heads: ReplacedHeads) -> Tensor:
     queries, keys = heads.query.shape[2], heads.key.shape[2]
-    if heads.mask is not None or queries not in (1, keys):
-        return _masked(heads)
-    return _last_query(heads, heads.start + keys) if queries == 1 else _whole_prompt(heads)
+    if heads.mask is None and queries == 1:
+        return _last_query(heads, heads.start + keys)
+    if heads.mask is None and heads.start == 0 and queries == keys:
+        return _whole_prompt(heads)
+    return _masked(heads)
 
 
 def _whole_prompt(heads: ReplacedHeads) -> Tensor:
-    """A prompt without padding or anything before it, (batch, head, query, width).
-
-    The first queries see all there is: plain causal attention. The others are folded into the batch, block by block:
-    each block reads the sinks and the stretch of keys that its windows span, under one mask for all blocks.
-    """
-    sinks, window, size = heads.sink_tokens, heads.window, heads.to_kv.group_size or 1
+    """A prompt without padding or anything before it: its first queries see all there is, which is plain causal
+    attention, and the others go in blocks of one length, and one that is shorter."""
+    n, size = heads.query.shape[2], heads.to_kv.group_size or 1
     kv = heads.to_kv.unique if heads.to_kv.group_size else heads.to_kv.index
     key, value = select_heads(heads.key, kv), select_heads(heads.value, kv)
-    n, full = key.shape[2], sinks + window
+    full, block = heads.sink_tokens + heads.window, max(_BLOCK, heads.window // 8)
     early = (states[:, :, :full] for states in (heads.query, key, value))
     outputs = [scaled_dot_product_attention(*early, is_causal=True, scale=heads.scale, enable_gqa=size > 1)]
-
-    def blocks(states: Tensor, length: int, step: int) -> Tensor:
-        """(batch, kv_head, token, width) as (batch x block, kv_head, length, width)."""
-        return states.unfold(2, length, step).permute(0, 2, 1, 4, 3).flatten(0, 1)
-
-    start, block = full, max(_BLOCK, window // 8)
-    while start < n:
-        block = min(block, n - start)
-        stop = start + (n - start) // block * block
-        span, count = window - 1 + block, (stop - start) // block
-        states = (
-            torch.cat(
-                [
-                    some[:, :, :sinks].repeat_interleave(count, 0),
-                    blocks(some[:, :, start - window + 1 : stop], span, block),
-                ],
-                2,
-            )
-            for some in (key, value)
-        )
-        # Query heads of one KV head stand below each other, (batch x block, kv_head, group x query, width).
-        query = heads.query[:, :, start:stop].unflatten(1, (-1, size))
-        query = query.unflatten(3, (count, block)).permute(0, 3, 1, 2, 4, 5).flatten(3, 4).flatten(0, 1)
-        seen = torch.ones(block, span, dtype=torch.bool, device=query.device).triu().tril(window - 1)
-        seen = torch.nn.functional.pad(seen, (sinks, 0), value=True).repeat(size, 1)
-        output = scaled_dot_product_attention(query, *states, attn_mask=seen, scale=heads.scale)
-        output = output.unflatten(2, (size, block)).unflatten(0, (-1, count))
-        outputs.append(output.permute(0, 2, 3, 1, 4, 5).flatten(3, 4).flatten(1, 2))
-        start = stop
-    if "key" in heads.memory and n >= sinks:
-        _shorten(heads, (heads.key[:, :, :sinks], heads.value[:, :, :sinks]), n - window + 1)
+    edge = max(full, n - (n - full) % block)
+    for start, stop, length in ((full, edge, block), (edge, n, n - edge)):
+        if start < stop:
+            outputs.append(_in_blocks(heads, key, value, start, stop, length))
+    if "key" in heads.memory and n >= heads.sink_tokens:
+        _shorten(heads, _sinks(heads, _Tokens.of(heads, n)), n - heads.window + 1)
     return torch.cat(outputs, 2)
+
+
+def _in_blocks(heads: ReplacedHeads, key: Tensor, value: Tensor, start: int, stop: int, length: int) -> Tensor:
+    """Outputs (batch, head, query, width) of the queries `start` to `stop`, all of which are past the sinks and a
+    window. Blocks of `length` queries are folded into the batch: one mask says for all of them which keys each query
+    sees, of the sinks and of the stretch that the windows of its block span."""
+    sinks, window, size = heads.sink_tokens, heads.window, heads.to_kv.group_size or 1
+    count, span = (stop - start) // length, window - 1 + length
+
+    def keys_of_blocks(states: Tensor) -> Tensor:
+        stretches = states[:, :, start - window + 1 : stop].unfold(
+            2, span, length
+        )  # (batch, kv_head, block, width, key)
+        stretches = stretches.permute(0, 2, 1, 4, 3).flatten(0, 1)  # (batch x block, kv_head, key, width)
+        return torch.cat([states[:, :, :sinks].repeat_interleave(count, 0), stretches], 2)
+
+    # Query heads that read one KV head stand below each other: (batch x block, kv_head, head of it x query, width).
+    query = heads.query[:, :, start:stop].unflatten(2, (count, length)).unflatten(1, (-1, size))
+    query = query.permute(0, 3, 1, 2, 4, 5).flatten(3, 4).flatten(0, 1)
+    near = torch.ones(length, span, dtype=torch.bool, device=query.device).triu().tril(window - 1)
+    seen = torch.nn.functional.pad(near, (sinks, 0), value=True).repeat(size, 1)
+    output = scaled_dot_product_attention(
+        query, keys_of_blocks(key), keys_of_blocks(value), attn_mask=seen, scale=heads.scale
+    )
+    output = output.unflatten(2, (size, length)).unflatten(0, (-1, count))
+    return output.permute(0, 2, 3, 1, 4, 5).flatten(3, 4).flatten(1, 2)
 
 
 def _masked(heads: ReplacedHeads) -> Tensor:
