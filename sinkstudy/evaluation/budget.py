@@ -22,7 +22,7 @@ _SEPARATOR = "\n\n"
 _HALVES_WORK = 1 / (1 - 0.5**0.5)
 
 
-def window_plan(sink_tokens: int, window: int, max_tokens: int | None) -> Plan:
+def window_plan(sink_tokens: int, window: int, max_tokens: int | None = None) -> Plan:
     """A plan without heads yet; shorter prompts than those whose work it halves run unchanged, as they gain nothing."""
     return Plan(
         strategy=STRATEGY,

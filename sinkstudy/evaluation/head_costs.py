@@ -33,7 +33,7 @@ _NAME = "sinkstudy_head_costs"
 COLUMNS = ["strategy", "layer", "head", "kv_head", "cost", "kv_head_cost"]
 
 
-def head_costs(model: PreTrainedModel, input_ids: Tensor, plans: Sequence[Plan], seed: int) -> pd.DataFrame:
+def head_costs(model: PreTrainedModel, input_ids: Tensor, plans: Sequence[Plan], seed: int = 0) -> pd.DataFrame:
     """Expected KL divergence, nats per token, from replacing each head alone, and each KV head with all that read it.
 
     `input_ids` (1, query): calibration text. `plans`: one per strategy, of which strategy, `sink_tokens` and `window`
