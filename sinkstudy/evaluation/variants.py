@@ -97,6 +97,11 @@ class AtWork:
     heads: dict[int, tuple[int, ...]]
     policies: list[str]
 
+    def leaves_out_work(self, n_tokens: int) -> bool:
+        """Whether replaced heads do less on so many tokens than attention does: not under a window that spans them."""
+        plan = self.variant.plan
+        return STRATEGIES[plan.strategy].work(n_tokens, 1, plan.sink_tokens, plan.window) < n_tokens * (n_tokens + 1)
+
 
 def _settings(plan: Plan, heads: dict[int, tuple[int, ...]]) -> tuple:
     """What besides the heads decides the output of a plan under its strategy."""

@@ -124,6 +124,7 @@ rule quality:
     output:
         answers="results/answers/{model}.csv",
         quality="results/quality/{model}.csv",
+        retrieval="results/retrieval/{model}.csv",
     log:
         "logs/quality/{model}.log",
     benchmark:
@@ -141,6 +142,7 @@ rule quality:
         code=code_of("quality.py"),
         lengths=config["benchmark"]["lengths"],
         model=model_spec,
+        retrieval_cases=config["benchmark"]["retrieval_cases"],
         strategies=config["benchmark"]["strategies"],
     message:
         "Comparing predictions and answers of {wildcards.model} with and without its sink heads"

@@ -16,6 +16,7 @@ rule findings:
         heads=expand("results/heads/{model}.csv", model=MODELS),
         heldout_errors=expand("results/heldout_errors/{model}.csv", model=MODELS),
         quality=expand("results/quality/{model}.csv", model=TRAINED),
+        retrieval=expand("results/retrieval/{model}.csv", model=TRAINED),
         scores=expand("results/scores/{model}.csv", model=MODELS),
         verification=expand("results/verification/{model}.csv", model=MODELS),
         simulation=expand("results/simulation/{preset}.csv", preset=PRESETS),
