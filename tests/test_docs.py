@@ -61,6 +61,7 @@ def test_the_catalogs_snakefile_and_a_module_of_it_plan_the_same_jobs(tmp_path):
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PLANS = (ROOT / "docs/plans.md").read_text(encoding="utf-8")
 COMMAND = re.compile(r"(?:^ {4}|`|&& )(snakemake[^`\n&]*)", re.M)
 # Beside the commands that a run of the workflow tests (test_kills, test_faults).
 RECOVERY = {
@@ -96,6 +97,16 @@ def test_the_python_of_the_readme_runs():
     names = {"model": tiny_model("llama"), "input_ids": prompt_ids(9)}
     exec("\n".join(line[4:] for line in code.splitlines()), names)
     assert names["mass"].shape == (3, 4, 9)
+
+
+def test_the_python_of_the_plans_page_runs():
+    (code,) = re.findall(r"\n\n((?: {4}.*\n|\n(?= {4}))+)\nWhat it costs", PLANS)
+    ids = prompt_ids(60)
+    names = {"model": tiny_model("llama"), "fit_ids": ids, "check_ids": ids.flip(1), "input_ids": ids[:, :40]}
+    lines = [line[4:].replace("window=512", "window=8").replace("0.005", "0.5") for line in code.splitlines()]
+    exec("\n".join(lines), names)
+    assert 0 < names["plan"].replaced < 12
+    assert names["answer"].shape[1] > 40
 
 
 def test_every_command_of_the_recovery_page_has_a_test():

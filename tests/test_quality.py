@@ -1,6 +1,8 @@
 """The price of a plan: predictions, whole answers, and what policies make of it."""
 
 import math
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -138,6 +140,38 @@ def test_weights_that_a_strategy_does_not_read_make_no_other_plan(model):
     same = [Plan(heads={1: [0]}, rest_weight=weights, policy="with"), Plan(heads={1: [0]}, policy="without")]
     (found,) = at_work(model, variants_of(model, same, ["sink_window"]), TEXTS[0][1])
     assert found.policies == ["with", "without"]
+
+
+def test_plans_are_priced_at_the_lengths_they_cover(model):
+    long, short = (replace(PLAN, policy=name, min_tokens=low, max_tokens=None) for name, low in (("l", 10), ("s", 2)))
+    variants = variants_of(model, [long, short], ["first_value"])
+    assert [one.policies for one in at_work(model, variants, prompt_ids(9))] == [["s"]]
+    assert [one.policies for one in at_work(model, variants, prompt_ids(10))] == [["l", "s"]]
+    prompts = [("nine", "a", prompt_ids(9)), ("twelve", "a", prompt_ids(12))]
+    answers = answers_table(model, "tiny", prompts, variants, 2)
+    assert set(answers[["policy", "prompt"]].itertuples(index=False, name=None)) == {
+        ("l", "twelve"),
+        ("s", "nine"),
+        ("s", "twelve"),
+    }
+
+
+def test_a_plan_fitted_to_a_strategy_runs_under_no_other(model):
+    plans = [PLAN, replace(PLAN, policy="budget", strategy="sink_window")]
+    made = variants_of(model, plans, ["first_value", "sink_window"])
+    assert [(one.policy, one.strategy) for one in made] == [
+        ("by hand", "first_value"),
+        ("by hand", "sink_window"),
+        ("budget", "sink_window"),
+    ]
+
+
+def test_a_plan_that_never_runs_is_no_free_lunch(model, variants, monkeypatch, refuses):
+    monkeypatch.setattr("sinkstudy.evaluation.quality.running", lambda model, variant: nullcontext())
+    with refuses("first_value", "changes no logit"):
+        quality_table(model, "tiny", TEXTS, variants, [9])
+    wide = variants_of(model, [replace(PLAN, window=9)], ["sink_window"])  # it spans the text and may change nothing
+    assert len(quality_table(model, "tiny", TEXTS, wide, [9])) == 2
 
 
 def test_a_loss_beyond_all_numbers_is_an_infinite_perplexity():

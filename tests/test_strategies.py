@@ -9,9 +9,11 @@ from readable import readable_logits
 from tiny import prompt_ids, tiny_model
 
 from sinkstudy.attention import Plan, optimized
-from sinkstudy.attention.heads import AttentionInputs
+from sinkstudy.attention.heads import AttentionInputs, HeadToKV
 from sinkstudy.attention.pattern import attention_pattern
+from sinkstudy.attention.strategies.contract import ReplacedHeads
 from sinkstudy.attention.strategies.first_value_mean import running_sum
+from sinkstudy.attention.strategies.sink_window import SINK_WINDOW
 
 LAYERS, HEADS = 3, 8
 SHARES = {"1:1": 8, "4:1": 2, "8:1": 1}  # query heads per KV head: number of KV heads
@@ -117,6 +119,24 @@ def test_sinks_and_window_filled_token_by_token(sink_tokens, window, depth):
         steps = [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(1, 20)]
     expected = truth_of(readable_logits, model, ids, plan)[:, 1:]
     assert_within(torch.cat(steps, 1), expected)
+
+
+@pytest.mark.parametrize("kv_heads", [(0, 0, 0, 1, 1, 1), (0, 1, 1)], ids=["even", "uneven"])
+@pytest.mark.parametrize(
+    ("n", "sink_tokens", "window"),
+    [(1, 1, 1), (70, 2, 5), (136, 3, 5), (137, 3, 5), (300, 4, 200), (1300, 4, 600), (40, 50, 3), (90, 1, 1)],
+)
+def test_a_window_without_padding_equals_the_mask_it_stands_for(n, sink_tokens, window, kv_heads):
+    draw = torch.Generator().manual_seed(0)
+    sizes = (len(kv_heads), 2, 2)
+    query, key, value = (torch.randn(2, heads, n, 8, generator=draw, dtype=torch.float64) for heads in sizes)
+    query_at, key_at = torch.arange(n)[:, None], torch.arange(n)
+    seen = (key_at <= query_at) & ((key_at > query_at - window) | (key_at < sink_tokens))
+    scores = (query @ key[:, kv_heads].mT * 0.3).masked_fill(~seen, float("-inf"))
+    to_kv = HeadToKV.of(kv_heads, query.device)
+    given = ReplacedHeads(query, key, value, to_kv, None, 0.3, sink_tokens, window, None, {}, lambda: None)
+    found = SINK_WINDOW.from_heads(given)
+    torch.testing.assert_close(found, scores.softmax(-1) @ value[:, kv_heads], atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("depth", ["projections", "attention"])

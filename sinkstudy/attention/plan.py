@@ -13,9 +13,10 @@ from sinkstudy.errors import StudyError
 class Plan:
     """What to replace.
 
-    `heads`: layer index to head indices. `strategy`: a key of STRATEGIES. `max_tokens`: inputs of more tokens than
-    this run unchanged (None: no limit). `first_layer_threshold`: instead of `heads`, decide at inference: heads
-    whose sink score in the first layer, for this very input, reaches it are replaced in all later layers.
+    `heads`: layer index to head indices. `strategy`: a key of STRATEGIES. `min_tokens`, `max_tokens`: prompts of fewer
+    or more tokens than these run unchanged (None: no limit). `first_layer_threshold`: instead of `heads`, decide at
+    inference: heads whose sink score in the first layer, for this very input, reaches it are replaced in all later
+    layers.
     `rest_weight`: layer to head to the weight of each other token relative to the first's, for `first_value_mean`
     (None: measured on each prompt). `sink_tokens`, `window`: what `sink_window` attends to. `policy`: the name of what
     chose the heads, for tables.
@@ -25,6 +26,7 @@ class Plan:
 
     heads: Mapping[int, Sequence[int]] = field(default_factory=dict)
     strategy: str = "first_value"
+    min_tokens: int | None = None
     max_tokens: int | None = None
     first_layer_threshold: float | None = None
     rest_weight: Mapping[int, Mapping[int, float]] | None = None
@@ -39,8 +41,15 @@ class Plan:
             raise StudyError("plan: give either heads or first_layer_threshold, not both.")
         cleaned = {int(layer): sorted({int(h) for h in heads}) for layer, heads in self.heads.items() if len(heads)}
         object.__setattr__(self, "heads", dict(sorted(cleaned.items())))
-        if self.max_tokens is not None and not self.max_tokens >= 1:
-            raise StudyError(f"plan: max_tokens is {self.max_tokens}; use 1 or more, or leave it out for no limit.")
+        for name in ("min_tokens", "max_tokens"):
+            limit = getattr(self, name)
+            if limit is not None and not limit >= 1:
+                raise StudyError(f"plan: {name} is {limit}; use 1 or more, or leave it out for no limit.")
+        if None not in (self.min_tokens, self.max_tokens) and self.min_tokens > self.max_tokens:
+            raise StudyError(
+                f"plan: min_tokens is {self.min_tokens} and max_tokens {self.max_tokens}, so it applies to no prompt; "
+                "lower the first."
+            )
         if self.first_layer_threshold is not None and not 0 <= self.first_layer_threshold <= 1:
             raise StudyError(f"plan: first_layer_threshold is {self.first_layer_threshold}; use a score from 0 to 1.")
         if self.sink_tokens < 1 or self.window < 1:
@@ -64,6 +73,10 @@ class Plan:
     def replaced(self) -> int:
         """Number of heads the plan names (0 where they are decided at inference)."""
         return sum(len(heads) for heads in self.heads.values())
+
+    def covers(self, tokens: int) -> bool:
+        """Whether a prompt of so many tokens runs under the plan."""
+        return (self.min_tokens or 0) <= tokens and (self.max_tokens is None or tokens <= self.max_tokens)
 
     def save(self, path: Path | str) -> None:
         Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")

@@ -34,7 +34,7 @@ _PROMPT = "sinkstudy_prompt"
 class Prompt:
     """What a prompt decided. It stays with the prompt's KV cache, also through copies of it.
 
-    `active`: whether the prompt is short enough for the plan. `memory`: what the strategy keeps of the layers whose
+    `active`: whether the plan covers a prompt of this length. `memory`: what the strategy keeps of the layers whose
     cache is no `SplitKVCache`, which keeps it itself.
     """
 
@@ -118,8 +118,7 @@ class PlanState:
             )
         if same:
             return known
-        limit = self.plan.max_tokens
-        prompt = Prompt(self.plan, self.depth, active=limit is None or self.now.past + queries <= limit)
+        prompt = Prompt(self.plan, self.depth, active=self.plan.covers(self.now.past + queries))
         if cache is not None:
             setattr(cache, _PROMPT, prompt)
         return prompt

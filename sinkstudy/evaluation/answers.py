@@ -37,25 +37,29 @@ def answers_table(
     model, and the first of its tokens (from 1) that is another; empty where none is.
 
     `prompts`: id, set and token ids (1, query). They are answered in batches with left padding and the KV cache. Left
-    out are prompts beyond a plan's `max_tokens`, which run unchanged, those that leave no room for the answer in the
-    model's context, and variants that decide heads from the input, since a batch would decide for all its prompts
-    together. Plans that do the same are run once.
+    out are prompts of a length that a plan does not cover, which run unchanged, those that leave no room for the answer
+    in the model's context, and variants that decide heads from the input, since a batch would decide for all its
+    prompts together. Plans that do the same are run once.
     """
     fixed = [v for v in variants if v.plan is not None and v.plan.first_layer_threshold is None]
     context = context_length(model) or math.inf
     fitting = sorted((p for p in prompts if p[2].shape[1] + answer_tokens <= context), key=lambda p: p[2].shape[1])
-    rows, expected = [], {}
-    for one in at_work(model, fixed, fitting[0][2]) if fitting else []:
-        limit = one.variant.plan.max_tokens
-        answered = [prompt for prompt in fitting if limit is None or prompt[2].shape[1] <= limit]
-        if limit not in expected:
-            expected[limit] = _answers(model, SDPA, answered, answer_tokens)
-        answers = _answers(model, one.variant, answered, answer_tokens)
-        for (prompt, set_name, ids), answer, other in zip(answered, expected[limit], answers, strict=True):
-            differs = torch.nonzero(answer != other).flatten().tolist()
-            for policy in one.policies:
-                cells = [name, set_name, prompt, ids.shape[1], one.variant.strategy, policy, one.variant.depth]
-                rows.append([*cells, answer_tokens, not differs, differs[0] + 1 if differs else math.nan])
+    by_cover: dict[tuple[int, ...], list[Variant]] = {}  # the prompts that plans cover, and those plans
+    for variant in fixed:
+        covered = tuple(i for i, prompt in enumerate(fitting) if variant.plan.covers(prompt[2].shape[1]))
+        by_cover.setdefault(covered, []).append(variant)
+    by_cover.pop((), None)
+    rows = []
+    for covered, alike in by_cover.items():
+        answered = [fitting[i] for i in covered]
+        expected = _answers(model, SDPA, answered, answer_tokens)
+        for one in at_work(model, alike, answered[0][2]):
+            answers = _answers(model, one.variant, answered, answer_tokens)
+            for (prompt, set_name, ids), answer, other in zip(answered, expected, answers, strict=True):
+                differs = torch.nonzero(answer != other).flatten().tolist()
+                for policy in one.policies:
+                    cells = [name, set_name, prompt, ids.shape[1], one.variant.strategy, policy, one.variant.depth]
+                    rows.append([*cells, answer_tokens, not differs, differs[0] + 1 if differs else math.nan])
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 

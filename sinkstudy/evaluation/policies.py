@@ -65,15 +65,15 @@ def layerwise(model: PreTrainedModel, plan: Plan, prompts: Sequence[Tensor], bud
 
     Each layer's cost is measured by replacing its heads alone; layers join in order of cost per head as long as the
     divergence of all of them together stays within the budget. `prompts`: calibration prompts, (1, query) each; those
-    longer than the plan's `max_tokens` are left out. The plan of a model that cannot run on SDPA is empty.
+    of a length that the plan does not cover are left out. The plan of a model that cannot run on SDPA is empty.
     """
     if not runs_on_sdpa(model):
         return replace(_only(plan, []), policy="layerwise")
-    used = [ids for ids in prompts if plan.max_tokens is None or ids.shape[1] <= plan.max_tokens]
-    cost = {layer: _cost(model, _only(plan, [layer]), used) / len(heads) for layer, heads in plan.heads.items()}
+    used = [ids for ids in prompts if plan.covers(ids.shape[1])]
+    cost = {layer: mean_kl(model, _only(plan, [layer]), used) / len(heads) for layer, heads in plan.heads.items()}
     chosen: list[int] = []
     for layer in sorted(cost, key=lambda layer: (cost[layer], layer)):
-        if _cost(model, _only(plan, [*chosen, layer]), used) <= budget:
+        if mean_kl(model, _only(plan, [*chosen, layer]), used) <= budget:
             chosen.append(layer)
     return replace(_only(plan, chosen), policy="layerwise")
 
@@ -97,7 +97,7 @@ def _only(plan: Plan, layers: Sequence[int]) -> Plan:
 
 
 @torch.inference_mode()
-def _cost(model: PreTrainedModel, plan: Plan, prompts: Sequence[Tensor]) -> float:
+def mean_kl(model: PreTrainedModel, plan: Plan, prompts: Sequence[Tensor]) -> float:
     """Mean KL divergence over all positions of the prompts."""
     total, tokens = 0.0, 0
     for ids in prompts:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from sinkstudy.errors import StudyError
 from sinkstudy.evaluation.variants import EAGER, SDPA, AtWork, Variant, at_work, running, runs_on_sdpa
 
 # Positions compared at once: their log-probabilities in float64 fill a few hundred megabytes for a large vocabulary.
@@ -104,7 +105,13 @@ def _measured(model: PreTrainedModel, working: Sequence[AtWork], ids: Tensor) ->
     yield cells, Quality(0.0, 1.0, 1.0, 1.0, perplexity(reference, ids))
     for one in working:
         with running(model, one.variant):
-            quality = compare(reference, model(ids, use_cache=False).logits, ids)
+            logits = model(ids, use_cache=False).logits
+        quality = compare(reference, logits, ids)
+        if one.leaves_out_work(ids.shape[1]) and torch.equal(logits, reference):
+            raise StudyError(
+                f"quality: {one.variant.strategy} with policy {one.variant.policy} replaces heads on {ids.shape[1]} "
+                "tokens and changes no logit, so the plan cannot have run."
+            )
         replaced = sum(map(len, one.heads.values()))
         for policy in one.policies:
             cells = {"strategy": one.variant.strategy, "policy": policy, "depth": one.variant.depth}

@@ -50,7 +50,8 @@ def skipping_table(
         distinct.setdefault(repr(replace(plan, policy="")), []).append(plan)
     rows = []
     for plan, *others in distinct.values():
-        allowed = [n for n in lengths if n <= min(plan.max_tokens or _LONGEST, _LONGEST, len(token_ids))]
+        most = min(plan.max_tokens or _LONGEST, _LONGEST, len(token_ids))
+        allowed = [n for n in lengths if (plan.min_tokens or 0) <= n <= most]
         if plan.heads and allowed:
             n = max(allowed)
             count = int(np.clip(_TOKENS // n, _LEAST_TEXTS, _MOST_TEXTS))

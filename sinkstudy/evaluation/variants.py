@@ -26,6 +26,7 @@ class Variant:
     depth: str = "none"
 
 
+FITTED = ("budget",)  # policies that choose heads for the strategy their plan names, and for no other
 EAGER, SDPA = Variant("eager"), Variant("sdpa")
 AGAIN = Variant("sdpa", "again")  # the same once more: how far it differs from the first is what timing cannot tell
 
@@ -47,11 +48,12 @@ def running(model: PreTrainedModel, variant: Variant) -> Iterator[PlanState | No
 
 
 def variants_of(model: PreTrainedModel, plans: Sequence[Plan], strategies: Sequence[str]) -> list[Variant]:
-    """Every strategy with every plan that replaces anything, as deep as the model allows."""
+    """Every strategy with every plan that replaces anything and was not fitted to another, as deep as the model
+    allows."""
     variants = []
     for strategy in strategies:
         for plan in plans:
-            if not plan.is_empty:
+            if not plan.is_empty and (plan.policy not in FITTED or plan.strategy == strategy):
                 plan = replace(plan, strategy=strategy)
                 with optimized(model, plan) as run:
                     depth = "projections" if run.pruned else "attention"
@@ -62,17 +64,19 @@ def variants_of(model: PreTrainedModel, plans: Sequence[Plan], strategies: Seque
 def at_work(model: PreTrainedModel, variants: Sequence[Variant], inputs: Tensor) -> list["AtWork"]:
     """What each variant replaces on `inputs` (batch, query), those together that do the same.
 
-    Left out are plans that replace nothing there: beyond their `max_tokens`, or where the input decides and no head is
-    a sink. Two plans do the same where their strategies, replaced heads and settings are the same, whoever chose them.
+    Left out are plans that replace nothing there: which do not cover its length, or where the input decides and no head
+    is a sink. Two plans do the same where their strategies, replaced heads and settings are the same, whoever chose
+    them.
     """
     found: dict[tuple, AtWork] = {}
     decided: dict[float, dict[int, tuple[int, ...]]] = {}  # what the input decides, by threshold: for all strategies
     for variant in variants:
         plan = variant.plan
-        if plan.max_tokens is not None and inputs.shape[1] > plan.max_tokens:
+        if not plan.covers(inputs.shape[1]):
             continue
         if plan.first_layer_threshold is None:
-            heads = _replaced(model, variant, inputs[:, :2])  # the plan alone decides, so two tokens tell
+            # The plan alone decides, so two tokens tell.
+            heads = _replaced(model, replace(variant, plan=replace(plan, min_tokens=None)), inputs[:, :2])
         else:
             if plan.first_layer_threshold not in decided:
                 decided[plan.first_layer_threshold] = _replaced(model, variant, inputs)
@@ -110,6 +114,11 @@ class AtWork:
     variant: Variant
     heads: dict[int, tuple[int, ...]]
     policies: list[str]
+
+    def leaves_out_work(self, n_tokens: int) -> bool:
+        """Whether replaced heads do less on so many tokens than attention does: not under a window that spans them."""
+        plan = self.variant.plan
+        return STRATEGIES[plan.strategy].work(n_tokens, 1, plan.sink_tokens, plan.window) < n_tokens * (n_tokens + 1)
 
 
 def _settings(plan: Plan, heads: dict[int, tuple[int, ...]]) -> tuple:

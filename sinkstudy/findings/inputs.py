@@ -59,6 +59,9 @@ class Tables:
     controls: frozenset[str] = frozenset()
     figures: frozenset[str] = frozenset()
     cut_prompts: Mapping[str, Sequence[tuple[str, int, int]]] = field(default_factory=dict)
+    head_costs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    cost_stand_ins: pd.DataFrame = field(default_factory=pd.DataFrame)
+    retrieval: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @classmethod
     def read(cls, files: Mapping[str, Sequence[str | Path]], threshold: float, **about: object) -> "Tables":

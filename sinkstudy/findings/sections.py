@@ -14,6 +14,7 @@ from sinkstudy.stats.scores import null_score
 ORIGINAL = "the original study"  # its name in published.csv
 SHOWN_LENGTHS = (2, 5, 10, 24, 64, 128, 256, 512, 1024, 2048)
 SHOWN_PAIRS = 5
+_SHARES = {"quarter": 0.25, "half": 0.5, "all": 1.0}  # of KV heads, cheapest first
 
 Row = dict[str, object]
 
@@ -139,6 +140,22 @@ def quality(t: Tables) -> list[Row]:
         of = row["model"], row["set"]
         longest[of] = max(longest.get(of, 0), row["n_tokens"])
     return [row for row in rows if row["n_tokens"] == longest[row["model"], row["set"]]]
+
+
+def head_costs(t: Tables) -> list[Row]:
+    """A row per model and strategy: the cost of the cheapest quarter and half of the KV heads and of all, and how it
+    goes with properties of the heads."""
+    rows = []
+    for (model, strategy), part in t.head_costs.groupby(["model", "strategy"], sort=False) if len(t.head_costs) else ():
+        spent = part.drop_duplicates(["layer", "kv_head"])["kv_head_cost"].sort_values().cumsum().to_numpy()
+        found = t.of("cost_stand_ins", model=model, strategy=strategy).set_index("property")["spearman"]
+        notes = note(file_of("head_costs", model), f"strategy={strategy}, sums over KV heads")
+        notes += note(file_of("cost_stand_ins", model), f"strategy={strategy}")
+        rows.append(
+            {"model": model, "strategy": strategy, "heads": len(part), "note": Markdown(notes), **found}
+            | {name: spent[round(share * len(spent)) - 1] for name, share in _SHARES.items()}
+        )
+    return rows
 
 
 def answers(t: Tables) -> list[Row]:

@@ -180,7 +180,7 @@ class Preset(Section):
 
 
 Strategy = Literal["reuse", "first_value", "first_value_mean", "sink_window"]
-Policy = Literal["first_layer", "consistent", "layerwise"]
+Policy = Literal["first_layer", "consistent", "layerwise", "budget"]
 
 
 class Benchmark(Section):
@@ -190,7 +190,7 @@ class Benchmark(Section):
     lengths: Several[Annotated[int, Field(ge=2)]] = [128, 512, 2048]
     batches: Several[Count] = [1]
     strategies: Several[Strategy] = ["reuse", "first_value", "first_value_mean", "sink_window"]
-    policies: Several[Policy] = ["first_layer", "consistent", "layerwise"]
+    policies: Several[Policy] = ["first_layer", "consistent", "layerwise", "budget"]
     consistent_share: Annotated[
         float, Field(gt=0, le=1, description="Policy consistent: heads that are sinks in this share of the prompts ...")
     ] = 0.8
@@ -198,10 +198,20 @@ class Benchmark(Section):
     layerwise_budget: Annotated[
         float, Field(ge=0, description="Policy layerwise: layers that cost at most this KL in all, nats per token.")
     ] = 0.001
+    budget_kl: Annotated[
+        float, Field(ge=0, description="Policy budget: KV heads that cost at most this KL in all, nats per token, ...")
+    ] = 0.005
+    budget_window: Annotated[
+        Count, Field(description="... where they see a window of so many tokens and the sinks ...")
+    ] = 512
+    budget_tokens: Annotated[Count, Field(description="... of stretches of so many tokens of the prompts.")] = 2048
     sink_tokens: Annotated[Count, Field(description="Strategy sink_window: the first tokens it attends to ...")] = 4
     window: Annotated[Count, Field(description="... and the recent ones.")] = 64
     answer_tokens: Annotated[int, Field(ge=1, le=4096, description="Length of the compared greedy answers.")] = 32
     answer_prompts: Annotated[Count, Field(description="Prompts of each model that are answered.")] = 8
+    retrieval_cases: Annotated[
+        int, Field(ge=0, description="Facts that are planted in the text at each length and depth, and asked for.")
+    ] = 0
     max_tokens: Annotated[
         Count | None,
         Field(description="Longer prompts run unchanged; null: those longer than what a policy was calibrated on."),

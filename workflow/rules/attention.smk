@@ -53,6 +53,39 @@ rule layerwise_plan:
         "../scripts/plan_layerwise.py"
 
 
+rule budget_plan:
+    input:
+        heads="results/heads/{model}.csv",
+        model=model_inputs,
+        prompts=config["prompts"],
+    output:
+        costs="results/head_costs/{model}.csv",
+        plan="results/plans/{model}/budget.json",
+        stand_ins="results/cost_stand_ins/{model}.csv",
+    log:
+        "logs/plans/{model}/budget.log",
+    benchmark:
+        "results/costs/plans/{model}/budget.tsv"
+    conda:
+        "../../envs/sinkstudy.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=60,
+    params:
+        budget={key: config["benchmark"][f"budget_{key}"] for key in ("kl", "tokens", "window")},
+        code=code_of("plan_budget.py"),
+        max_tokens=config["benchmark"]["max_tokens"],
+        model=model_spec,
+        seed=config["statistics"]["seed"],
+        sink_tokens=config["benchmark"]["sink_tokens"],
+    message:
+        "Estimating what replacing each head of {wildcards.model} costs, and spending a budget on the cheapest"
+    script:
+        "../scripts/plan_budget.py"
+
+
 rule benchmark:
     input:
         model=model_inputs,
@@ -94,6 +127,7 @@ rule quality:
     output:
         answers="results/answers/{model}.csv",
         quality="results/quality/{model}.csv",
+        retrieval="results/retrieval/{model}.csv",
     log:
         "logs/quality/{model}.log",
     benchmark:
@@ -111,6 +145,7 @@ rule quality:
         code=code_of("quality.py"),
         lengths=config["benchmark"]["lengths"],
         model=model_spec,
+        retrieval_cases=config["benchmark"]["retrieval_cases"],
         strategies=config["benchmark"]["strategies"],
     message:
         "Comparing predictions and answers of {wildcards.model} with and without its sink heads"

@@ -39,6 +39,7 @@ SETS = list(dict.fromkeys(prompt.set for prompt in PROMPTS))
 SHARDS = shards(PROMPTS, config["capture"]["tokens_per_job"])
 PRESETS = sorted(config["simulation"])
 POLICIES = config["benchmark"]["policies"]
+COSTED = TRAINED if "budget" in POLICIES else []  # models whose heads are costed
 THRESHOLD = config["sinks"]["threshold"]
 RESAMPLING = {key: config["statistics"][key] for key in ("bootstrap", "permutations", "seed")}
 FORMATS = ["png", "svg"]

@@ -8,6 +8,7 @@ from sinkstudy.attention.plan import Plan
 from sinkstudy.evaluation.answers import answers_table
 from sinkstudy.evaluation.benchmark import usable_lengths, windows
 from sinkstudy.evaluation.quality import quality_table
+from sinkstudy.evaluation.retrieval import retrieval_table
 from sinkstudy.evaluation.variants import runs_on_sdpa, variants_of
 from sinkstudy.models.loading import encode, load_model, tokenize
 from sinkstudy.models.spec import pinned
@@ -31,5 +32,15 @@ with job_log(snakemake.log[0]):
     held_out = tokenize(loaded, text.read_text(encoding="utf-8"), prompt=text.name)
     lengths = usable_lengths(model, name, len(held_out), params.lengths)
     texts = [("held-out", ids[None]) for ids in windows(held_out, max(lengths), _WINDOWS).to(model.device)]
+    found = retrieval_table(
+        model,
+        name,
+        lambda piece: loaded.tokenizer.encode(piece, add_special_tokens=False),
+        held_out,
+        variants,
+        lengths,
+        params.retrieval_cases,
+    )
+    write_table(found, snakemake.output.retrieval)
     write_table(quality_table(model, name, texts, variants, lengths), snakemake.output.quality)
     write_table(answers_table(model, name, answered, variants, params.answer_tokens), snakemake.output.answers)

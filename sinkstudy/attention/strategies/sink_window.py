@@ -8,23 +8,80 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
+from sinkstudy.attention.heads import select_heads
 from sinkstudy.attention.strategies.contract import ReplacedHeads, Strategy
 
-_BLOCK = 128  # queries at a time
+_BLOCK = (
+    64  # queries that share one stretch of keys, at least: an eighth of a long window, or keys are copied too often
+)
+_MASKED_BLOCK = 128
 
 
 def from_heads(heads: ReplacedHeads) -> Tensor:
+    queries, keys = heads.query.shape[2], heads.key.shape[2]
+    if heads.mask is None and queries == 1:
+        return _last_query(heads, heads.start + keys)
+    if heads.mask is None and heads.start == 0 and queries == keys:
+        return _whole_prompt(heads)
+    return _masked(heads)
+
+
+def _whole_prompt(heads: ReplacedHeads) -> Tensor:
+    """A prompt without padding or anything before it: its first queries see all there is, which is plain causal
+    attention, and the others go in blocks of one length, and one that is shorter."""
+    n, size = heads.query.shape[2], heads.to_kv.group_size or 1
+    kv = heads.to_kv.unique if heads.to_kv.group_size else heads.to_kv.index
+    key, value = select_heads(heads.key, kv), select_heads(heads.value, kv)
+    full, block = heads.sink_tokens + heads.window, max(_BLOCK, heads.window // 8)
+    early = (states[:, :, :full] for states in (heads.query, key, value))
+    outputs = [scaled_dot_product_attention(*early, is_causal=True, scale=heads.scale, enable_gqa=size > 1)]
+    edge = max(full, n - (n - full) % block)
+    for start, stop, length in ((full, edge, block), (edge, n, n - edge)):
+        if start < stop:
+            outputs.append(_in_blocks(heads, key, value, start, stop, length))
+    if "key" in heads.memory and n >= heads.sink_tokens:
+        _shorten(heads, _sinks(heads, _Tokens.of(heads, n)), n - heads.window + 1)
+    return torch.cat(outputs, 2)
+
+
+def _in_blocks(heads: ReplacedHeads, key: Tensor, value: Tensor, start: int, stop: int, length: int) -> Tensor:
+    """Outputs (batch, head, query, width) of the queries `start` to `stop`, all of which are past the sinks and a
+    window. Blocks of `length` queries are folded into the batch: one mask says for all of them which keys each query
+    sees, of the sinks and of the stretch that the windows of its block span."""
+    sinks, window, size = heads.sink_tokens, heads.window, heads.to_kv.group_size or 1
+    count, span = (stop - start) // length, window - 1 + length
+
+    def keys_of_blocks(states: Tensor) -> Tensor:
+        stretches = states[:, :, start - window + 1 : stop].unfold(
+            2, span, length
+        )  # (batch, kv_head, block, width, key)
+        stretches = stretches.permute(0, 2, 1, 4, 3).flatten(0, 1)  # (batch x block, kv_head, key, width)
+        return torch.cat([states[:, :, :sinks].repeat_interleave(count, 0), stretches], 2)
+
+    # Query heads that read one KV head stand below each other: (batch x block, kv_head, head of it x query, width).
+    query = heads.query[:, :, start:stop].unflatten(2, (count, length)).unflatten(1, (-1, size))
+    query = query.permute(0, 3, 1, 2, 4, 5).flatten(3, 4).flatten(0, 1)
+    near = torch.ones(length, span, dtype=torch.bool, device=query.device).triu().tril(window - 1)
+    seen = torch.nn.functional.pad(near, (sinks, 0), value=True).repeat(size, 1)
+    output = scaled_dot_product_attention(
+        query, keys_of_blocks(key), keys_of_blocks(value), attn_mask=seen, scale=heads.scale
+    )
+    output = output.unflatten(2, (size, length)).unflatten(0, (-1, count))
+    return output.permute(0, 2, 3, 1, 4, 5).flatten(3, 4).flatten(1, 2)
+
+
+def _masked(heads: ReplacedHeads) -> Tensor:
+    """Any call, such as of a padded batch, or of a piece of a prompt after another."""
     queries, kv_head = heads.query.shape[2], heads.to_kv.index
     end = heads.start + heads.key.shape[2]
-    if queries == 1 and heads.mask is None:
-        return _last_query(heads, end)
     tokens = _Tokens.of(heads, end)
     sink_key, sink_value = _sinks(heads, tokens)
     device = heads.query.device
     outputs = []  # only what a block reads is copied per query head, never the whole cache
-    for start in range(0, queries, _BLOCK):
-        block = slice(start, min(start + _BLOCK, queries))
+    for start in range(0, queries, _MASKED_BLOCK):
+        block = slice(start, min(start + _MASKED_BLOCK, queries))
         here = slice(end - queries + block.start, end - queries + block.stop)
         recent = slice(max(heads.start, here.start - heads.window + 1 - tokens.padding), here.stop)
         position = torch.arange(here.start, here.stop, device=device)[:, None]
@@ -39,7 +96,7 @@ def from_heads(heads: ReplacedHeads) -> Tensor:
             far = far & seen.gather(-1, tokens.sink[:, None].expand(-1, seen.shape[1], -1))
         stored = slice(recent.start - heads.start, recent.stop - heads.start)
         outputs.append(
-            torch.nn.functional.scaled_dot_product_attention(
+            scaled_dot_product_attention(
                 heads.query[:, :, block],
                 torch.cat([sink_key, heads.key[:, :, stored]], 2)[:, kv_head],
                 torch.cat([sink_value, heads.value[:, :, stored]], 2)[:, kv_head],
@@ -64,7 +121,7 @@ def _last_query(heads: ReplacedHeads, end: int) -> Tensor:
     if "key" in heads.memory and sinks == heads.sink_tokens:
         _shorten(heads, (sink_key, sink_value), end - heads.window + 1)
     index = heads.to_kv.unique if heads.to_kv.group_size else heads.to_kv.index
-    return torch.nn.functional.scaled_dot_product_attention(
+    return scaled_dot_product_attention(
         heads.query, key[:, index], value[:, index], scale=heads.scale, enable_gqa=heads.to_kv.group_size is not None
     )
 

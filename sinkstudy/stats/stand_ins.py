@@ -1,0 +1,29 @@
+"""Whether a property of a head that captures show could stand in for what replacing the head costs."""
+
+import pandas as pd
+from scipy.stats import spearmanr
+
+PROPERTIES = ("mean_sink_score", "mean_excess_score", "mean_output_norm")
+_KEY = ["model", "layer", "head"]
+
+
+def with_scores(costs: pd.DataFrame, heads: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `costs` (model, strategy, layer, head, ...) with each head's PROPERTIES, means over all prompts.
+
+    `heads`: the table of heads, of which the rows of set `all` are read.
+    """
+    over_all = heads.loc[heads["set"] == "all", [*_KEY, *PROPERTIES]]
+    columns = ["model", *costs.columns.drop("model"), *PROPERTIES]
+    return costs.merge(over_all, on=_KEY, how="left")[columns]
+
+
+def stand_in_table(costs: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's correlation of each property with the cost, over the heads that have both: model, strategy, property,
+    heads, spearman, p_value. `costs`: as `with_scores` gives it."""
+    rows = []
+    for (model, strategy), part in costs.groupby(["model", "strategy"], sort=False):
+        for name in PROPERTIES:
+            known = part.dropna(subset=[name])
+            found = spearmanr(known["cost"], known[name])
+            rows.append((model, strategy, name, len(known), found.statistic, found.pvalue))
+    return pd.DataFrame(rows, columns=["model", "strategy", "property", "heads", "spearman", "p_value"])

@@ -1,0 +1,128 @@
+"""What replacing each head would cost, against measuring it head by head, and the plans that spend a budget on it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+from tiny import prompt_ids, tiny_model
+
+from sinkstudy.attention import Plan
+from sinkstudy.evaluation.benchmark import windows
+from sinkstudy.evaluation.budget import budget, calibration_texts, window_plan
+from sinkstudy.evaluation.head_costs import head_costs
+from sinkstudy.evaluation.policies import mean_kl
+from sinkstudy.models.loading import load_model, tokenize
+from sinkstudy.models.spec import ModelSpec
+from sinkstudy.stats.stand_ins import stand_in_table, with_scores
+
+N = 320  # tokens of calibration text, and of text to check on
+WINDOW = Plan(strategy="sink_window", sink_tokens=2, window=6)
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """The shipped model, and two stretches of text."""
+    loaded = load_model(ModelSpec(source="models/reference", device="cpu"))
+    ids = tokenize(loaded, Path("texts/heldout.txt").read_text(encoding="utf-8"), "held-out")
+    return loaded.model, *windows(ids, N, 2).split(1)
+
+
+@pytest.fixture(scope="module")
+def costs(toy):
+    return head_costs(*toy[:2], [WINDOW, replace(WINDOW, strategy="first_value")], seed=0)
+
+
+@pytest.mark.parametrize("strategy", ["sink_window", "first_value"])
+def test_costs_rank_heads_as_measured_divergences_do_and_have_their_size(toy, costs, strategy):
+    model, ids, _ = toy
+    rows = costs[costs["strategy"] == strategy]
+    assert len(rows) == 4 * 8
+    measured = [
+        mean_kl(model, replace(WINDOW, strategy=strategy, heads={row.layer: [row.head]}), [ids])
+        for row in rows.itertuples()
+    ]
+    assert spearmanr(rows["cost"], measured).statistic >= 0.9
+    # The second order says little of changes that turn predictions over, so the median stands for the size.
+    assert 0.5 < np.median(rows["cost"] / measured) < 2
+
+
+def test_the_cost_of_a_kv_head_is_that_of_its_query_heads_together():
+    model, ids = tiny_model("llama", num_attention_heads=8, num_key_value_heads=2), prompt_ids(40)
+    costs = head_costs(model, ids, [WINDOW], seed=0)
+    for _, of_kv in costs.groupby(["layer", "kv_head"]):
+        # Products add up query by query, so their root mean squares obey the triangle inequality.
+        (together,), alone = of_kv["kv_head_cost"].unique(), np.sqrt(of_kv["cost"])
+        assert max(0, 2 * alone.max() - alone.sum()) <= np.sqrt(together) * (1 + 1e-9)
+        assert np.sqrt(together) <= alone.sum() * (1 + 1e-9)
+    # Where each query head has a KV head of its own, the two are one.
+    single = head_costs(tiny_model("llama", num_key_value_heads=4), ids, [WINDOW], seed=0)
+    np.testing.assert_allclose(single["kv_head_cost"], single["cost"])
+
+
+def test_heads_that_a_plan_leaves_as_they_are_have_no_cost():
+    layers = ["sliding_attention", "full_attention", "full_attention"]
+    model, ids = tiny_model("gemma3_text", layer_types=layers), prompt_ids(20)
+    costs = head_costs(model, ids, [WINDOW, Plan(strategy="reuse")], seed=0)
+    assert set(costs["layer"]) == {1, 2}
+    reuse = head_costs(tiny_model("llama"), ids, [Plan(strategy="reuse")], seed=0)
+    assert set(reuse["layer"]) == {1, 2}
+    assert head_costs(model, ids, [], seed=0).empty
+
+
+def test_estimating_leaves_the_model_as_it_was(toy, costs):
+    model, ids, _ = toy
+    again = head_costs(model, ids, [WINDOW], seed=0)
+    pd.testing.assert_frame_equal(again, costs[costs["strategy"] == "sink_window"].reset_index(drop=True))
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert not model(ids[:, :4]).logits.is_leaf  # embeddings and layers record gradients as before
+
+
+def test_a_budget_buys_the_cheapest_kv_heads_and_is_kept_on_other_text(toy, costs):
+    model, _, check = toy
+    empty = window_plan(WINDOW.sink_tokens, WINDOW.window, None)
+    plans = [budget(model, empty, costs, check, limit) for limit in (0, 1e-4, 1e-3, 1e-2)]
+    assert plans[0].heads == {}
+    assert plans[1].replaced < plans[2].replaced < plans[3].replaced
+    order = costs[costs["strategy"] == "sink_window"].sort_values("kv_head_cost")[["layer", "head"]].to_numpy().tolist()
+    for plan, limit in zip(plans[1:], (1e-4, 1e-3, 1e-2), strict=True):
+        assert mean_kl(model, plan, [check]) <= limit
+        assert sorted([n, h] for n, heads in plan.heads.items() for h in heads) == sorted(order[: plan.replaced])
+
+
+def test_a_plan_that_costs_more_than_estimated_is_cut_back(toy, costs):
+    model, _, check = toy
+    empty, limit = window_plan(WINDOW.sink_tokens, WINDOW.window, None), 1e-3
+    hopeful = costs.assign(kv_head_cost=costs["kv_head_cost"] / 50)
+    plan = budget(model, empty, hopeful, check, limit)
+    assert 0 < plan.replaced < 32
+    assert mean_kl(model, plan, [check]) <= limit
+    # A text that the window would cover for the most part says nothing.
+    assert budget(model, empty, costs, check[:, :27], 1.0).heads == {}
+
+
+@pytest.mark.parametrize("texts", [["one text alone"], ["a", "bbb", "cc"], ["same", "same"]])
+def test_calibration_texts_share_nothing(texts):
+    fit, check = calibration_texts(texts)
+    assert fit
+    assert check
+    assert sorted((fit + check).replace("\n", "")) == sorted("".join(texts))
+
+
+def test_stand_ins_are_correlated_over_heads_that_have_both(costs):
+    rng = np.random.default_rng(0)
+    heads = costs[costs["strategy"] == "sink_window"][["layer", "head"]].assign(
+        model="toy", set="all", mean_sink_score=lambda d: rng.random(len(d)), mean_output_norm=np.nan
+    )
+    heads["mean_excess_score"] = costs.loc[costs["strategy"] == "sink_window", "cost"].rank().to_numpy()
+    other = heads.assign(set="code", mean_sink_score=0.0)
+    table = stand_in_table(with_scores(costs.assign(model="toy"), pd.concat([other, heads]))).set_index(
+        ["strategy", "property"]
+    )
+    assert table.loc[("sink_window", "mean_excess_score"), "spearman"] == pytest.approx(1)
+    assert abs(table.loc[("sink_window", "mean_sink_score"), "spearman"]) < 0.6
+    assert table.loc[("sink_window", "mean_output_norm"), "heads"] == 0
+    assert (table["heads"].drop("mean_output_norm", level=1) == 32).all()
