@@ -48,7 +48,15 @@ def record_of(attention: np.ndarray, full_rows: bool = True) -> PromptRecord:
         output_norm=attention.mean((2, 3)),
         row_error=1e-7,
         row_sum=None if full_rows else attention.sum(-1),
+        activation=attention.mean((1, 2, 3)),
+        activation_channel=np.tile([7, 3], (len(attention), 1)),
+        channel_value=attention[:, 0, -1:, :1].repeat(2, -1)[:, 0],
+        value_drain=np.full(attention.shape[:2], np.nan),  # as where an architecture does not show it
+        position_mass=attention.mean(2),
     )
+
+
+MEASURED = ("output_norm", "activation", "activation_channel", "channel_value", "value_drain", "position_mass")
 
 
 def small_record(n: int, value: float = 0.5) -> PromptRecord:
@@ -108,7 +116,9 @@ def test_readers_give_back_what_was_written(path, full_rows):
             assert capture.layers.tolist() == file.layers.tolist() == list(LAYERS)
             np.testing.assert_array_equal(capture.key_mass, record.key_mass.astype(np.float32))
             np.testing.assert_array_equal(capture.sink_mass, attention[..., 0].astype(np.float32))
-            np.testing.assert_array_equal(capture.output_norm, record.output_norm.astype(np.float32))
+            for measured in MEASURED:
+                expected = getattr(record, measured).astype(np.float32)
+                np.testing.assert_array_equal(getattr(capture, measured), expected, measured)
             if full_rows:
                 assert capture.row_sum is None
             else:
@@ -211,6 +221,11 @@ def test_datasets_have_the_documented_types_axes_filters_and_no_text_of_variable
         "row_sum": ("float32", ["layer", "head", "query"]),
         "key_mass": ("float32", ["layer", "head", "query", "key_class"]),
         "output_norm": ("float32", ["layer", "head"]),
+        "activation": ("float32", ["layer"]),
+        "activation_channel": ("int32", ["layer", "channel"]),
+        "channel_value": ("float32", ["layer", "channel"]),
+        "value_drain": ("float32", ["layer", "head"]),
+        "position_mass": ("float32", ["layer", "head", "key"]),
         "attention": ("float16", ["layer", "head", "query", "key"]),
     }
     with h5py.File(path) as file:
@@ -379,6 +394,12 @@ def one_token_more(file: h5py.File) -> None:
     file["p/token_ids"] = np.zeros(4, np.int32)
 
 
+def one_key_less(file: h5py.File) -> None:
+    shorter = file["p/position_mass"][..., 1:]
+    del file["p/position_mass"]
+    file["p/position_mass"] = shorter
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -394,6 +415,7 @@ def one_token_more(file: h5py.File) -> None:
         (removed("p/sink_mass"), "sink_mass"),
         (removed("p/output_norm"), "output_norm"),
         (changed(one_token_more), "axes"),
+        (changed(one_key_less), "axes"),
         (changed(nan_inside), "not finite"),
         (changed(other_masses), "contradict"),
     ],
