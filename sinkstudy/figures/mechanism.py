@@ -82,7 +82,7 @@ def position_figure(positions: pd.DataFrame, shares: pd.DataFrame, model: str) -
         label = f"uniform, {longest} tokens"
         left.plot(np.arange(1, longest + 1), uniform_attention(longest), **NULL_STYLE, label=label)
         left.set_yscale("log")
-        length_axis(left, int(positions["position"].max()) + 1)
+        length_axis(left, longest)
         left.set_xticks(*zip(*[(tick, str(int(tick))) for tick in left.get_xticks()[::2]], strict=True))
         left.legend(loc="upper right", fontsize=6)
     left.set(xlabel="position (1: the first token)", ylabel="attention received, mean over heads")
@@ -95,6 +95,9 @@ def position_figure(positions: pd.DataFrame, shares: pd.DataFrame, model: str) -
         right.bar(shares.index, share, 0.85, bottom, **style, label=_KIND_NAMES[kind])
         bottom += share
     right.set(xlabel="layer", ylabel="heads (% of heads and prompts)", ylim=(0, 103))
+    if not bottom.any():
+        said = "no head has a sink" if len(shares) else "not measured"
+        right.text(0.5, 0.5, said, transform=right.transAxes, ha="center")
     right.legend(fontsize=6, frameon=True, framealpha=0.8, edgecolor="none")
     right.set_title(f"heads with a sink (≥ {EPSILON:g}),\nby the token that it is at", fontsize=7.5)
     figure.suptitle(f"{model}: where the sinks are")

@@ -8,7 +8,9 @@ from sinkstudy.stats.positions import EPSILON, KINDS
 
 __all__ = ["EPSILON", "RAISED", "SHOWN_PLACES", "SINK_EXCESS", "drained", "mechanism", "sink_places"]
 
-RAISED = 3.0  # times the norm of the other tokens' residual stream: an activation this high is no accident of a token
+# Times the norm of the other tokens' residual stream. Random weights alone give twice: the first token, which attends
+# to nothing but itself, is the only one whose attention output is no average.
+RAISED = 3.0
 SHOWN_PLACES = 5
 
 
