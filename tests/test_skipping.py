@@ -9,7 +9,7 @@ from tiny import tiny_model
 from sinkstudy.attention import Plan, optimized
 from sinkstudy.evaluation.benchmark import windows
 from sinkstudy.evaluation.quality import compare
-from sinkstudy.evaluation.skipping import control_heads, random_heads, skipping_table
+from sinkstudy.evaluation.skipping import control_heads, random_heads, skipping_table, with_value_drain
 from sinkstudy.stats.resampling import Resampling
 
 PLAN = Plan(heads={1: [0, 1], 2: [3]}, policy="by hand", max_tokens=30)
@@ -43,6 +43,14 @@ def test_a_control_takes_as_many_heads_of_the_same_layers():
     drawn = [random_heads(PLAN, 4, np.random.default_rng(seed)) for seed in range(200)]
     assert all(len(set(one[1])) == 2 and len(one[2]) == 1 and one.keys() == {1, 2} for one in drawn)
     assert {one[2][0] for one in drawn} == {0, 1, 2, 3}
+
+
+def test_the_most_drained_heads_are_found_in_the_table_of_activations():
+    rows = [(p, 1, head, drain + p) for p in (0.0, 0.5) for head, drain in enumerate([0.9, 0.1, 0.8, 0.2])]
+    activations = pd.DataFrame([*rows, (0.0, 1, None, 0.5)], columns=["prompt", "layer", "head", "value_drain"])
+    drained = with_value_drain(HEADS, activations)
+    assert drained.query("layer == 1")["value_drain"].tolist() == pytest.approx([1.15, 0.35, 1.05, 0.45])
+    assert control_heads(Plan(heads={1: [0, 2]}), drained, "value_drain") == {1: [1, 3]}
 
 
 def test_every_policy_has_a_row_per_choice_of_heads_at_its_longest_length(table):

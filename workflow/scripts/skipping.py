@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from sinkstudy.attention.plan import Plan
-from sinkstudy.evaluation.skipping import skipping_table
+from sinkstudy.evaluation.skipping import skipping_table, with_value_drain
 from sinkstudy.evaluation.variants import runs_on_sdpa
 from sinkstudy.models.loading import load_model, tokenize
 from sinkstudy.models.spec import pinned
@@ -21,6 +21,8 @@ with job_log(snakemake.log[0]):
     token_ids = tokenize(loaded, text.read_text(encoding="utf-8"), prompt=text.name)
     plans = [Plan.load(path) for path in snakemake.input.plans] if runs_on_sdpa(loaded.model) else []
     heads = read_tables([snakemake.input.heads]).query("set == 'all'")
+    if activations := snakemake.input.get("activations"):
+        heads = with_value_drain(heads, read_tables([activations]))
     resampling = Resampling(**params.resampling)
     table = skipping_table(loaded.model, name, token_ids, plans, heads, params.lengths, resampling)
     write_table(table, snakemake.output[0])
