@@ -164,14 +164,15 @@ ROWS = {
     "sink threshold changed": Row(lambda lab: lab.set(sinks={"threshold": 0.8}), dict.fromkeys(OF_THRESHOLD, "")),
     "bootstrap seed changed": Row(
         lambda lab: lab.set(statistics=CLONE["statistics"] | {"seed": 5}),
-        {"heads": "", "heldout": "", "mechanism": "", "predictors": "", "simulation": "", "statistics": ""},
+        dict.fromkeys(["heads", "heldout", "mechanism", "predictors", "simulation", "skipping", "statistics"], ""),
     ),
     "figure style changed": Row(
         lambda lab: lab.append("sinkstudy/figures/style.py", "EDITED = 1"), dict.fromkeys(drawing_rules(), "")
     ),
     "caption edited": Row(edit_caption, {}),
     "benchmark grid changed": Row(
-        lambda lab: lab.set(benchmark=CLONE["benchmark"] | {"lengths": [32]}), {"benchmark": "", "quality": ""}
+        lambda lab: lab.set(benchmark=CLONE["benchmark"] | {"lengths": [32]}),
+        {"benchmark": "", "quality": "", "skipping": ""},
     ),
     "`--cores` changed": Row(lambda lab: setattr(lab, "cores", "2"), {}),
     "comment or docstring edited": Row(edit_comments, {}),

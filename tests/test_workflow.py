@@ -25,7 +25,8 @@ TABLES = {
     "ci_high p_value",
     "predictors": "model measure threshold n_tokens predictor auc auc_low auc_high log_loss brier precision recall",
     "benchmark": "model phase n_tokens batch strategy policy heads_replaced head_fraction median_s iqr_s "
-    "speedup_vs_sdpa speedup_vs_eager ceiling peak_mb kv_cache_mb kl top1_agreement perplexity_ratio device kernel",
+    "speedup_vs_sdpa speedup_low speedup_high speedup_vs_eager ceiling peak_mb kv_cache_mb kl top1_agreement "
+    "perplexity_ratio device kernel",
 }
 pytestmark = pytest.mark.slow
 DIGITS = 1e-9  # tables keep nine, and their numbers here are at most 1
