@@ -39,7 +39,7 @@ def optimized(model: PreTrainedModel, plan: Plan, depth: str = "projections") ->
 
     What a prompt decides (whether it is short enough, which heads are sinks) stays with its KV cache. A cache that is
     filled under a plan is continued under that plan and depth, in this block or a later one; one that was filled before
-    may be continued under any. A dynamic cache (the default) says so where it is continued outside; other kinds cannot.
+    may be continued under any one. Whatever its kind, it says so where it is continued elsewhere.
     Layers with a sliding window run under the plan only while the context is shorter than the window.
 
     Inside the block weights may be changed, moved, cast and trained, but not in place through `weight.data`, which
