@@ -78,7 +78,7 @@ def _folder(spec: ModelSpec) -> Path:
     if folder is None or not folder.is_dir():
         raise StudyError(
             f"model source {spec.source!r} has not been converted on this machine, or its conversion was removed from "
-            f"{cache_folder()}; delete results/converted/*.json and run again to convert it anew."
+            f"{cache_folder()}; convert it again (snakemake --cores 4 --forcerun convert_model --until convert_model)."
         )
     return folder
 
