@@ -201,3 +201,17 @@ def test_a_layer_that_runs_without_its_hooks_is_refused(depth, refuses):
     with optimized(model, Plan(heads=HEADS), depth), refuses("runs without the hooks"):
         angles = model.model.rotary_emb(hidden, positions)
         model.model.layers[1].self_attn.forward(hidden, position_embeddings=angles, attention_mask=None)
+
+
+@DEPTHS
+@torch.no_grad()
+def test_a_cache_that_was_split_emptied_and_filled_elsewhere_is_whole(depth):
+    model, ids, plan = tiny_model("llama"), prompt_ids(12), Plan(heads=HEADS, strategy="sink_window", window=4)
+    with optimized(model, plan, depth):
+        used = model(ids[:, :9]).past_key_values
+    used.reset()
+    model(ids[:, :9], past_key_values=used)
+    unused = model(ids[:, :9]).past_key_values
+    with optimized(model, plan, depth):
+        logits = [model(ids[:, 9:], past_key_values=cache).logits for cache in (used, unused)]
+    torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-5)

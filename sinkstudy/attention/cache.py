@@ -20,6 +20,7 @@ class PlannedLayer:
     """
 
     entered, owned, whole = False, True, True
+    split: tuple[int, tuple[int, ...]] | None = None
     partition: HeadPartition | None = None
     state: dict[str, Tensor]
 
@@ -36,7 +37,7 @@ class PlannedLayer:
                     "this KV cache was filled under a plan; continue it inside `with optimized(...)` with that plan."
                 )
             # The cache was emptied, and whoever fills it now runs under no plan.
-            self.owned, self.whole, self.partition = False, True, None
+            self.owned, self.whole, self.split, self.partition = False, True, None, None
         self.entered = False
 
     def reset(self) -> None:
@@ -95,7 +96,7 @@ class SplitKVCache(PlannedLayer, DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         self.check_entered()
-        if self.split is not None and self.owned:
+        if self.split is not None:
             heads, replaced = self.split
             self.partition = partition_heads(heads, key_states.shape[1], replaced, key_states.device)
             index = self.partition.index

@@ -122,6 +122,7 @@ def _attention_under_plan(
     window = features.get("sliding_window")
     if not running.replaced_heads(layer) or (window is not None and inputs.key.shape[2] >= window):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **features)
+    running.check_mask(attention_mask)
     partition, groups = running.partition(layer, inputs)
     output = query.new_empty(query.shape[0], query.shape[2], partition.heads, value.shape[-1])
     for group in groups:

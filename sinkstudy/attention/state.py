@@ -47,8 +47,9 @@ class ForwardPass(threading.local):
     """The forward pass that runs in this thread, or ran last in it.
 
     `layer`, `layer_cache`: the layer that runs now, and its cache, where there is one and the plan is active. `past`:
-    tokens in the cache before the pass. `first_inputs`: what the first layer's attention was called with. `pattern`:
-    the first layer's attention of the heads `pattern_heads`, all that later layers ask for.
+    tokens in the cache before the pass. `mask`: the latest that was found to be causal. `first_inputs`: what the first
+    layer's attention was called with. `pattern`: the first layer's attention of the heads `pattern_heads`, all that
+    later layers ask for.
     """
 
     prompt: Prompt | None = None
@@ -57,6 +58,7 @@ class ForwardPass(threading.local):
     past: int = 0
     layer_cache: PlannedLayer | None = None
     first_inputs: AttentionInputs | None = None
+    mask: Tensor | None = None
     pattern: Tensor | None = None
     pattern_heads: tuple[int, ...] = ()
 
@@ -78,9 +80,15 @@ class PlanState:
 
     # The methods that change the state are kept out of compiled graphs, which would record one state for good.
     @torch.compiler.disable
-    def begin_pass(self, *_: object) -> None:
+    def begin_pass(self, model: PreTrainedModel, *_: object) -> None:
         """Runs before every forward pass of the model."""
         self.now.__dict__.clear()
+        looks_back = self.strategy.needs_first_layer or self.plan.first_layer_threshold is not None
+        if looks_back and model.training and torch.is_grad_enabled() and model.is_gradient_checkpointing:
+            raise StudyError(
+                "gradient checkpointing runs layers again without the first one, which this plan's other layers need; "
+                "call model.gradient_checkpointing_disable() first."
+            )
 
     @torch.compiler.disable
     def enter_layer(self, attention: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -101,6 +109,19 @@ class PlanState:
                 f"layer {layer} runs without the hooks of `with optimized(...)`; compile a model inside the block, and "
                 "call modules, not their forward."
             )
+
+    def check_mask(self, mask: Tensor | None) -> None:
+        """Raises StudyError where more or less is masked than what comes later and what is padding."""
+        if mask is None or mask is self.now.mask:
+            return
+        queries, keys = mask.shape[-2:]
+        causal = torch.ones(queries, keys, dtype=torch.bool, device=mask.device).tril(self.now.past)
+        if mask.dtype != torch.bool or not torch.equal(mask, causal & mask.any(-2, keepdim=True)):
+            raise StudyError(
+                "the attention mask is of numbers, or not causal with padding alone (several prompts in one row, a "
+                "prefix that sees itself whole), which plans do not cover; give every prompt a row and a 2D mask."
+            )
+        self.now.mask = mask
 
     def _prompt_of(self, cache: Cache | None, layer: int, queries: int) -> Prompt:
         """The prompt whose cache is continued, or a new one, also for a cache that was filled unmodified."""
