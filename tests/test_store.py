@@ -421,10 +421,13 @@ def test_a_file_that_is_no_complete_and_consistent_capture_is_refused_by_name(pa
         list(read_captures([path]))
 
 
-@pytest.mark.parametrize("name", ["tokens", "attention"])
-def test_tokens_and_maps_of_another_number_of_tokens_are_refused(path, refuses, name):
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("tokens", lambda a: a[1:]), ("attention", lambda a: a[..., 1:]), ("attention", lambda a: a * np.nan)],
+)
+def test_tokens_and_maps_that_are_not_those_of_the_prompt_are_refused(path, refuses, name, change):
     def cut(file: h5py.File) -> None:
-        values = file["p"][name][..., 1:]
+        values = change(file["p"][name][()])
         del file["p"][name]
         file["p"][name] = values
 

@@ -107,8 +107,7 @@ class CaptureFile:
             fit = all(array.shape == tuple(map(sizes.get, LAYOUT[name][1])) for name, array in arrays.items())
             if not fit or not all(sizes.values()) or sizes["layer"] != len(set(self.layers.tolist())):
                 raise DamagedFileError(self.path, f"prompt {prompt!r} has axes that do not fit each other")
-            masses = [arrays[name] for name in ("key_mass", "row_sum") if name in arrays]
-            if not all(((array >= 0) & (array <= _LARGEST_MASS)).all() for array in masses):
+            if not all(map(_is_attention, (arrays[name] for name in ("key_mass", "row_sum") if name in arrays))):
                 raise DamagedFileError(self.path, f"prompt {prompt!r} holds attention that is not between 0 and 1")
             if not np.array_equal(arrays["key_mass"][..., 0], arrays["sink_mass"]):
                 raise DamagedFileError(self.path, f"sink_mass and key_mass of prompt {prompt!r} contradict each other")
@@ -128,8 +127,8 @@ class CaptureFile:
         """One layer's maps (head, query, key) float16, by row of the layer axis."""
         with _reading(self.path):
             maps, masses = self._file[prompt]["attention"], self._file[prompt]["sink_mass"]
-            if maps.shape != (*masses.shape, masses.shape[-1]):
-                raise DamagedFileError(self.path, f"the maps of prompt {prompt!r} are not of its tokens")
+            if maps.shape != (*masses.shape, masses.shape[-1]) or not _is_attention(maps[layer_row]):
+                raise DamagedFileError(self.path, f"the maps of prompt {prompt!r} are not attention to its tokens")
             return maps[layer_row]
 
 
@@ -198,6 +197,10 @@ def _reading(path: Path) -> Iterator[None]:
             ) from error
         reason = " ".join(str(error).strip("'\"").split())
         raise DamagedFileError(path, f"it cannot be read as a capture ({reason})") from error
+
+
+def _is_attention(masses: np.ndarray) -> bool:
+    return bool(((masses >= 0) & (masses <= _LARGEST_MASS)).all())
 
 
 def _text(value: object) -> str:
