@@ -40,7 +40,11 @@ def test_a_plan_survives_its_file(tmp_path):
     assert plan.heads == {0: [5], 3: [1, 2]}
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"heads": {"a": [1]}}', '{"heads": [1]}', '{"colour": 1}'])
+NO_PLANS = ["", "[]", "{", '{"heads": {"a": [1]}}', '{"heads": [1]}', '{"colour": 1}', "[" * 100_000]
+NO_PLANS += ['{"heads": {"1": [0]}, "heads": {"1": [0, 1]}}', '{"heads": {"1": [1e400]}}', '{"heads": {"1": "01"}}']
+
+
+@pytest.mark.parametrize("text", NO_PLANS)
 def test_a_file_that_is_no_plan_is_named(tmp_path, text):
     path = tmp_path / "plan.json"
     path.write_text(text)
@@ -57,7 +61,13 @@ def test_a_file_that_is_no_plan_is_named(tmp_path, text):
         ({"heads": {0: [1]}, "rest_weight": {0: {1: -0.1}}}, "layer 0, head 1"),
         ({"heads": {0: [1]}, "rest_weight": {0: {1: float("nan")}}}, "layer 0, head 1"),
         ({"window": 0}, "at least 1"),
+        ({"heads": {0: [1]}, "rest_weight": {0: {1: float("inf")}}}, "layer 0, head 1"),
+        ({"heads": {0: [1.5]}}, "lists of heads"),
+        ({"heads": {0: [True]}}, "lists of heads"),
         ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"max_tokens": "20"}, "max_tokens is '20'"),
+        ({"window": 2.5}, "window is 2.5"),
+        ({"policy": [1]}, "policy is [1]"),
         ({"first_layer_threshold": float("nan")}, "first_layer_threshold is nan"),
         ({"first_layer_threshold": 1.5}, "from 0 to 1"),
     ],

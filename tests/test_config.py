@@ -8,10 +8,11 @@ from typing import Any, get_args
 import pytest
 import yaml
 from checkpoints import save_checkpoint
+from snakemake.cli import parse_config
 
 from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.models.sources import is_local
-from sinkstudy.workflow.config import check_config, replaced_by_overlays
+from sinkstudy.workflow.config import check_config, replaced_by_overlays, typed
 from sinkstudy.workflow.settings import SCHEMA, Strategy, published_schema
 
 ROOT = Path(__file__).parents[1]
@@ -276,7 +277,15 @@ def test_models_and_simulation_of_an_overlay_replace_those_before_and_the_comman
     replaced = replaced_by_overlays(merged, overlays, on_command_line)
     assert replaced["models"] == {"b": {"source": "x"}, "c": {}}
     assert overlays[1] == {"models": {"b": {"source": "y"}}}
-    assert replaced_by_overlays(merged, [], {"models": {"z": {}}}) == merged
+    on_command_line = {"sinks": {"threshold": 0.8}}
+    assert replaced_by_overlays(merged, [], on_command_line) == merged | on_command_line
+
+
+def test_values_within_a_key_of_the_command_line_are_read_as_yaml_though_snakemake_leaves_them_text(project):
+    given = parse_config(["sinks={threshold: 0.8, thresholds: [0.5, 0.8]}", "prompts=prompts.tsv", "cache=a: [b"])
+    typed_ones = {"sinks": {"threshold": 0.8, "thresholds": [0.5, 0.8]}, "prompts": "prompts.tsv", "cache": "a: [b"}
+    assert typed(given) == typed_ones
+    assert check_config(SMALLEST | {"sinks": typed(given)["sinks"]}, project)["sinks"] == typed_ones["sinks"]
 
 
 @pytest.mark.parametrize(

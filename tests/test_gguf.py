@@ -1,6 +1,7 @@
 """GGUF files become directories in Hugging Face format: the same model, the file's tokenizer, or one sentence."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 from gguf_files import FAMILIES, byte_level_tokenizer, sentencepiece_tokenizer, write_gguf
-from study import SMALL, snakemake, write_study
+from study import SMALL, documented, planned, snakemake, write_study
 from tiny import prompt_ids, tiny_model
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -334,8 +335,21 @@ def test_a_job_says_what_to_do_where_the_conversion_is_gone(path, tmp_path, refu
     record = tmp_path / "record.json"
     record.write_text('{"sha256": "' + "1" * 64 + '", "quantization": "F32 x 3"}')
     spec = pinned({"source": str(path), "gguf": None}, [str(record)], tmp_path)
-    with refuses("has not been converted on this machine", "delete results/converted"):
+    with refuses("has not been converted on this machine", "--forcerun convert_model"):
         load_model(spec)
+
+
+@pytest.mark.slow
+def test_a_conversion_that_is_made_again_by_the_documented_line_captures_nothing_again(path, cache, tmp_path):
+    write_gguf(model_of("llama"), path)
+    study, scores = tmp_path / "study", "results/scores/model.csv"
+    write_study(study, SMALL | {"models": {"model": {"source": str(path)}}, "simulation": {}})
+    assert snakemake(study, scores).returncode == 0
+    shutil.rmtree(cache)
+    (line,) = documented("models.md", "snakemake --cores 4 --forcerun convert_model")
+    assert snakemake(study, *line).returncode == 0
+    assert list(cache.glob("converted/*/model.safetensors"))
+    assert planned(study, scores) == {}
 
 
 @pytest.mark.slow

@@ -100,6 +100,14 @@ def test_a_checkpoint_that_does_not_fit_its_configuration_is_refused(damaged):
         load_model(spec(damaged))
 
 
+def test_a_checkpoint_of_more_layers_than_its_configuration_is_refused(damaged, refuses):
+    """Also one of the Hub, which nobody has looked at before it is loaded."""
+    config = json.loads((damaged / "config.json").read_text())
+    (damaged / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    with refuses(str(damaged), "its config.json names 1"):
+        load_model(spec(damaged))
+
+
 def test_a_missing_tokenizer_is_refused(damaged):
     for path in damaged.glob("tokenizer*"):
         path.unlink()

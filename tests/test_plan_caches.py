@@ -1,6 +1,7 @@
 """What a prompt decided travels with its KV cache, and a cache is continued only where it belongs."""
 
 import copy
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from in_threads import in_threads
 from readable import readable_logits
 from tiny import ARCHITECTURES, prompt_ids, tiny_model
+from transformers import DynamicCache, StaticCache
 
 from sinkstudy.attention import Plan, optimized
 
@@ -66,22 +68,38 @@ def test_a_copied_cache_keeps_what_its_prompt_decided():
         assert torch.equal(steps(model, ids, copied), steps(model, ids, cache))
 
 
+CACHES = {
+    "dynamic": lambda config: DynamicCache(config=config),
+    "static": lambda config: StaticCache(config=config, max_cache_len=20),
+}
+
+
 @DEPTHS
+@pytest.mark.parametrize("kind", CACHES)
 @pytest.mark.parametrize("strategy", ["first_value", "first_value_mean", "sink_window", "reuse"])
 @torch.no_grad()
-def test_a_cache_is_continued_under_its_own_plan_alone(strategy, depth, refuses):
+def test_a_cache_is_continued_under_its_own_plan_alone(strategy, kind, depth, refuses):
     model, ids = tiny_model("llama"), prompt_ids(12)
     plan = Plan(heads=HEADS, strategy=strategy)
+
+    def fill(begin=0, past_key_values=None):
+        past_key_values = CACHES[kind](model.config) if past_key_values is None else past_key_values
+        return model(ids[:, begin:9], past_key_values=past_key_values).past_key_values
+
+    before = fill()
     with optimized(model, plan, depth):
-        expected = model(ids[:, 9:], past_key_values=model(ids[:, :9]).past_key_values).logits
-        cache = model(ids[:, :9]).past_key_values
-    with refuses("filled under a plan"):
-        model(ids[:, 9:], past_key_values=cache)
-    with optimized(model, Plan(heads={1: [0]}, strategy=strategy), depth), refuses("filled under another plan"):
-        model(ids[:, 9:], past_key_values=cache)
+        expected = model(ids[:, 9:], past_key_values=fill()).logits
+        cache = fill()
+        continued = fill(8, before)  # filled unmodified, all but its last tokens
+    for one in (cache, continued):
+        with refuses("filled under a plan"):
+            model(ids[:, 9:], past_key_values=one)
+        with optimized(model, Plan(heads={1: [0]}, strategy=strategy), depth), refuses("filled under another plan"):
+            model(ids[:, 9:], past_key_values=one)
     other = {"projections": "attention", "attention": "projections"}[depth]
     with optimized(model, plan, other), refuses("filled under another plan", depth):
         model(ids[:, 9:], past_key_values=cache)
+    cache = pickle.loads(pickle.dumps(cache))
     with optimized(model, plan, depth):  # what was refused has left it as it was
         torch.testing.assert_close(model(ids[:, 9:], past_key_values=cache).logits, expected, atol=1e-5, rtol=1e-5)
 
@@ -183,3 +201,17 @@ def test_a_layer_that_runs_without_its_hooks_is_refused(depth, refuses):
     with optimized(model, Plan(heads=HEADS), depth), refuses("runs without the hooks"):
         angles = model.model.rotary_emb(hidden, positions)
         model.model.layers[1].self_attn.forward(hidden, position_embeddings=angles, attention_mask=None)
+
+
+@DEPTHS
+@torch.no_grad()
+def test_a_cache_that_was_split_emptied_and_filled_elsewhere_is_whole(depth):
+    model, ids, plan = tiny_model("llama"), prompt_ids(12), Plan(heads=HEADS, strategy="sink_window", window=4)
+    with optimized(model, plan, depth):
+        used = model(ids[:, :9]).past_key_values
+    used.reset()
+    model(ids[:, :9], past_key_values=used)
+    unused = model(ids[:, :9]).past_key_values
+    with optimized(model, plan, depth):
+        logits = [model(ids[:, 9:], past_key_values=cache).logits for cache in (used, unused)]
+    torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-5)

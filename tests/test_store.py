@@ -1,5 +1,6 @@
 """Capture files: what is written comes back, what is not whole or not expected is refused by name."""
 
+import os
 import random
 import re
 import signal
@@ -389,6 +390,17 @@ def nan_inside(file: h5py.File) -> None:
     file["p/key_mass"][0, 0, 0, 1] = np.nan
 
 
+def more_than_all(file: h5py.File) -> None:
+    file["p/key_mass"][0, 0, 0, 1] = 5
+
+
+def no_tokens(file: h5py.File) -> None:
+    for name, axis in {"token_ids": 0, "tokens": 0, "sink_mass": 2, "key_mass": 2}.items():
+        values = file["p"][name][()].take([], axis)
+        del file["p"][name]
+        file["p"][name] = values
+
+
 def one_token_more(file: h5py.File) -> None:
     del file["p/token_ids"]
     file["p/token_ids"] = np.zeros(4, np.int32)
@@ -405,18 +417,22 @@ def one_key_less(file: h5py.File) -> None:
     [
         (lambda path: None, "No such file"),
         (lambda path: path.touch(), "delete it and run again"),
-        (lambda path: path.mkdir(), "delete it and run again"),
+        (lambda path: path.mkdir(), "no regular file"),
+        (os.mkfifo, "no regular file"),
         (text_file, "delete it and run again"),
         (foreign_file, "complete capture"),
         (set_item("/", "complete", False), "complete capture"),
         (set_item("/", "schema", 6), "complete capture of schema 7"),
         (set_item("/", "layers", [1]), "axes"),
+        (set_item("/", "layers", [0] * len(LAYERS)), "axes"),
         (removed("q"), "1 of 2 prompts"),
         (removed("p/sink_mass"), "sink_mass"),
         (removed("p/output_norm"), "output_norm"),
         (changed(one_token_more), "axes"),
         (changed(one_key_less), "axes"),
-        (changed(nan_inside), "not finite"),
+        (changed(no_tokens), "axes"),
+        (changed(nan_inside), "between 0 and 1"),
+        (changed(more_than_all), "between 0 and 1"),
         (changed(other_masses), "contradict"),
     ],
 )
@@ -425,6 +441,22 @@ def test_a_file_that_is_no_complete_and_consistent_capture_is_refused_by_name(pa
     make(path)
     with refuses(str(path), said):
         list(read_captures([path]))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("tokens", lambda a: a[1:]), ("attention", lambda a: a[..., 1:]), ("attention", lambda a: a * np.nan)],
+)
+def test_tokens_and_maps_that_are_not_those_of_the_prompt_are_refused(path, refuses, name, change):
+    def cut(file: h5py.File) -> None:
+        values = change(file["p"][name][()])
+        del file["p"][name]
+        file["p"][name] = values
+
+    path.parent.mkdir()
+    changed(cut)(path)
+    with open_capture(path) as file, refuses(str(path), "'p'"):
+        file.tokens("p") if name == "tokens" else file.maps("p", 0)
 
 
 def test_the_sentence_holds_the_command_that_mends_it(tmp_path, refuses):

@@ -268,3 +268,65 @@ def test_the_blocked_running_sum_is_the_cumulative_sum(n):
     bound = roundings(n, x.dtype) * x.abs().cumsum(1).amax().item()
     assert_within(running_sum(x), Truth(x.cumsum(1), 2 * bound))  # both sums round
     assert torch.equal(x, before)
+
+
+CAUSAL = torch.ones(1, 1, 14, 14, dtype=torch.bool).tril()
+PACKED = torch.cat([torch.arange(6), torch.arange(8)])[None]
+NOT_COVERED = {
+    "numbers": {"attention_mask": torch.zeros(CAUSAL.shape).masked_fill(~CAUSAL, float("-inf"))},
+    "a prefix that sees itself": {"attention_mask": CAUSAL | (torch.arange(14) < 5)},
+    "two prompts in one row": {"position_ids": PACKED, "use_cache": False},
+}
+
+
+@pytest.mark.parametrize("depth", ["projections", "attention"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@torch.no_grad()
+def test_masks_that_are_not_causal_with_padding_alone_are_refused(strategy, depth, refuses):
+    model, ids, plan = model_of("4:1"), prompt_ids(14), Plan(heads={1: [2], 2: [0, 1]}, **STRATEGIES[strategy])
+    with optimized(model, plan, depth):
+        for named in NOT_COVERED.values():
+            with refuses("attention mask"):
+                model(ids, **named)
+        torch.testing.assert_close(model(ids, attention_mask=CAUSAL).logits, model(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("depth", ["projections", "attention"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@torch.no_grad()
+def test_under_autocast_a_plan_errs_as_half_precision_does(strategy, depth):
+    model, ids, plan = model_of("4:1"), prompt_ids(14), Plan(heads={1: [2], 2: [0, 1]}, **STRATEGIES[strategy])
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = model(ids).logits
+        with optimized(model, plan, depth):
+            under = model(ids).logits
+    error = (plain - model(ids).logits).abs().max()
+    with optimized(model, plan, depth):
+        assert (under - model(ids).logits).abs().max() <= 2 * error
+
+
+@torch.no_grad()
+def test_a_row_of_padding_alone_leaves_the_others_as_they_are():
+    model, ids, plan = model_of("4:1"), prompt_ids(14), Plan(heads={1: [2]}, strategy="first_value_mean")
+    mask = torch.stack([torch.zeros(14, dtype=torch.long), torch.ones(14, dtype=torch.long)])
+    with optimized(model, plan):
+        logits = model(ids.expand(2, -1), attention_mask=mask).logits[1:]
+        torch.testing.assert_close(logits, model(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_gradient_checkpointing_gives_the_same_gradients_or_is_refused(strategy, refuses):
+    """`reuse` would lose those that reach the first layer's pattern from later layers."""
+    plan, gradients = Plan(heads={1: [2], 2: [0, 1]}, **STRATEGIES[strategy]), []
+    for checkpointing in (False, True):
+        model, ids = model_of("4:1").train(), prompt_ids(14)
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        with optimized(model, plan):
+            if checkpointing and strategy == "reuse":
+                with refuses("gradient_checkpointing_disable"):
+                    model(ids, labels=ids)
+                return
+            model(ids, labels=ids).loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)

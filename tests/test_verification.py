@@ -55,3 +55,11 @@ def test_a_capture_of_other_weights_is_refused(loaded, tmp_path, refuses):
     record(tmp_path / "00000.h5", "m", other, PROMPTS, maps_max_tokens=0)
     with refuses("00000.h5", "random weights, seed 0", loaded.resolved):
         verify("m", loaded, [tmp_path / "00000.h5"], 2, EXPECTED)
+
+
+@pytest.mark.parametrize("token", [-1, 10**6])
+def test_tokens_that_the_model_does_not_have_are_refused(loaded, capture, refuses, token):
+    with h5py.File(capture, "a") as file:
+        file["day/token_ids"][1] = token
+    with refuses("'m'", "'day'", "does not have", str(capture.parent)):
+        verify("m", loaded, [capture], 2, EXPECTED)

@@ -1,46 +1,101 @@
 """The KV cache of a layer some of whose heads are replaced."""
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
 from sinkstudy.attention.heads import HeadPartition, partition_heads, select_heads
 from sinkstudy.errors import StudyError
 
 
-class SplitKVCache(DynamicLayer):
-    """Keys and values of KV heads that kept heads read, and in `state` what the strategy keeps of the others, batch
-    first.
+class PlannedLayer:
+    """Mixed into the class of a layer's cache while a plan runs, so that it tells where it does not belong.
 
-    `whole`: whether the keys and values of every token and every KV head are in it. Where `split` names the number of
-    query heads and the replaced ones, KV heads that only these read go to "key" and "value" of `state`, which the
-    strategy may shorten; `update` returns the others. `entered` is set each time a layer that runs under the plan is
-    about to `update`: whoever else does continues the cache where it does not belong, unless it is empty; then it is
-    `owned` by no plan any more.
+    `state`: what the strategy keeps of the layer, batch first. `entered` is set each time a layer that runs under the
+    plan is about to `update`: whoever else does continues the cache outside, unless it is empty; then it is `owned` by
+    no plan any more. `whole`: whether the keys and values of every token and every KV head are in it.
     """
 
-    def __init__(self, *, whole: bool, split: tuple[int, tuple[int, ...]] | None = None) -> None:
-        super().__init__()
-        self.whole, self.split = whole, split
-        self.partition: HeadPartition | None = None  # a split cache knows it from the first `update` on
-        self.state: dict[str, Tensor] = {}
-        self.entered, self.owned = False, True
+    entered, owned, whole = False, True, True
+    split: tuple[int, tuple[int, ...]] | None = None
+    partition: HeadPartition | None = None
+    state: dict[str, Tensor]
 
-    @property
-    def is_croppable(self) -> bool:
-        return self.whole
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        self.check_entered()
+        return super().update(key_states, value_states, *args, **kwargs)
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+    def check_entered(self) -> None:
         if self.owned and not self.entered:
             if self.get_seq_length() > 0:
                 raise StudyError(
                     "this KV cache was filled under a plan; continue it inside `with optimized(...)` with that plan."
                 )
             # The cache was emptied, and whoever fills it now runs under no plan.
-            self.owned, self.whole, self.split = False, True, None
+            self.owned, self.whole, self.split, self.partition = False, True, None, None
         self.entered = False
+
+    def reset(self) -> None:
+        super().reset()
+        self.state = {}
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._change_state(lambda t: t.index_select(0, beam_idx.to(t.device)))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._change_state(lambda t: t[indices.to(t.device)])
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self._change_state(lambda t: t.repeat_interleave(repeats, dim=0))
+
+    def _change_state(self, change: Callable[[Tensor], Tensor]) -> None:
+        self.state = {name: change(t) for name, t in self.state.items()}
+
+
+def as_planned(layer: CacheLayerMixin) -> PlannedLayer:
+    """A `PlannedLayer` that holds what the cache of a layer, of whatever kind, does."""
+    return layer if isinstance(layer, PlannedLayer) else _made(type(layer), vars(layer) | {"state": {}})
+
+
+def _made(kind: type[CacheLayerMixin], attributes: dict[str, object]) -> PlannedLayer:
+    layer = object.__new__(_planned(kind))
+    vars(layer).update(attributes)
+    return layer
+
+
+@cache
+def _planned(kind: type[CacheLayerMixin]) -> type[PlannedLayer]:
+    # Transformers enters a subclass that names its `_layer_type` in a table of its own, and pickle finds no class by
+    # its name that was made here.
+    attributes = {"_layer_type": None, "__reduce__": lambda layer: (_made, (kind, vars(layer)))}
+    return type(f"Planned{kind.__name__}", (PlannedLayer, kind), attributes)
+
+
+class SplitKVCache(PlannedLayer, DynamicLayer):
+    """Keys and values of KV heads that kept heads read; the rest is in `state`.
+
+    Where `split` names the number of query heads and the replaced ones, KV heads that only these read go to "key" and
+    "value" of `state`, which the strategy may shorten; `update` returns the others.
+    """
+
+    def __init__(self, *, whole: bool, split: tuple[int, tuple[int, ...]] | None = None) -> None:
+        super().__init__()
+        self.whole, self.split, self.state = whole, split, {}
+
+    @property
+    def is_croppable(self) -> bool:
+        return self.whole
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        self.check_entered()
         if self.split is not None:
             heads, replaced = self.split
             self.partition = partition_heads(heads, key_states.shape[1], replaced, key_states.device)
@@ -50,19 +105,11 @@ class SplitKVCache(DynamicLayer):
                 before = [self.state[name]] if name in self.state else []
                 self.state[name] = torch.cat([*before, select_heads(states, own)], 2)
             key_states, value_states = select_heads(key_states, kept), select_heads(value_states, kept)
-        return super().update(key_states, value_states)
+        return DynamicLayer.update(self, key_states, value_states)
 
     def get_seq_length(self) -> int:
         # The inherited method takes a cache without KV heads for an empty one.
         return self.keys.shape[-2] if self.is_initialized else 0
-
-    def tensors(self) -> list[Tensor]:
-        stored = [self.keys, self.values] if self.is_initialized else []
-        return [*stored, *self.state.values()]
-
-    def reset(self) -> None:
-        super().reset()
-        self.state = {}
 
     def crop(self, tokens_to_remove: int) -> None:
         if tokens_to_remove != 0 and not self.whole:
@@ -71,24 +118,8 @@ class SplitKVCache(DynamicLayer):
             )
         super().crop(tokens_to_remove)
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        self.batch_select_indices(beam_idx)
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        self._each(lambda t: t.index_select(0, indices.to(t.device)))
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        self._each(lambda t: t.repeat_interleave(repeats, dim=0))
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> None:
-        if self.is_initialized:
-            self.keys, self.values = change(self.keys), change(self.values)
-        self.state = {name: change(t) for name, t in self.state.items()}
-
 
 def cache_bytes(cache: Cache) -> int:
     """Bytes of every tensor a cache holds."""
-    held: list[Tensor] = []
-    for layer in cache.layers:
-        held += layer.tensors() if isinstance(layer, SplitKVCache) else [layer.keys, layer.values]
-    return sum(t.numel() * t.element_size() for t in held if isinstance(t, torch.Tensor))
+    held = [t for layer in cache.layers for t in (layer.keys, layer.values, *getattr(layer, "state", {}).values())]
+    return sum(t.numel() * t.element_size() for t in held if t is not None)

@@ -155,4 +155,5 @@ def scatter_heads(output: Tensor, heads: Index, part: Tensor) -> None:
     if isinstance(heads, slice):
         output[:, :, heads] = part
     else:
-        output.index_copy_(2, heads, part.expand(-1, output.shape[1], -1, -1))
+        # Under autocast attention is of less precision than its query.
+        output.index_copy_(2, heads, part.expand(-1, output.shape[1], -1, -1).to(output.dtype))

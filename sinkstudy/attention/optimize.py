@@ -39,7 +39,7 @@ def optimized(model: PreTrainedModel, plan: Plan, depth: str = "projections") ->
 
     What a prompt decides (whether it is short enough, which heads are sinks) stays with its KV cache. A cache that is
     filled under a plan is continued under that plan and depth, in this block or a later one; one that was filled before
-    may be continued under any. A dynamic cache (the default) says so where it is continued outside; other kinds cannot.
+    may be continued under any one. Whatever its kind, it says so where it is continued elsewhere.
     Layers with a sliding window run under the plan only while the context is shorter than the window.
 
     Inside the block weights may be changed, moved, cast and trained, but not in place through `weight.data`, which
@@ -122,6 +122,7 @@ def _attention_under_plan(
     window = features.get("sliding_window")
     if not running.replaced_heads(layer) or (window is not None and inputs.key.shape[2] >= window):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **features)
+    running.check_mask(attention_mask)
     partition, groups = running.partition(layer, inputs)
     output = query.new_empty(query.shape[0], query.shape[2], partition.heads, value.shape[-1])
     for group in groups:

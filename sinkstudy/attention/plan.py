@@ -1,7 +1,9 @@
 """The plan: which heads of which layers are replaced, and by what. A small JSON file."""
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,8 +20,8 @@ class Plan:
     inference: heads whose sink score in the first layer, for this very input, reaches it are replaced in all later
     layers.
     `rest_weight`: layer to head to the weight of each other token relative to the first's, for `first_value_mean`
-    (None: measured on each prompt). `sink_tokens`, `window`: what `sink_window` attends to. `policy`: the name of what
-    chose the heads, for tables.
+    (None: measured on the first pass over each prompt, which in assisted generation holds guessed tokens too).
+    `sink_tokens`, `window`: what `sink_window` attends to. `policy`: the name of what chose the heads, for tables.
 
     Raises StudyError for an unknown strategy and for settings that contradict each other.
     """
@@ -35,6 +37,7 @@ class Plan:
     policy: str = "by hand"
 
     def __post_init__(self) -> None:
+        _check_types(self)
         if self.strategy not in STRATEGIES:
             raise StudyError(f"plan: strategy {self.strategy!r} is unknown; use one of {', '.join(STRATEGIES)}.")
         if self.heads and self.first_layer_threshold is not None:
@@ -59,7 +62,7 @@ class Plan:
             object.__setattr__(self, "rest_weight", weights)
             for layer, heads in self.heads.items():
                 for head in heads:
-                    if not weights.get(layer, {}).get(head, -1) >= 0:
+                    if not 0 <= weights.get(layer, {}).get(head, -1) < math.inf:
                         raise StudyError(
                             f"plan: rest_weight must give layer {layer}, head {head} a weight of 0 or more; leave "
                             "rest_weight out to have it measured on each prompt."
@@ -85,8 +88,46 @@ class Plan:
     def load(cls, path: Path | str) -> "Plan":
         """Read a plan. Raises StudyError naming the file when it is not one."""
         try:
-            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls(**json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_without_repeats))
         except StudyError as error:
             raise StudyError(f"{path}: {error}") from None
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise StudyError(f"{path}: is not a plan ({error}); write one with Plan(...).save(path).") from None
+
+
+def _check_types(plan: Plan) -> None:
+    """A plan may come from a file that anybody wrote, whose keys are text."""
+    fits = isinstance(plan.heads, Mapping) and all(
+        str(layer).removeprefix("-").isdecimal() and _is_list(named) and all(map(_is_whole, named))
+        for layer, named in plan.heads.items()
+    )
+    if not fits:
+        raise StudyError("plan: heads must give layers lists of heads, such as {1: [0, 2]}.")
+    for name in ("max_tokens", "sink_tokens", "window"):
+        value = getattr(plan, name)
+        if not _is_whole(value) and not (value is None and name == "max_tokens"):
+            raise StudyError(f"plan: {name} is {value!r}, but must be a whole number.")
+    for name in ("strategy", "policy"):
+        if not isinstance(getattr(plan, name), str):
+            raise StudyError(f"plan: {name} is {getattr(plan, name)!r}, but must be a name.")
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str | Mapping)
+
+
+def _is_whole(value: object) -> bool:
+    """Whether an index can be made of `value`: one of Python, NumPy or PyTorch."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Of a repeated key JSON keeps the last value in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found

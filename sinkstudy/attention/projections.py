@@ -115,6 +115,7 @@ class PrunedAttention:
         if not self.state.runs_pruned(self.layer):
             return forward(self.attention, **kwargs)
         self._check_projections()
+        self.state.check_mask(attention_mask)
         added = self.state.strategy.from_hidden(self._hidden_inputs(hidden_states, attention_mask))
         if self.partition.kept:
             output, weights = forward(self.kept_only, **kwargs)

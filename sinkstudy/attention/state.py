@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from sinkstudy.attention.cache import SplitKVCache
+from sinkstudy.attention.cache import PlannedLayer, SplitKVCache, as_planned
 from sinkstudy.attention.heads import (
     AttentionInputs,
     HeadPartition,
@@ -34,32 +34,31 @@ _PROMPT = "sinkstudy_prompt"
 class Prompt:
     """What a prompt decided. It stays with the prompt's KV cache, also through copies of it.
 
-    `active`: whether the plan covers a prompt of this length. `memory`: what the strategy keeps of the layers whose
-    cache is no `SplitKVCache`, which keeps it itself.
+    `active`: whether the plan covers a prompt of this length.
     """
 
     plan: Plan
     depth: str
     active: bool
     first_layer_heads: tuple[int, ...] = ()
-    memory: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
 
 class ForwardPass(threading.local):
     """The forward pass that runs in this thread, or ran last in it.
 
-    `layer`, `layer_cache`: the layer that runs now, and its cache. `past`: tokens in the cache before the pass.
-    `first_inputs`: what the first layer's attention was called with. `pattern`: the first layer's attention of the
-    heads `pattern_heads`, all that later layers ask for.
+    `layer`, `layer_cache`: the layer that runs now, and its cache, where there is one and the plan is active. `past`:
+    tokens in the cache before the pass. `mask`: the latest that was found to be causal. `first_inputs`: what the first
+    layer's attention was called with. `pattern`: the first layer's attention of the heads `pattern_heads`, all that
+    later layers ask for.
     """
 
     prompt: Prompt | None = None
     first_layer: int | None = None
     layer: int | None = None
     past: int = 0
-    cached: bool = False
-    layer_cache: SplitKVCache | None = None
+    layer_cache: PlannedLayer | None = None
     first_inputs: AttentionInputs | None = None
+    mask: Tensor | None = None
     pattern: Tensor | None = None
     pattern_heads: tuple[int, ...] = ()
 
@@ -81,9 +80,15 @@ class PlanState:
 
     # The methods that change the state are kept out of compiled graphs, which would record one state for good.
     @torch.compiler.disable
-    def begin_pass(self, *_: object) -> None:
+    def begin_pass(self, model: PreTrainedModel, *_: object) -> None:
         """Runs before every forward pass of the model."""
         self.now.__dict__.clear()
+        looks_back = self.strategy.needs_first_layer or self.plan.first_layer_threshold is not None
+        if looks_back and model.training and torch.is_grad_enabled() and model.is_gradient_checkpointing:
+            raise StudyError(
+                "gradient checkpointing runs layers again without the first one, which this plan's other layers need; "
+                "call model.gradient_checkpointing_disable() first."
+            )
 
     @torch.compiler.disable
     def enter_layer(self, attention: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -92,7 +97,7 @@ class PlanState:
         cache = next((one for one in (*args, *kwargs.values()) if isinstance(one, Cache)), None)
         if now.first_layer is None:
             now.first_layer = layer
-            now.cached, now.past = cache is not None, 0 if cache is None else int(cache.get_seq_length(layer))
+            now.past = 0 if cache is None else int(cache.get_seq_length(layer))
             hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
             now.prompt = self._prompt_of(cache, layer, hidden.shape[1])
         now.layer, now.layer_cache = layer, None if cache is None else self._layer_cache(cache, layer)
@@ -104,6 +109,19 @@ class PlanState:
                 f"layer {layer} runs without the hooks of `with optimized(...)`; compile a model inside the block, and "
                 "call modules, not their forward."
             )
+
+    def check_mask(self, mask: Tensor | None) -> None:
+        """Raises StudyError where more or less is masked than what comes later and what is padding."""
+        if mask is None or mask is self.now.mask:
+            return
+        queries, keys = mask.shape[-2:]
+        causal = torch.ones(queries, keys, dtype=torch.bool, device=mask.device).tril(self.now.past)
+        if mask.dtype != torch.bool or not torch.equal(mask, causal & mask.any(-2, keepdim=True)):
+            raise StudyError(
+                "the attention mask is of numbers, or not causal with padding alone (several prompts in one row, a "
+                "prefix that sees itself whole), which plans do not cover; give every prompt a row and a 2D mask."
+            )
+        self.now.mask = mask
 
     def _prompt_of(self, cache: Cache | None, layer: int, queries: int) -> Prompt:
         """The prompt whose cache is continued, or a new one, also for a cache that was filled unmodified."""
@@ -123,20 +141,19 @@ class PlanState:
             setattr(cache, _PROMPT, prompt)
         return prompt
 
-    def _layer_cache(self, cache: Cache, layer: int) -> SplitKVCache | None:
-        """The layer's own cache, put in place of an empty dynamic one where heads are replaced; None where the cache is
-        of another kind, or was filled before the block."""
-        if cache.offloading:
-            return None
-        if cache.layer_class_to_replicate is DynamicLayer:
-            cache.layers += [DynamicLayer() for _ in range(layer + 1 - len(cache.layers))]
+    def _layer_cache(self, cache: Cache, layer: int) -> PlannedLayer | None:
+        """The layer's own cache, one that may be split in place of an empty dynamic one; None where the plan is not
+        active."""
+        if cache.layer_class_to_replicate is not None:
+            cache.layers += [cache.layer_class_to_replicate() for _ in range(layer + 1 - len(cache.layers))]
         found = cache.layers[layer]
-        if type(found) in (DynamicLayer, SplitKVCache) and found.get_seq_length() == 0:
+        if type(found) in (DynamicLayer, SplitKVCache) and found.get_seq_length() == 0 and not cache.offloading:
             found = cache.layers[layer] = self._empty_cache(layer)
-        if not isinstance(found, SplitKVCache):
+        if not self.now.prompt.active:
             return None
-        found.entered = True
-        return found
+        planned = cache.layers[layer] = as_planned(found)
+        planned.entered = planned.owned = True
+        return planned
 
     def _empty_cache(self, layer: int) -> DynamicLayer:
         if not self.now.prompt.active:
@@ -158,7 +175,7 @@ class PlanState:
     def runs_pruned(self, layer: int) -> bool:
         """Whether the layer leaves out the projections of replaced heads in this pass."""
         cache = self.now.layer_cache
-        return self.now.prompt.active and (not self.now.cached if cache is None else not cache.whole)
+        return self.now.prompt.active and (cache is None or not cache.whole)
 
     def see_first_layer(self, inputs: AttentionInputs) -> None:
         """Runs before the first layer's attention: decides which heads are sinks where the plan leaves it to the input,
@@ -197,7 +214,7 @@ class PlanState:
         first those that share KV heads with kept ones, then those whose KV heads the strategy keeps."""
         cache = self.now.layer_cache
         if cache is None or cache.partition is None:
-            memory = self.now.prompt.memory.setdefault(layer, {}) if cache is None else cache.state
+            memory = {} if cache is None else cache.state
             parts = [(range(partition.kv_heads), inputs.key, inputs.value, memory)]
         else:
             own = partition.replaced_only_kv, cache.state["key"], cache.state["value"], cache.state

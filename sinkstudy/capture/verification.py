@@ -37,7 +37,13 @@ def verify(
     chosen = spread_over_lengths(token_ids, count)
     sample = {capture.prompt: capture for capture in read_captures(captures) if capture.prompt in chosen}
     rows = []
+    embeddings = loaded.model.get_input_embeddings().num_embeddings
     for capture in tqdm(map(sample.get, chosen), desc=f"verify {name}", total=len(chosen), unit="prompt"):
+        if not ((capture.token_ids >= 0) & (capture.token_ids < embeddings)).all():
+            raise StudyError(
+                f"model {name!r}, prompt {capture.prompt!r}: it was captured with tokens that the model does not have; "
+                f"delete {Path(captures[0]).parent} and run again."
+            )
         difference = eager_sink_mass(loaded, capture.token_ids) - capture.sink_mass
         worst, tolerance = np.abs(difference.mean(-1)).max(), TOLERANCE[loaded.model.dtype]
         if not worst <= tolerance:

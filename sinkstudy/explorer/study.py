@@ -1,7 +1,6 @@
 """What the explorer's page knows of a study: a description, and packed scores and maps per prompt."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,14 +84,15 @@ def read_study(
     """
     levels = sorted({*SLIDER, *thresholds})
     packs: dict[str, str] = {}
-    with ExitStack() as stack:
-        # The thinning depends on the size of all captures together, so all of them are open at once.
-        files = {
-            model: [stack.enter_context(open_capture(path, (expected or {}).get(model))) for path in paths]
-            for model, paths in captures.items()
-        }
-        thin = thinning([_shape(file, prompt) for of in files.values() for file in of for prompt in file.prompts])
-        models = [_model(f"{i}", model, of, thin, levels, packs) for i, (model, of) in enumerate(files.items())]
+    of = {model: (expected or {}).get(model) for model in captures}
+    shapes: list[Shape] = []  # the thinning depends on the size of all captures together
+    for model, path in ((model, path) for model, paths in captures.items() for path in paths):
+        with open_capture(path, of[model]) as file:
+            shapes += [_shape(file, prompt) for prompt in file.prompts]
+    thin = thinning(shapes)
+    models = [
+        _model(f"{i}", model, captures[model], of[model], thin, levels, packs) for i, model in enumerate(captures)
+    ]
     description = {
         "threshold": threshold,
         "thresholds": levels,
@@ -106,35 +106,22 @@ def read_study(
 
 
 def _model(
-    number: str, model: str, files: list[CaptureFile], thin: Thinning, levels: list[float], packs: dict[str, str]
+    number: str,
+    model: str,
+    paths: list[Path],
+    expected: Expected | None,
+    thin: Thinning,
+    levels: list[float],
+    packs: dict[str, str],
 ) -> dict[str, object]:
     """The description of one model; its packs are added to `packs` under names that begin with its number."""
     prompts = []
-    for file in files:
-        for prompt in file.prompts:
-            capture, name = file.capture(prompt), f"{number}-{len(prompts)}"
-            score = prefix_scores(capture.sink_mass, capture.row_sum)  # (layer, head, query)
-            lengths = stored_lengths(capture.n_tokens, thin.dense)
-            kind, packs[f"scores-{name}"] = pack_scores(score_steps(score[..., lengths - 1], lengths, levels))
-            has_maps = _shape(file, prompt).has_maps
-            if has_maps:
-                rows = range(len(file.layers))
-                maps = np.stack([pack_maps(file.maps(prompt, row), thin.block) for row in rows])  # (layer, head, cell)
-                packs[f"maps-{name}"] = pack_bytes(maps)
-            prompts.append(
-                {
-                    "id": prompt,
-                    "set": capture.set,
-                    "tokens": file.tokens(prompt),
-                    "lengths": lengths.tolist(),
-                    "scores": f"scores-{name}",
-                    "type": kind,
-                    "maps": f"maps-{name}" if has_maps else None,
-                    "receivers": _receivers(capture),
-                }
-            )
-            layers, heads = file.layers.tolist(), score.shape[1]
-    origin = files[0].attributes
+    for path in paths:
+        with open_capture(path, expected) as file:
+            for prompt in file.prompts:
+                prompts.append(_prompt(f"{number}-{len(prompts)}", file, prompt, thin, levels, packs))
+            layers, heads = file.layers.tolist(), file.shapes(prompt)["sink_mass"][1]
+            origin = file.attributes
     return {
         "name": model,
         "origin": f"{origin['source']}, {origin['dtype']}, bos {origin['bos']}",
@@ -152,6 +139,31 @@ def _receivers(capture: Capture) -> list[tuple[int, float]] | None:
         return None
     mass = capture.position_mass.reshape(-1, n)[:, : candidates(n)].astype(float)  # (layer and head, key)
     return list(zip(mass.argmax(-1).tolist(), mass.max(-1).round(3).tolist(), strict=True))
+
+
+def _prompt(
+    name: str, file: CaptureFile, prompt: str, thin: Thinning, levels: list[float], packs: dict[str, str]
+) -> dict[str, object]:
+    """The description of one prompt; its packs are added to `packs` under names that end with `name`."""
+    capture = file.capture(prompt)
+    score = prefix_scores(capture.sink_mass, capture.row_sum)  # (layer, head, query)
+    lengths = stored_lengths(capture.n_tokens, thin.dense)
+    kind, packs[f"scores-{name}"] = pack_scores(score_steps(score[..., lengths - 1], lengths, levels))
+    has_maps = _shape(file, prompt).has_maps
+    if has_maps:
+        rows = range(len(file.layers))
+        maps = np.stack([pack_maps(file.maps(prompt, row), thin.block) for row in rows])  # (layer, head, cell)
+        packs[f"maps-{name}"] = pack_bytes(maps)
+    return {
+        "id": prompt,
+        "set": capture.set,
+        "tokens": file.tokens(prompt),
+        "lengths": lengths.tolist(),
+        "scores": f"scores-{name}",
+        "type": kind,
+        "maps": f"maps-{name}" if has_maps else None,
+        "receivers": _receivers(capture),
+    }
 
 
 def _shape(file: CaptureFile, prompt: str) -> Shape:

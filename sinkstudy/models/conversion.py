@@ -54,8 +54,8 @@ def convert_once(gguf: Path | None, sha256: str | None) -> dict[str, Any]:
     """
     if gguf is None and not (sha256 and converted_folder(sha256).exists()):
         raise StudyError(
-            f"the GGUF file of SHA-256 {sha256} is no longer in {cache_folder()}; delete results/models/*.json and run "
-            "again to fetch it anew."
+            f"the GGUF file of SHA-256 {sha256} is no longer in {cache_folder()}; fetch it again "
+            "(snakemake --cores 4 --forcerun fetch_model --until fetch_model)."
         )
     if sha256 is None or (gguf is not None and not converted_folder(sha256).exists()):
         found = file_sha256(gguf)

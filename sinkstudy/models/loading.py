@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from sinkstudy.errors import StudyError, first_sentence
 from sinkstudy.models.cache import cache_folder, converted_folder
+from sinkstudy.models.checkpoint import check_checkpoint
 from sinkstudy.models.offload import copies_folder, offload_map
 from sinkstudy.models.sources import content_digest, file_patterns, resolve_source
 from sinkstudy.models.spec import ModelSpec
@@ -78,7 +79,7 @@ def _folder(spec: ModelSpec) -> Path:
     if folder is None or not folder.is_dir():
         raise StudyError(
             f"model source {spec.source!r} has not been converted on this machine, or its conversion was removed from "
-            f"{cache_folder()}; delete results/converted/*.json and run again to convert it anew."
+            f"{cache_folder()}; convert it again (snakemake --cores 4 --forcerun convert_model --until convert_model)."
         )
     return folder
 
@@ -202,6 +203,7 @@ def _reason(error: Exception) -> str:
 
 def _pretrained(spec: ModelSpec, folder: Path, places: dict[str, str] | None) -> PreTrainedModel:
     source = spec.source
+    check_checkpoint(folder, pickled=spec.allow_pickle)  # what was fetched has not been looked at before
     offloading = {"device_map": places, "offload_folder": copies_folder()} if places else {}
     try:
         model, info = AutoModelForCausalLM.from_pretrained(

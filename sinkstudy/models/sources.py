@@ -87,8 +87,8 @@ def resolve_source(source: str, revision: str | None, patterns: list[str]) -> Pa
     except Exception as error:
         raise StudyError(
             f"model source {source!r}{_at(revision)} is not a local directory and not, or not all of it, in the cache "
-            f"of this machine ({type(error).__name__}); delete its results/models/*.json so that the workflow fetches "
-            f"it again, or run {_download(source, revision)}."
+            f"of this machine ({type(error).__name__}); fetch it again (snakemake --cores 4 --forcerun fetch_model "
+            f"--until fetch_model), or run {_download(source, revision)}."
         ) from error
 
 

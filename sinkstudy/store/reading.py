@@ -1,6 +1,5 @@
 """Reading capture files: what is damaged, foreign or not the one expected is refused by name."""
 
-import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +31,8 @@ LAYOUT = {
     "attention": (np.float16, ("layer", "head", "query", "key")),
 }
 _NEEDED = ("token_ids", "sink_mass", "key_mass", "output_norm")
-_FINITE = ("sink_mass", "key_mass", "row_sum")
+_MASSES = ("key_mass", "row_sum", "position_mass")
+_LARGEST_MASS = 1.1  # rows of half precision sum to 1 up to 0.05
 _IDENTITY = ("model", "source", "revision", "quantization", "dtype", "bos")
 
 
@@ -126,10 +126,11 @@ class CaptureFile:
             arrays = {name: np.asarray(group[name], LAYOUT[name][0]) for name in (*_NEEDED, *optional)}
             n = len(arrays["token_ids"])
             sizes = {"layer": len(self.layers), "query": n, "key": n, "key_class": len(self._file.attrs["key_classes"])}
-            if not all(_fit(array.shape, LAYOUT[name][1], sizes) for name, array in arrays.items()):
+            fit = all(_fit(array.shape, LAYOUT[name][1], sizes) for name, array in arrays.items())
+            if not fit or not all(sizes.values()) or sizes["layer"] != len(set(self.layers.tolist())):
                 raise DamagedFileError(self.path, f"prompt {prompt!r} has axes that do not fit each other")
-            if not all(np.isfinite(arrays[name]).all() for name in _FINITE if name in arrays):
-                raise DamagedFileError(self.path, f"prompt {prompt!r} holds values that are not finite")
+            if not all(map(_is_attention, (arrays[name] for name in _MASSES if name in arrays))):
+                raise DamagedFileError(self.path, f"prompt {prompt!r} holds attention that is not between 0 and 1")
             if not np.array_equal(arrays["key_mass"][..., 0], arrays["sink_mass"]):
                 raise DamagedFileError(self.path, f"sink_mass and key_mass of prompt {prompt!r} contradict each other")
             whole = group.attrs.get("text_tokens")
@@ -139,12 +140,18 @@ class CaptureFile:
     def tokens(self, prompt: str) -> list[str]:
         """The tokens of one prompt, each decoded by itself."""
         with _reading(self.path):
-            return [_text(token) for token in self._file[prompt]["tokens"][()].tolist()]
+            tokens = self._file[prompt]["tokens"][()].tolist()
+            if len(tokens) != len(self._file[prompt]["token_ids"]):
+                raise DamagedFileError(self.path, f"prompt {prompt!r} has more or fewer tokens than token ids")
+            return [_text(token) for token in tokens]
 
     def maps(self, prompt: str, layer_row: int) -> np.ndarray:
         """One layer's maps (head, query, key) float16, by row of the layer axis."""
         with _reading(self.path):
-            return self._file[prompt]["attention"][layer_row]
+            maps, masses = self._file[prompt]["attention"], self._file[prompt]["sink_mass"]
+            if maps.shape != (*masses.shape, masses.shape[-1]) or not _is_attention(maps[layer_row]):
+                raise DamagedFileError(self.path, f"the maps of prompt {prompt!r} are not attention to its tokens")
+            return maps[layer_row]
 
 
 @contextmanager
@@ -154,6 +161,8 @@ def open_capture(path: Path | str, expected: Expected | None = None) -> Iterator
     Raises DamagedFileError when the file is damaged, no complete capture, or not the `expected` one.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise DamagedFileError(path, "it is no regular file")
     with _reading(path):
         file = h5py.File(path, "r")
     with file:
@@ -210,7 +219,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         # With an error number it is the system that failed (no such file, a lock, a lost mount), else the content.
-        if isinstance(error, OSError) and error.errno not in (None, errno.EISDIR):
+        if isinstance(error, OSError) and error.errno is not None:
             raise StudyError(
                 f"{path}: cannot be read ({os.strerror(error.errno)}); mend that and run again."
             ) from error
@@ -221,6 +230,10 @@ def _reading(path: Path) -> Iterator[None]:
 def _fit(shape: tuple[int, ...], axes: tuple[str, ...], sizes: dict[str, int]) -> bool:
     """Whether a dataset's axes are as long as those of the same name before it, which `sizes` gathers."""
     return len(shape) == len(axes) and all(sizes.setdefault(*axis) == axis[1] for axis in zip(axes, shape, strict=True))
+
+
+def _is_attention(masses: np.ndarray) -> bool:
+    return bool(((masses >= 0) & (masses <= _LARGEST_MASS)).all())
 
 
 def _text(value: object) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from sinkstudy.errors import StudyError
@@ -40,8 +41,20 @@ def replaced_by_overlays(
     for key in _REPLACED:
         for overlay in overlays:
             if key in overlay:
-                replaced[key] = joined(overlay[key], command_line.get(key, {}))
-    return replaced
+                replaced[key] = overlay[key]
+    return joined(replaced, command_line)
+
+
+def typed(value: Any) -> Any:
+    """What --config gives for a key, read as YAML: Snakemake leaves all that is nested as text."""
+    if isinstance(value, str):
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError:
+            return value
+    if isinstance(value, Mapping):
+        return {key: typed(one) for key, one in value.items()}
+    return [typed(one) for one in value] if isinstance(value, list) else value
 
 
 def check_config(config: Mapping[str, Any], root: Path, layers: Sequence[Layer] = ()) -> dict[str, Any]:

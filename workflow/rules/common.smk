@@ -10,7 +10,7 @@ from sinkstudy.models.cache import VARIABLE
 from sinkstudy.models.sources import as_path, file_patterns, model_files
 from sinkstudy.models.spec import WHEEL, is_gguf, is_remote, stated_revision
 from sinkstudy.prompts import digest, read_prompts, shards
-from sinkstudy.workflow.config import COMMAND_LINE, check_config, control_pairs, replaced_by_overlays
+from sinkstudy.workflow.config import COMMAND_LINE, check_config, control_pairs, replaced_by_overlays, typed
 from sinkstudy.workflow.files import check_folders
 from sinkstudy.workflow.fingerprint import fingerprint
 from sinkstudy.workflow.joblog import QUIET
@@ -22,7 +22,7 @@ os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ
 os.environ.update(QUIET | os.environ)
 
 OVERLAYS = {os.path.relpath(file): load_configfile(file) for file in workflow.overwrite_configfiles}
-ON_COMMAND_LINE = workflow.config_settings.config
+ON_COMMAND_LINE = typed(workflow.config_settings.config)
 config.update(replaced_by_overlays(config, list(OVERLAYS.values()), ON_COMMAND_LINE))
 LAYERS = [(COMMAND_LINE, ON_COMMAND_LINE), *reversed(OVERLAYS.items())]
 LAYERS += [("config.yaml", config)] if Path("config.yaml").exists() or not OVERLAYS else []

@@ -83,7 +83,8 @@ def running_sum(x: Tensor) -> Tensor:
     blocks = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, short)) if short else x
     blocks = blocks.unflatten(1, (-1, block)).flatten(3)  # (batch, block, token, head x width)
     triangle = torch.ones(block, block, dtype=x.dtype, device=x.device).tril()
-    sums = (triangle @ blocks).unflatten(-1, x.shape[2:])
+    with torch.autocast(x.device.type, enabled=False):  # sums of half precision would lose the latest tokens
+        sums = (triangle @ blocks).unflatten(-1, x.shape[2:])
     sums[:, 1:] += sums[:, :-1, -1:].cumsum(1)
     return sums.flatten(1, 2)[:, :n]
 
@@ -96,12 +97,13 @@ def measured_rest_weight(heads: ReplacedHeads) -> Tensor:
     count = real[:, -queries:].sum(-1, keepdim=True)  # real queries of each sequence, (batch, 1)
     begin = real[:, -queries:].int().argmax(-1, keepdim=True)
     sampled = torch.arange(_SAMPLES, device=real.device)
-    place = begin + sampled * (count - 1) // (count.clamp(2, _SAMPLES) - 1)  # (batch, sampled query)
+    place = begin + sampled * (count - 1).clamp(min=0) // (count.clamp(2, _SAMPLES) - 1)  # (batch, sampled query)
     # Sequences with fewer queries than samples get places beyond their end; `used` below leaves these out.
     place = place.clamp(max=queries - 1)
     rows = torch.arange(len(place), device=real.device)[:, None]
     query = heads.query.transpose(1, 2)[rows, place].transpose(1, 2).float()  # (batch, head, sampled query, width)
-    scores = query @ heads.key[:, heads.to_kv.index].float().transpose(-1, -2) * heads.scale
+    with torch.autocast(query.device.type, enabled=False):
+        scores = query @ heads.key[:, heads.to_kv.index].float().transpose(-1, -2) * heads.scale
     keys = torch.arange(real.shape[1], device=real.device)
     seen = real[:, None] & (keys <= place[..., None] + real.shape[1] - queries)  # (batch, sampled query, key)
     weights = torch.softmax(scores.masked_fill(~seen[:, None], float("-inf")), -1).nan_to_num()
