@@ -48,10 +48,28 @@ def text() -> str:
 
 
 NUMBERS = [
-    ("# Attention sinks", 0, "Big-1B, published|2|0.9|512|366 (71.48%)|0.750|74.04%|–"),
-    ("# Attention sinks", 1, "sinky: hello|2|0.9|8|6 (75.00%)|0.750|74.04%|40.62%"),
-    ("# Attention sinks", 2, "Big-1B, published|24|0.9|undefined|undefined (22.85%)|0.157|undefined|–"),
-    ("# Attention sinks", 3, "sinky: fox|30|0.9|8|6 (75.00%)|0.133|74.04%|40.62%"),
+    (
+        "# Attention sinks",
+        0,
+        "Heads that are sinks (score of at least 0.9 over 24 tokens)|75.00%|undefined|"
+        "mean excess over uniform attention 0.76 (undefined)",
+    ),
+    (
+        "# Attention sinks",
+        1,
+        "Later layers that follow a first-layer sink (at 24 tokens)|74.04%|59.38% to 90.62%|"
+        "base rate 40.62%, p = 0.016",
+    ),
+    (
+        "# Attention sinks",
+        2,
+        "Area under the ROC curve of the head's own record (its mean score on other prompts)|0.938|0.875 to 0.969|"
+        "the same head of the first layer 0.531; chance 0.5",
+    ),
+    ("Beside the", 0, "Big-1B, published|2|0.9|512|366 (71.48%)|0.750|74.04%|–"),
+    ("Beside the", 1, "sinky: hello|2|0.9|8|6 (75.00%)|0.750|74.04%|40.62%"),
+    ("Beside the", 2, "Big-1B, published|24|0.9|undefined|undefined (22.85%)|0.157|undefined|–"),
+    ("Beside the", 3, "sinky: fox|30|0.9|8|6 (75.00%)|0.133|74.04%|40.62%"),
     ("Results: sinky", 0, "all|2|16.0|8|6|75.00%|0.938|0.438|0.762|74.04%|40.62%"),
     ("Results: plain", 2, "long|1|30.0|8|0|0.00%|0.250|0.438|0.203|undefined|12.50%"),
     ("Impact of", 0, "sinky|2|2|75.00%|6.25% to 93.75%|0.938|0.750|0.762|-0.250 to 0.812"),
@@ -178,15 +196,19 @@ def test_a_budget_says_which_heads_are_cheap_and_from_which_length_its_plan_gain
 
 
 SENTENCES = [
-    ("# Attention sinks", "- **sinky has attention sinks**: 8 of 8 heads are sinks"),
+    ("# Attention sinks", "It has attention sinks."),
     (
         "# Attention sinks",
-        "- **The first layer predicts later sinks**: where the first layer has sinks (24 tokens), 74.04%",
+        "A sink in the first layer predicts later ones; the head's own record (its mean score on other prompts) does so better.",
     ),
-    ("# Attention sinks", "- **Replacing sink heads pays**: 1 of 1 harmless ways are surely faster"),
+    ("# Attention sinks", "Sink heads can be skipped, more cheaply than others."),
+    ("# Attention sinks", "Replacing heads pays."),
+    (
+        "# Attention sinks",
+        "Use `results/plans/sinky/consistent.json` (first_value) for prefill from 24 tokens on: 1.53",
+    ),
     ("Verdicts", "weaken with length? **Yes**: it weakens at 8 tokens (95% interval 5 to 12)"),
     ("Verdicts", "predictor of later sinks? **Yes**: use the head's own record"),
-    ("Verdicts", "\nreplace heads with the strategy and policy of the row named above."),
     ("Results: sinky", "`models/tiny` (0123abc), float32, bos auto, cpu."),
     ("Results: sinky", "perplexity on the held-out text is 23.44 per token."),
     ("Results: plain", "A control: "),
@@ -198,7 +220,7 @@ SENTENCES = [
     ("What tells", "; a record of 2 prompts is as good as one of all."),
     ("What tells", "- **plain (control)**: no head is a sink in later layers at any length"),
     ("Where the", "- **plain (control)**: no position is a sink"),
-    ("Why sinks", "it sets in at layer 1, and the first layer, where it is 0.94 times, cannot foretell"),
+    ("Why sinks", "it sets in at layer 1, and the first layer, where it is 0.94 times, cannot predict"),
     ("Why sinks", "Values of its 3 sink heads (mean excess of at least 0.5) have 0.156 of the others' norm"),
     ("Layer by", "- **sinky**: 2 of 3 ordered pairs of layers agree beyond the base rate; without any sink, and so"),
     ("Simulated", "- **simulated toy**: the formula of the original study."),
@@ -256,12 +278,12 @@ def test_the_findings_open_with_the_first_model_that_is_no_control():
     tables = study(names=("zeta", "alpha"))
     first = tables.heads["model"] == "zeta"
     text = markdown(replace(tables, heads=pd.concat([tables.heads[~first], tables.heads[first]])))
-    assert "**zeta has attention sinks**" in text.split("\n## ")[0]
+    assert "**zeta.**\nIt has attention sinks." in text.split("\n## ")[0]
     only = {name: getattr(tables, name).query("model == 'alpha'") for name in ("heads", "verification", "curves")}
     text = markdown(replace(tables, **only, benchmark=pd.DataFrame(), quality=pd.DataFrame(), answers=pd.DataFrame()))
-    assert "**alpha (control) has no attention sinks**" in text.split("\n## ")[0]
-    assert "Replacing sink heads" not in text.split("\n## ")[0]
-    assert values(text, "# Attention sinks", 1)[-2:] == ["none in it", "12.50%"]
+    assert "**alpha (control).**\nIt has no attention sinks." in text.split("\n## ")[0]
+    assert "Replacing heads" not in text.split("\n## ")[0]
+    assert values(text, "Beside the", 1)[-2:] == ["none in it", "12.50%"]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +300,7 @@ def test_the_findings_open_with_the_first_model_that_is_no_control():
     ids=["exact", "length", "short", "set"],
 )
 def test_prompts_in_the_place_of_the_originals_are_the_nearest_and_called_so(prompts, said):
-    opening = markdown(study(prompts=tuple(prompts))).split("\n- **")[0]
+    opening = section(markdown(study(prompts=tuple(prompts))), "Beside the")
     assert [one for one in said if one not in opening] == []
     assert opening.count("No prompt has") == bool(said)
     if not said:
@@ -289,16 +311,16 @@ def test_prompts_in_the_place_of_the_originals_are_the_nearest_and_called_so(pro
 @pytest.mark.parametrize(
     ("changes", "what_to_do"),
     [
-        ({"correlation": {"p_value": 0.5}}, "replace heads with"),
-        ({"benchmark": {"speedup_low": 0.5}}, "replacing them did not pay"),
-        ({"benchmark": {"heads_replaced": 0}}, "no policy found a head to replace"),
+        ({"correlation": {"p_value": 0.5}}, "Use `results/plans/sinky/consistent.json`"),
+        ({"benchmark": {"speedup_low": 0.5}}, "no way to replace heads is surely faster"),
+        ({"benchmark": {"heads_replaced": 0}}, "no way to replace heads is surely faster"),
         ({"benchmark": {"speedup_low": 0.5}, "long_prompts": {"sink_share": 0.0}}, "there are no sinks to use"),
     ],
 )
 def test_what_to_do_follows_from_the_verdicts(changes, what_to_do):
     tables = study()
     tables = replace(tables, **{name: getattr(tables, name).assign(**to) for name, to in changes.items()})
-    assert what_to_do in section(markdown(tables), "Verdicts").split("### plain")[0]
+    assert what_to_do in section(markdown(tables), "# Attention sinks")
 
 
 def empty(*names: str) -> dict[str, pd.DataFrame]:
@@ -320,7 +342,7 @@ def empty(*names: str) -> dict[str, pd.DataFrame]:
         (empty("set_dependence"), "Consistent", "No prompt is long enough"),
         (empty("control"), "Against", "has no control"),
         ({"published": pd.DataFrame()}, "Published", "No published figures"),
-        (empty("long_prompts", "sink_positions", "benchmark"), "Verdicts", "measure on longer prompts first"),
+        (empty("long_prompts", "sink_positions", "benchmark"), "# Attention sinks", "Measure on longer prompts first"),
         ({"lengths": study().lengths.query("n_tokens <= 2")}, "Impact", "only 2 tokens"),
     ],
 )

@@ -105,7 +105,7 @@ NAN_DRAIN = np.full((4, LAYERS, HEADS), np.nan)
 @pytest.mark.parametrize(
     ("captures", "holds", "said"),
     [
-        (drawn(6), True, ["layers 2 to 5", "layer 4", "sets in at layer 2", "cannot foretell"]),
+        (drawn(6), True, ["layers 2 to 5", "layer 4", "sets in at layer 2", "cannot predict"]),
         (drawn(6, sign=-1), False, ["do not surely"]),
         (drawn(1), None, ["fewer than two prompts"]),
         (prompts(np.full((4, LAYERS), 0.1), np.full((4, LAYERS), 9.0), NAN_DRAIN), None, ["no sinks to explain"]),

@@ -8,7 +8,17 @@ import re
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sinkstudy.findings import mechanism, predictor_rules, published, replacing, rules, sections, text, verdicts
+from sinkstudy.findings import (
+    mechanism,
+    predictor_rules,
+    published,
+    replacing,
+    rules,
+    sections,
+    summary,
+    text,
+    verdicts,
+)
 from sinkstudy.findings.inputs import Tables, file_of
 
 __all__ = ["Tables", "markdown"]
@@ -27,7 +37,8 @@ def markdown(tables: Tables) -> str:
     shown = {"percent": text.percent, "show": text.show, "count": text.count, "interval": text.interval}
     environment.filters |= shown | {"note": text.row_note, "code": text.code}
     environment.globals |= {"file_of": file_of, "link": text.link, "note": text.note}
-    environment.globals |= {"mechanism": mechanism, "published": published, "sections": sections}
+    environment.globals |= {"mechanism": mechanism, "predictor_rules": predictor_rules, "published": published}
+    environment.globals |= {"replacing": replacing, "rules": rules, "sections": sections, "summary": summary}
     environment.globals["source"] = lambda verdict: text.note(verdict.file, verdict.rows) if verdict.file else ""
 
     def figure(name: str, caption: str) -> str:
@@ -42,9 +53,6 @@ def markdown(tables: Tables) -> str:
         rows=tables.rows,
         figure=figure,
         label=label,
-        rules=rules,
-        predictor_rules=predictor_rules,
-        replacing=replacing,
         judged={model: verdicts.judge(tables, model) for model in tables.models},
     )
     return text.number_footnotes(re.sub(r"\n{3,}", "\n\n", page.strip())) + "\n"

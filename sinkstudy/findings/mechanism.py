@@ -83,7 +83,7 @@ def mechanism(table: pd.DataFrame) -> Verdict:
     if first["layer"] < raised[0]:
         why = (
             f"; it sets in at layer {raised[0]}, and the first layer, where it is {first['value']:.2f} times, cannot "
-            "foretell what comes with it"
+            "predict what comes with it"
         )
     if relation["low"] > 0 and numbers["activation_p_value"] < SIGNIFICANT:
         return Verdict(True, f"{where}; {over}{why}.", numbers)

@@ -67,10 +67,8 @@ def worth_replacing(benchmark: pd.DataFrame, comparisons: int | None = None) -> 
     if known.empty:
         return Verdict(None, "SDPA was not timed twice in two rounds, so how far it differs from itself is unknown.")
     comparisons = comparisons or len(safe)
-    measured = known["speedup_vs_sdpa"], known["speedup_low"], known["degrees_of_freedom"]
-    known = known.assign(sure_speedup=corrected_low(*measured, comparisons))
-    credited = known[["sure_speedup", "ceiling"]].min(axis=1)
-    sure = known[credited > known["again_high"].clip(lower=WORTHWHILE_SPEEDUP)]
+    known = _corrected(known, comparisons)
+    sure = known[known["is_sure"]]
     row = (sure if len(sure) else known).sort_values("speedup_vs_sdpa").iloc[-1]
     found = f"the fastest of {len(safe)} harmless ways"
     if len(sure):
@@ -89,6 +87,16 @@ def worth_replacing(benchmark: pd.DataFrame, comparisons: int | None = None) -> 
         return Verdict(False, f"{text}: not worth having.", numbers)
     noise = "more than its ceiling allows, so this is noise" if row["speedup_low"] > row["ceiling"] else "this is noise"
     return Verdict(False, f"{text}: {noise}.", numbers)
+
+
+def surely_faster(benchmark: pd.DataFrame) -> pd.Series | None:
+    """The row that `worth_replacing` names where it holds."""
+    safe = harmless_ways(benchmark) if len(benchmark) else benchmark
+    if safe.empty:
+        return None
+    known = _corrected(safe.dropna(subset=["speedup_low", "again_high"]), len(safe))
+    sure = known[known["is_sure"]].sort_values("speedup_vs_sdpa")
+    return sure.iloc[-1] if len(sure) else None
 
 
 def worth_by_length(benchmark: pd.DataFrame) -> list[tuple[str, Verdict]]:
@@ -113,6 +121,15 @@ def harmless_ways(benchmark: pd.DataFrame) -> pd.DataFrame:
             & rows["speedup_vs_sdpa"].notna()
         ]
     )
+
+
+def _corrected(rows: pd.DataFrame, comparisons: int) -> pd.DataFrame:
+    """With `sure_speedup`, the lower end corrected for so many comparisons, and whether it is worth having (`is_sure`):
+    no more than the ceiling counts."""
+    measured = rows["speedup_vs_sdpa"], rows["speedup_low"], rows["degrees_of_freedom"]
+    rows = rows.assign(sure_speedup=corrected_low(*measured, comparisons))
+    credited = rows[["sure_speedup", "ceiling"]].min(axis=1)
+    return rows.assign(is_sure=credited > rows["again_high"].clip(lower=WORTHWHILE_SPEEDUP))
 
 
 def nothing_tried(benchmark: pd.DataFrame) -> Verdict:
