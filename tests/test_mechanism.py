@@ -32,6 +32,7 @@ from sinkstudy.stats.positions import (
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.stats.scores import excess_score, null_score
 from sinkstudy.store import Capture, read_captures
+from sinkstudy.store.tables import LongTable, write_table
 
 RESAMPLING = Resampling(200, 10, 0)
 LAYERS, HEADS = 6, 4
@@ -111,16 +112,19 @@ NAN_DRAIN = np.full((4, LAYERS, HEADS), np.nan)
         (prompts(np.full((4, LAYERS), 0.1), np.full((4, LAYERS), 9.0), NAN_DRAIN), None, ["no sinks to explain"]),
         (prompts(np.full((4, LAYERS), 0.9), np.ones((4, LAYERS)), NAN_DRAIN), False, ["in no layer surely 3 times"]),
         (prompts(np.full((4, LAYERS), 0.9), np.full((4, LAYERS), np.nan), NAN_DRAIN), None, ["does not show"]),
+        ([capture_of(np.full((LAYERS, HEADS, 9), 0.9), f"p{i}") for i in range(3)], None, ["does not show"]),
         (prompts(np.full((4, 1), 0.9), np.full((4, 1), 9.0), NAN_DRAIN[:, :1]), None, ["single attention layer"]),
         (prompts(np.full((4, LAYERS), 0.9), np.ones((4, LAYERS)), NAN_DRAIN, n=1), None, ["two tokens"]),
         ([], None, ["two tokens"]),
     ],
 )
 def test_the_verdict_on_the_mechanism(captures, holds, said):
-    table = shown(Mechanism(), captures).table("m", RESAMPLING)
+    seen = shown(Mechanism(), captures)
+    table = seen.table("m", RESAMPLING)
     verdict = mechanism(table)
     assert without_nan(verdict, *said) is holds
-    assert (drained(table) is None) == (not len(table) or np.isnan(captures[0].value_drain).all())
+    assert (drained(table) is None) == (table["value"][table["quantity"] == "drain_correlation"].isna().all())
+    list(seen.activation_tables("m"))
     activation_figure(table)
 
 
@@ -181,7 +185,7 @@ def test_planted_sinks_anywhere_are_found_and_named(data):
     rows /= rows.sum(-1, keepdims=True)
     mass = np.stack([rows[..., j + 1 :, j].mean(-1) if j + 1 < n else rows[..., 0, 0] for j in range(n)], -1)
     named = with_positions(mass)
-    (heads_table,), (positions,) = sink_position_tables([named], "m"), position_tables([named], "m")
+    (_, heads_table), (_, positions) = sink_position_tables([named], "m"), position_tables([named], "m")
     assert heads_table["position"].tolist() == planted
     assert heads_table["token"].tolist() == [repr(named[1][position])[1:-1] for position in planted]
     assert (heads_table["mean_attention"] > 0.5).all()
@@ -205,17 +209,22 @@ def test_a_sink_planted_at_position_5_of_a_model_is_found_by_its_captured_positi
     watch_forward(model, ids, keep, counted=torch.ones_like(ids, dtype=torch.bool))
     received = torch.stack([layers[layer][0] for layer in range(4)]) / torch.arange(63, -1, -1).clamp(min=1)
     capture, _ = with_positions(received.numpy())
-    (table,) = sink_position_tables([(capture, [f"t{i}" for i in range(64)])], "m")
+    _, table = sink_position_tables([(capture, [f"t{i}" for i in range(64)])], "m")
     is_sink = (table["mean_attention"] >= 0.3).to_numpy().reshape(4, 8)
     assert (is_sink == planted).all()
     assert set(table.loc[planted.ravel(), "token"]) == {"t5"}
 
 
-def test_without_captured_positions_there_are_no_rows_and_the_figure_is_empty():
+def test_without_captured_positions_the_tables_have_a_header_and_the_figure_says_so(tmp_path):
     capture, tokens = with_positions(np.ones((1, 1, 9)))
     bare = Capture(**vars(capture) | {"position_mass": None})
-    assert list(position_tables([(bare, tokens)], "m")) == []
-    position_figure(strongest_receivers([], 24, 3), sink_shares([], 24), "m")
+    for make in (position_tables, sink_position_tables):
+        write_table(make([(bare, tokens)], "m"), tmp_path / "none.csv")
+        write_table(make([(capture, tokens)], "m"), tmp_path / "some.csv")
+        assert (tmp_path / "none.csv").read_text() == (tmp_path / "some.csv").read_text().splitlines(True)[0]
+    none = LongTable([tmp_path / "none.csv"])
+    position_figure(strongest_receivers(none, 24, 3), sink_shares(none, 24), "m")
+    assert sink_places(none.only(lambda rows: rows["position"] > 0))["cases"] == 0
 
 
 # On the shipped model

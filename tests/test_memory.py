@@ -24,6 +24,7 @@ STAGES = {
     "scores": "results/scores/made_up.csv",
     "heads": "results/heads/made_up.csv",
     "statistics": "results/correlation/made_up.csv",
+    "mechanism": "results/mechanism/made_up.csv",
     "heldout": "results/heldout/made_up.csv",
     "simulation": "results/simulation/fitted.csv",
     "plan": "results/plans/made_up/consistent.json",

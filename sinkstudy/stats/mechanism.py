@@ -16,7 +16,7 @@ from sinkstudy.stats.scores import excess_score, null_score
 from sinkstudy.store import Capture
 
 SINK_EXCESS = 0.5  # a head whose mean excess score is at least this is called a sink head here, at any length
-_KEPT = ("set", "prompt", "n_tokens", "layers", "activation", "activation_channel", "channel_value", "value_drain")
+_BY_HEAD_OR_CHANNEL = ("activation_channel", "channel_value", "value_drain")
 _COLUMNS = ["model", "quantity", "layer", "value", "low", "high", "count"]
 
 
@@ -30,9 +30,12 @@ class Mechanism:
         """See `scores.Statistic`."""
         for place, capture, score in zip(order, members, scores[..., -1], strict=True):
             if capture.n_tokens > 1:
-                about = {name: getattr(capture, name) for name in _KEPT}
+                about = {name: getattr(capture, name) for name in ("set", "prompt", "n_tokens", "layers")}
+                unknown = np.full(score.shape, np.nan)  # Another program's capture may hold nothing of it.
+                found = {"activation": unknown[:, 0]} | dict.fromkeys(_BY_HEAD_OR_CHANNEL, unknown)
+                found |= {name: one for name in found if (one := getattr(capture, name)) is not None}
                 excess = excess_score(score, null_score(capture.n_tokens))
-                self._prompts[int(place)] = about | {"sink_score": score, "excess_score": excess}
+                self._prompts[int(place)] = about | found | {"sink_score": score, "excess_score": excess}
 
     def activation_tables(self, model: str) -> Iterator[pd.DataFrame]:
         """A part per prompt: a row per layer (empty `head`) with means over heads and the largest channel of the first

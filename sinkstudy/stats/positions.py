@@ -15,6 +15,9 @@ from sinkstudy.store import Capture, NamedCapture
 EPSILON = 0.3
 KINDS = ("first", "delimiter", "other")
 LATER_QUERIES, LATER_SHARE = 16, 1 / 4
+_ABOUT = ["model", "set", "prompt", "n_tokens"]
+_OF_POSITION = ["position", "token", "kind", "mean_attention"]
+_OF_ALL_HEADS = ["uniform_attention", "sink_heads", "strongest_heads"]
 
 
 def kind_of(position: int, token: str) -> str:
@@ -41,12 +44,13 @@ def candidates(n: int) -> int:
 
 
 def position_tables(captures: Iterable[NamedCapture], model: str) -> Iterator[pd.DataFrame]:
-    """A part per prompt whose positions were captured, a row per position.
+    """An empty part, and one per prompt whose positions were captured, with a row per position.
 
     `mean_attention` over heads, beside `uniform_attention`; of the heads, the share for which the position is a sink
     (`sink_heads`: mean attention of EPSILON or more) and for which it receives most (`strongest_heads`), both empty
     where it is no candidate.
     """
+    yield pd.DataFrame(columns=_ABOUT + _OF_POSITION + _OF_ALL_HEADS)  # a header
     for capture, tokens in _with_positions(captures):
         n, mass = capture.n_tokens, capture.position_mass
         eligible = mass[..., : candidates(n)]
@@ -65,8 +69,9 @@ def position_tables(captures: Iterable[NamedCapture], model: str) -> Iterator[pd
 
 
 def sink_position_tables(captures: Iterable[NamedCapture], model: str) -> Iterator[pd.DataFrame]:
-    """A part per prompt whose positions were captured, a row per head: the candidate that receives most, and its
-    `mean_attention` beside that of the first token (`first_attention`)."""
+    """An empty part, and one per prompt whose positions were captured, with a row per head: the candidate that receives
+    most, and its `mean_attention` beside that of the first token (`first_attention`)."""
+    yield pd.DataFrame(columns=[*_ABOUT, "layer", "head", *_OF_POSITION, "first_attention"])  # a header
     for capture, tokens in _with_positions(captures):
         layers, heads = capture.position_mass.shape[:2]
         eligible = capture.position_mass[..., : candidates(capture.n_tokens)]
@@ -91,7 +96,7 @@ def _with_positions(captures: Iterable[NamedCapture]) -> Iterator[NamedCapture]:
 
 
 def _about(capture: Capture, model: str) -> dict[str, object]:
-    return {"model": model, "set": capture.set, "prompt": capture.prompt, "n_tokens": capture.n_tokens}
+    return dict(zip(_ABOUT, (model, capture.set, capture.prompt, capture.n_tokens), strict=True))
 
 
 def _printed(tokens: list[str]) -> list[str]:

@@ -44,6 +44,8 @@ class LongTable:
         for path in self.paths:
             cut = pd.DataFrame()
             for rows in pd.read_csv(path, usecols=self.columns, chunksize=_ROWS_AT_ONCE, **_READ):
+                if rows.empty:
+                    continue
                 rows = pd.concat([cut, rows], ignore_index=True) if len(cut) else rows
                 last = rows["prompt"] == rows["prompt"].iloc[-1]
                 if not last.all():
