@@ -59,6 +59,7 @@ def activation_figure(table: pd.DataFrame) -> Figure:
         light_grid(ax)
         prompts = rows["count"].max() if len(rows) else 0
     panels[-1].set_xlabel("layer")
+    panels[-1].xaxis.get_major_locator().set_params(integer=True)
     name = table["model"].iloc[0] if len(table) else ""
     figure.suptitle(
         f"{name}: the first token by layer, {prompts} prompts\ndotted: as other tokens, or uniform attention"
@@ -94,6 +95,7 @@ def position_figure(positions: pd.DataFrame, shares: pd.DataFrame, model: str) -
         style = {"color": COLOURS[i], "hatch": _HATCHES[i], "linewidth": 0}
         right.bar(shares.index, share, 0.85, bottom, **style, label=_KIND_NAMES[kind])
         bottom += share
+    right.xaxis.get_major_locator().set_params(integer=True)
     right.set(xlabel="layer", ylabel="heads (% of heads and prompts)", ylim=(0, 103))
     if not bottom.any():
         said = "no head has a sink" if len(shares) else "not measured"
