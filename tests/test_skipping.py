@@ -33,8 +33,9 @@ def model():
 @pytest.fixture(scope="module")
 def table(model):
     again = Plan(heads=PLAN.heads, policy="again", max_tokens=30)
-    plans = [Plan(first_layer_threshold=0.5, policy="by input"), PLAN, again, Plan(policy="nothing")]
-    return skipping_table(model, "tiny", TOKENS, plans, *ASKED)
+    long = Plan(heads={1: [0]}, min_tokens=65, policy="long")
+    plans = [Plan(first_layer_threshold=0.5, policy="by input"), PLAN, again, Plan(policy="nothing"), long]
+    return skipping_table(model, "tiny", TOKENS, plans, HEADS.assign(value_drain=float("nan")), *ASKED[1:])
 
 
 def test_a_control_takes_as_many_heads_of_the_same_layers():

@@ -23,8 +23,8 @@ from sinkstudy.stats.resampling import Resampling, ratio_intervals
 
 # Each control takes the heads with the least of a column of the table of heads.
 CONTROLS = {"no_sinks": "mean_sink_score", "smallest_output": "mean_output_norm", "most_drained": "value_drain"}
-# Texts: about so many tokens in all, within these numbers, and none longer than the last.
-_TOKENS, _LEAST_TEXTS, _MOST_TEXTS, _LONGEST = 2048, 4, 16, 512
+# Texts: about so many tokens in all, within these numbers.
+_TOKENS, _LEAST_TEXTS, _MOST_TEXTS = 2048, 4, 16
 _KEY = ["policy", "n_tokens", "strategy", "chosen_by"]
 
 
@@ -37,23 +37,22 @@ def skipping_table(
     lengths: Sequence[int],
     resampling: Resampling,
 ) -> pd.DataFrame:
-    """One row per plan that names heads, and per control of it, at the longest of `lengths` that the plan allows.
+    """One row per plan that names heads, and per control of it, at the longest of `lengths` that the plan covers.
 
     `token_ids`: held-out text, of which windows are taken. `heads`: a row per head, with layer, head and columns of
-    CONTROLS; a control whose column is not there is left out. `shared_heads`: of a control, heads that the policy
-    chose as well, mean over texts. `kl`, `perplexity_ratio`: means over texts (geometric for the latter), with 95%
-    intervals over them; `kl_beyond`: the KL less the policy's on the same texts, `perplexity_beyond` the ratio of both
-    perplexities. Random heads are drawn anew for each text, so their intervals hold for any draw.
+    CONTROLS; a control whose column is empty or not there is left out. `shared_heads`: of a control, heads that the
+    policy chose as well, mean over texts. `kl`, `perplexity_ratio`: means over texts (geometric for the latter), with
+    95% intervals over them; `kl_beyond`: the KL less the policy's on the same texts, `perplexity_beyond` the ratio of
+    both perplexities. Random heads are drawn anew for each text, so their intervals hold for any draw.
     """
     distinct: dict[str, list[Plan]] = {}  # policies that chose the same heads are measured once
     for plan in plans:
         distinct.setdefault(repr(replace(plan, policy="")), []).append(plan)
     rows = []
     for plan, *others in distinct.values():
-        most = min(plan.max_tokens or _LONGEST, _LONGEST, len(token_ids))
-        allowed = [n for n in lengths if (plan.min_tokens or 0) <= n <= most]
-        if plan.heads and allowed:
-            n = max(allowed)
+        covered = [n for n in lengths if plan.covers(n) and n <= len(token_ids)]
+        if plan.heads and covered:
+            n = max(covered)
             count = int(np.clip(_TOKENS // n, _LEAST_TEXTS, _MOST_TEXTS))
             texts = windows(token_ids, n, count).to(model.device).split(1)
             measured = _measured(model, plan, texts, heads, resampling.seed)
@@ -88,21 +87,22 @@ def _measured(
     """A row per text and choice of heads."""
     rng, count = np.random.default_rng(seed), model.config.get_text_config().num_attention_heads
     fixed = {"policy": plan.heads}
-    fixed |= {name: control_heads(plan, heads, column) for name, column in CONTROLS.items() if column in heads}
+    known = {name: column for name, column in CONTROLS.items() if column in heads and heads[column].notna().any()}
+    fixed |= {name: control_heads(plan, heads, column) for name, column in known.items()}
     rows = []
     for at, ids in enumerate(texts):
         with running(model, SDPA):
             reference = model(ids, use_cache=False).logits
-        known: dict[str, Quality] = {}
+        found: dict[str, Quality] = {}
         for chosen_by, chosen in (fixed | {"random": random_heads(plan, count, rng)}).items():
             weights = plan.rest_weight if chosen_by == "policy" else None
             one = replace(plan, heads=chosen, rest_weight=weights)
-            if str(one.heads) not in known:
+            if str(one.heads) not in found:
                 with optimized(model, one):
-                    known[str(one.heads)] = compare(reference, model(ids, use_cache=False).logits, ids)
+                    found[str(one.heads)] = compare(reference, model(ids, use_cache=False).logits, ids)
             shared = sum(len(set(plan.heads[layer]) & set(of)) for layer, of in chosen.items())
             row = {"text": at, "chosen_by": chosen_by, "heads_replaced": plan.replaced, "shared_heads": shared}
-            rows.append(row | vars(known[str(one.heads)]))
+            rows.append(row | vars(found[str(one.heads)]))
     return rows
 
 

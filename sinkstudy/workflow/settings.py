@@ -207,6 +207,9 @@ class Benchmark(Section):
     budget_tokens: Annotated[Count, Field(description="... of stretches of so many tokens of the prompts.")] = 2048
     sink_tokens: Annotated[Count, Field(description="Strategy sink_window: the first tokens it attends to ...")] = 4
     window: Annotated[Count, Field(description="... and the recent ones.")] = 64
+    skipping_tokens: Annotated[
+        Count, Field(description="Heads are compared with others of their layers at lengths up to this.")
+    ] = 512
     answer_tokens: Annotated[int, Field(ge=1, le=4096, description="Length of the compared greedy answers.")] = 32
     answer_prompts: Annotated[Count, Field(description="Prompts of each model that are answered.")] = 8
     retrieval_cases: Annotated[

@@ -155,6 +155,7 @@ rule quality:
 
 rule skipping:
     input:
+        activations="results/activations/{model}.csv",
         heads="results/heads/{model}.csv",
         model=model_inputs,
         plans=expand("results/plans/{{model}}/{policy}.json", policy=POLICIES),
@@ -174,7 +175,7 @@ rule skipping:
         runtime=120,
     params:
         code=code_of("skipping.py"),
-        lengths=config["benchmark"]["lengths"],
+        lengths=[n for n in config["benchmark"]["lengths"] if n <= config["benchmark"]["skipping_tokens"]],
         model=model_spec,
         resampling=RESAMPLING,
     message:

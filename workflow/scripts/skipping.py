@@ -21,8 +21,7 @@ with job_log(snakemake.log[0]):
     token_ids = tokenize(loaded, text.read_text(encoding="utf-8"), prompt=text.name)
     plans = [Plan.load(path) for path in snakemake.input.plans] if runs_on_sdpa(loaded.model) else []
     heads = read_tables([snakemake.input.heads]).query("set == 'all'")
-    if activations := snakemake.input.get("activations"):
-        heads = with_value_drain(heads, read_tables([activations]))
+    heads = with_value_drain(heads, read_tables([snakemake.input.activations]))
     resampling = Resampling(**params.resampling)
     table = skipping_table(loaded.model, name, token_ids, plans, heads, params.lengths, resampling)
     write_table(table, snakemake.output[0])
