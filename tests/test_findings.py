@@ -175,7 +175,12 @@ def test_quality_by_set_is_at_the_largest_length_with_replaced_heads_and_answers
 def test_a_budget_says_which_heads_are_cheap_and_from_which_length_its_plan_gains():
     made = study()
     costs = [("sinky", "sink_window", n, h, h, 2.0**-h, 2.0**-h) for n in range(2) for h in range(4)]
-    of_heads = (("mean_sink_score", -0.25), ("mean_excess_score", 0.125), ("mean_output_norm", NAN))
+    of_heads = (
+        ("mean_sink_score", -0.25),
+        ("mean_excess_score", 0.125),
+        ("mean_output_norm", NAN),
+        ("value_drain", 0.5),
+    )
     window = {"strategy": "sink_window", "policy": "budget", "speedup_vs_sdpa": 1.125}
     lengths = [made.benchmark.assign(n_tokens=n).to_dict("records") for n in (512, 4096)]
     for (*_, timed), low in zip(lengths, (0.75, 1.0625), strict=True):
@@ -187,7 +192,7 @@ def test_a_budget_says_which_heads_are_cheap_and_from_which_length_its_plan_gain
         benchmark=pd.concat([made.benchmark, *map(pd.DataFrame, lengths)], ignore_index=True),
     )
     text = re.sub(r"\[\^\d+\]", "", markdown(spent))
-    assert "| sinky | sink_window | 8 | 2.5e-01 | 7.5e-01 | 3.8e+00 | -0.25 | 0.12 | undefined |" in text
+    assert "| sinky | sink_window | 8 | 2.5e-01 | 7.5e-01 | 3.8e+00 | -0.25 | 0.12 | undefined | 0.50 |" in text
     assert "the plan of policy budget replaces 3 heads (37.50%) by windows." in text
     assert "Prefill at 4096 tokens, batch 1: 1.12 times SDPA's speed (95% interval 1.06 to 1.25)" in text
     assert "The prefill gains from 4096 tokens on" in text

@@ -119,9 +119,11 @@ def test_stand_ins_are_correlated_over_heads_that_have_both(costs):
     )
     heads["mean_excess_score"] = costs.loc[costs["strategy"] == "sink_window", "cost"].rank().to_numpy()
     other = heads.assign(set="code", mean_sink_score=0.0)
-    table = stand_in_table(with_scores(costs.assign(model="toy"), pd.concat([other, heads]))).set_index(
-        ["strategy", "property"]
-    )
+    drains = heads.assign(value_drain=-heads["mean_excess_score"])[["model", "layer", "head", "value_drain"]]
+    of_layer = pd.DataFrame([("toy", 0, np.nan, 1e9)], columns=drains.columns)
+    joined = with_scores(costs.assign(model="toy"), pd.concat([other, heads]), pd.concat([drains, of_layer]))
+    table = stand_in_table(joined).set_index(["strategy", "property"])
+    assert table.loc[("sink_window", "value_drain"), "spearman"] == pytest.approx(-1)
     assert table.loc[("sink_window", "mean_excess_score"), "spearman"] == pytest.approx(1)
     assert abs(table.loc[("sink_window", "mean_sink_score"), "spearman"]) < 0.6
     assert table.loc[("sink_window", "mean_output_norm"), "heads"] == 0

@@ -3,18 +3,19 @@
 import pandas as pd
 from scipy.stats import spearmanr
 
-PROPERTIES = ("mean_sink_score", "mean_excess_score", "mean_output_norm")
+PROPERTIES = ("mean_sink_score", "mean_excess_score", "mean_output_norm", "value_drain")
 _KEY = ["model", "layer", "head"]
 
 
-def with_scores(costs: pd.DataFrame, heads: pd.DataFrame) -> pd.DataFrame:
+def with_scores(costs: pd.DataFrame, heads: pd.DataFrame, activations: pd.DataFrame) -> pd.DataFrame:
     """Rows of `costs` (model, strategy, layer, head, ...) with each head's PROPERTIES, means over all prompts.
 
-    `heads`: the table of heads, of which the rows of set `all` are read.
+    `heads`: the table of heads, of which the rows of set `all` are read. `activations`: the table with value drains.
     """
-    over_all = heads.loc[heads["set"] == "all", [*_KEY, *PROPERTIES]]
+    over_all = heads[heads["set"] == "all"]
+    drains = activations.dropna(subset=["head"]).groupby(_KEY, as_index=False)["value_drain"].mean()
     columns = ["model", *costs.columns.drop("model"), *PROPERTIES]
-    return costs.merge(over_all, on=_KEY, how="left")[columns]
+    return costs.merge(over_all.merge(drains, on=_KEY, how="left"), on=_KEY, how="left")[columns]
 
 
 def stand_in_table(costs: pd.DataFrame) -> pd.DataFrame:

@@ -55,6 +55,7 @@ rule layerwise_plan:
 
 rule budget_plan:
     input:
+        activations="results/activations/{model}.csv",
         heads="results/heads/{model}.csv",
         model=model_inputs,
         prompts=config["prompts"],

@@ -29,6 +29,7 @@ with job_log(snakemake.log[0]):
     costs = head_costs(model, fit, plans, params.seed)
     with atomic_write(snakemake.output.plan) as path:
         budget(model, plan, costs, check, spending["kl"]).save(path)
-    costs = with_scores(costs.assign(model=snakemake.wildcards.model), read_tables([snakemake.input.heads]))
+    heads, activations = (read_tables([snakemake.input[name]]) for name in ("heads", "activations"))
+    costs = with_scores(costs.assign(model=snakemake.wildcards.model), heads, activations)
     write_table(costs, snakemake.output.costs)
     write_table(stand_in_table(costs), snakemake.output.stand_ins)
