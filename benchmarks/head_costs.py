@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--window", type=int, default=64)
     parser.add_argument("--heads", type=int, default=60)
-    parser.add_argument("--out", default="benchmarks/head_costs.csv")
+    parser.add_argument("--out", default="benchmarks/head_costs_smollm2.csv")
     given = parser.parse_args()
     loaded = load_model(ModelSpec(source=given.model))
     text = Path("texts/heldout.txt").read_text(encoding="utf-8")
