@@ -65,6 +65,7 @@ def test_a_file_that_is_no_plan_is_named(tmp_path, text):
         ({"heads": {0: [1.5]}}, "lists of heads"),
         ({"heads": {0: [True]}}, "lists of heads"),
         ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"min_tokens": "20"}, "min_tokens is '20'"),
         ({"max_tokens": "20"}, "max_tokens is '20'"),
         ({"window": 2.5}, "window is 2.5"),
         ({"policy": [1]}, "policy is [1]"),

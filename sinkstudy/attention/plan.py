@@ -103,9 +103,9 @@ def _check_types(plan: Plan) -> None:
     )
     if not fits:
         raise StudyError("plan: heads must give layers lists of heads, such as {1: [0, 2]}.")
-    for name in ("max_tokens", "sink_tokens", "window"):
+    for name in ("min_tokens", "max_tokens", "sink_tokens", "window"):
         value = getattr(plan, name)
-        if not _is_whole(value) and not (value is None and name == "max_tokens"):
+        if not _is_whole(value) and not (value is None and name in ("min_tokens", "max_tokens")):
             raise StudyError(f"plan: {name} is {value!r}, but must be a whole number.")
     for name in ("strategy", "policy"):
         if not isinstance(getattr(plan, name), str):

@@ -84,7 +84,7 @@ class PlanState:
         """Runs before every forward pass of the model."""
         self.now.__dict__.clear()
         looks_back = self.strategy.needs_first_layer or self.plan.first_layer_threshold is not None
-        if looks_back and model.training and torch.is_grad_enabled() and model.is_gradient_checkpointing:
+        if looks_back and model.training and torch.is_grad_enabled() and model.is_activation_checkpointing:
             raise StudyError(
                 "gradient checkpointing runs layers again without the first one, which this plan's other layers need; "
                 "call model.gradient_checkpointing_disable() first."
