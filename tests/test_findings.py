@@ -204,7 +204,8 @@ SENTENCES = [
     ("# Attention sinks", "It has attention sinks."),
     (
         "# Attention sinks",
-        "A sink in the first layer predicts later ones; the head's own record (its mean score on other prompts) does so better.",
+        "A sink in the first layer predicts later ones; the head's own record (its mean score on other prompts) does "
+        "so better.",
     ),
     ("# Attention sinks", "Sink heads can be skipped, more cheaply than others."),
     ("# Attention sinks", "Replacing heads pays."),
