@@ -217,7 +217,9 @@ class Benchmark(Section):
     ] = 0
     max_tokens: Annotated[
         Count | None,
-        Field(description="Longer prompts run unchanged; null: those longer than what a policy was calibrated on."),
+        Field(
+            description="Longer prompts run unchanged; null: those longer than sinks were looked at; none for budget."
+        ),
     ] = None
     repeats: Annotated[int, Field(ge=3, description="Rounds of timing at least; more follow until ...")] = 5
     precision: Annotated[
