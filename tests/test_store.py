@@ -53,7 +53,7 @@ def record_of(attention: np.ndarray, full_rows: bool = True) -> PromptRecord:
         activation_channel=np.tile([7, 3], (len(attention), 1)),
         channel_value=attention[:, 0, -1:, :1].repeat(2, -1)[:, 0],
         value_drain=np.full(attention.shape[:2], np.nan),  # as where an architecture does not show it
-        position_mass=attention.mean(2),
+        position_mass=np.where(np.arange(attention.shape[-1]) + 1 < attention.shape[-1], attention.mean(2), np.nan),
     )
 
 
