@@ -17,8 +17,6 @@ from sinkstudy.capture.norms import Norms
 KEY_CLASSES = ("position_0", "position_1", "position_2", "position_3", "self", "previous")
 _FIRST_KEYS = 4
 _BLOCK = 256
-_VECTOR = 16  # float32 numbers, on processors with the longest
-_MANY = 1 << 14  # numbers in all rows; fewer take no longer row by row
 # Shorter prompts are computed as eager attention computes them, and by themselves agree with it to the last bit. Where
 # a trained model's scores are large, rounding alone makes any other order of operations differ by up to 1e-6, neither
 # being nearer the truth.
@@ -149,7 +147,7 @@ def _rows(call: AttentionCall, start: int, stop: int, keep_map: bool) -> tuple[T
         scores = scores.div_(call.softcap).tanh_().mul_(call.softcap)
     n = key.shape[-2]
     if call.mask is None:
-        # Adding a mask takes a quarter of the time of filling in by one.
+        # Adding a mask is cheaper than filling in by one.
         scores += torch.full((stop - start, n), float("-inf"), dtype=scores.dtype, device=key.device).triu_(start + 1)
     elif call.mask.dtype == torch.bool:
         scores.masked_fill_(~call.mask[..., start:stop, :n], float("-inf"))
@@ -159,7 +157,7 @@ def _rows(call: AttentionCall, start: int, stop: int, keep_map: bool) -> tuple[T
     if call.learned_sinks is not None:
         extra = call.learned_sinks.float().reshape(1, -1, 1, 1).expand(*logits.shape[:-1], 1)
         logits = torch.cat([logits, extra], dim=-1)
-    whole = _softmax(logits)
+    whole = torch.softmax(logits, dim=-1)
     probabilities = whole[..., :n]
     output = probabilities.to(value.dtype) @ value
     row_sum = probabilities.sum(-1)
@@ -174,19 +172,6 @@ def _rows(call: AttentionCall, start: int, stop: int, keep_map: bool) -> tuple[T
         map=probabilities if keep_map else None,
         received=_received(probabilities, start, call.counted),
     )
-
-
-def _softmax(logits: Tensor) -> Tensor:
-    """Over the last axis; where there are many rows, and shorter ones than a CPU's vectors, in a fifth of the time.
-
-    Many rows side by side are divided by their sums, where rows by themselves are multiplied by the inverse: like the
-    padding of a batch, this may change the last bit.
-    """
-    short = logits.shape[-1] < _VECTOR and logits.device.type == "cpu"
-    if not short or logits.numel() < _MANY:
-        return torch.softmax(logits, dim=-1)
-    by_key = logits.flatten(0, -2).T.contiguous()
-    return torch.softmax(by_key, dim=0).T.contiguous().view(logits.shape)
 
 
 def _worst(missing: Tensor, ahead: Tensor | None) -> Tensor:
