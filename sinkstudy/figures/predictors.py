@@ -75,7 +75,9 @@ def predictors_figure(predictors: pd.DataFrame, learning: pd.DataFrame) -> Figur
     for ax in (left, right):
         light_grid(ax)
     left.axhline(0.5, label="chance", **NULL_STYLE)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside lower center", ncols=3, columnspacing=1.2, handlelength=1.6
+    )
     first = predictors.iloc[0]
     name = recommended(over_all_lengths(predictors))
     told = f"to tell later sinks, use {LABELS[name]}" if name else "nothing tells later sinks beyond their layer's rate"
