@@ -7,6 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from sinkstudy.attention import Plan, optimized
 from sinkstudy.capture import sink_mass
 from sinkstudy.cli import app, main
 from sinkstudy.models.loading import load_model, tokenize
@@ -70,10 +71,35 @@ def test_look_takes_the_models_of_the_configuration_here_and_settings_over_their
         (["look", "x", "--model", TOY, "--bos", "twice"], "models.model.bos is 'twice', but must be one of auto"),
         (["look", "x", "--model", "pypi:a==1"], "models.model.gguf is missing, but a source pypi:NAME==VERSION needs"),
         (["check", TOY / "config.json"], "unknown key"),
+        (["plan", TOY, TOY / "README.md", "--window", "100000"], "work from 341"),
     ],
 )
 def test_what_a_user_can_mend_ends_in_one_sentence(elsewhere, capsys, monkeypatch, arguments, sentence):
     assert sentence in said(capsys, monkeypatch, *arguments)
+
+
+def test_a_plan_for_a_text_of_ones_own_keeps_its_price_and_runs(elsewhere):
+    sentence = "the river runs past the old mill at noon"
+    words = " ".join(f"{word} {i % 7}" for i, word in enumerate(sentence.split() * 20))
+        f"{word} {i % 7}"
+        for i, word in enumerate(["the", "river", "runs", "past", "the", "old", "mill", "at", "noon"] * 20)
+    )
+    Path("text.txt").write_text(words, encoding="utf-8")
+    done = CliRunner().invoke(app, ["plan", str(TOY), "text.txt", "--window", "8", "--kl", "0.01"])
+    assert done.exit_code == 0, done.output
+    found = Plan.load("plan.json")
+    assert found.replaced > 0
+    assert (found.window, found.policy) == (8, "budget")
+    loaded = load_model(ModelSpec(str(TOY)))
+    ids = tokenize(loaded, words, "text")
+    check = torch.tensor([ids[len(ids) - len(ids) // 2 :]])
+    with torch.inference_mode():
+        before = loaded.model(check).logits.double().log_softmax(-1)
+        with optimized(loaded.model, found):
+            after = loaded.model(check).logits.double().log_softmax(-1)
+    price = (before.exp() * (before - after)).sum(-1).mean().item()
+    assert 0 < price <= 0.01
+    assert f"a KL of {price:.2g} nats per token" in done.stderr
 
 
 def test_check_says_what_the_study_consists_of():

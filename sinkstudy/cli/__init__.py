@@ -1,4 +1,4 @@
-"""The command line: `sinkstudy look`, `sinkstudy check`, without a workflow.
+"""The command line: `sinkstudy look`, `plan` and `check`, without a workflow.
 
 Each command is a function here, which says what it takes, and a module beside this one, which is imported when the
 command runs: PyTorch takes seconds, and `--help` should not.
@@ -55,6 +55,29 @@ def look(
 
     given = {"gguf": gguf, "sha256": sha256, "revision": revision, "bos": bos, "dtype": dtype}
     look(texts, model, {key: value for key, value in given.items() if value is not None}, threshold, html, csv)
+
+
+@app.command()
+def plan(
+    source: Annotated[str, typer.Argument(help=_SOURCE)],
+    text: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A file of your own text.")],
+    output: Annotated[Path, typer.Option(help="Where the plan is written, as JSON.")] = Path("plan.json"),
+    kl: Annotated[float, typer.Option(min=0, help="What the plan may cost: KL divergence, nats per token.")] = 0.005,
+    window: Annotated[int, typer.Option(min=1, help="Recent tokens that a replaced head sees.")] = 512,
+    sink_tokens: Annotated[int, typer.Option(min=1, help="First tokens that a replaced head sees.")] = 4,
+    gguf: Gguf = None,
+    sha256: Sha256 = None,
+    revision: Revision = None,
+    dtype: Dtype = None,
+) -> None:
+    """Find the heads that can do with a window, at a stated price, and write a plan for `optimized`.
+
+    The costs of all heads are estimated on the first half of the text; the price is measured on the second.
+    """
+    from sinkstudy.cli.plan import plan
+
+    given = {"gguf": gguf, "sha256": sha256, "revision": revision, "dtype": dtype}
+    plan(source, text, {k: value for k, value in given.items() if value is not None}, kl, sink_tokens, window, output)
 
 
 @app.command()
