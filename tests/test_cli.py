@@ -81,9 +81,6 @@ def test_what_a_user_can_mend_ends_in_one_sentence(elsewhere, capsys, monkeypatc
 def test_a_plan_for_a_text_of_ones_own_keeps_its_price_and_runs(elsewhere):
     sentence = "the river runs past the old mill at noon"
     words = " ".join(f"{word} {i % 7}" for i, word in enumerate(sentence.split() * 20))
-        f"{word} {i % 7}"
-        for i, word in enumerate(["the", "river", "runs", "past", "the", "old", "mill", "at", "noon"] * 20)
-    )
     Path("text.txt").write_text(words, encoding="utf-8")
     done = CliRunner().invoke(app, ["plan", str(TOY), "text.txt", "--window", "8", "--kl", "0.01"])
     assert done.exit_code == 0, done.output
