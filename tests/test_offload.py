@@ -36,7 +36,8 @@ def masses(loaded, n: int) -> list[torch.Tensor]:
     seen = {}
 
     def keep(layer, found):
-        parts = [found.keys, found.row_error, *([] if found.output_norm is None else [found.output_norm])]
+        norms = [] if found.norms is None else [found.norms.residual, found.norms.value, found.norms.output]
+        parts = [found.keys, found.row_error, *(part for part in norms if part is not None)]
         seen[layer] = torch.cat([part.flatten() for part in parts])
 
     watch_forward(loaded.model, prompt_ids(n), keep, norms=True)

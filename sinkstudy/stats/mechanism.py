@@ -28,7 +28,8 @@ class Mechanism:
 
     def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
         """See `scores.Statistic`."""
-        for place, capture, score in zip(order, members, scores[..., -1], strict=True):
+        # A copy, as a view would hold the scores at all lengths.
+        for place, capture, score in zip(order, members, scores[..., -1].copy(), strict=True):
             if capture.n_tokens > 1:
                 about = {name: getattr(capture, name) for name in ("set", "prompt", "n_tokens", "layers")}
                 unknown = np.full(score.shape, np.nan)  # Another program's capture may hold nothing of it.
