@@ -14,6 +14,7 @@ from sinkstudy.evaluation.head_costs import head_costs
 from sinkstudy.evaluation.policies import mean_kl
 from sinkstudy.evaluation.variants import runs_on_sdpa
 from sinkstudy.models.loading import tokenize
+from sinkstudy.store import atomic_write
 
 _MOST_TOKENS = 2048  # of each half: the backward pass over them has to fit into memory
 
@@ -36,7 +37,8 @@ def plan(
         )
     fit, check = (torch.tensor([part], device=loaded.model.device) for part in (ids[:half], ids[-half:]))
     fitted = budget(loaded.model, empty, head_costs(loaded.model, fit, [empty]), check, kl)
-    fitted.save(output)
+    with atomic_write(output) as path:
+        fitted.save(path)
     config = loaded.model.config.get_text_config()
     share = fitted.replaced / (config.num_hidden_layers * config.num_attention_heads)
     price = mean_kl(loaded.model, fitted, [check])
