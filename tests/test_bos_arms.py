@@ -5,12 +5,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from toy import PROMPTS, toy
 
 from sinkstudy.capture.recording import record
 from sinkstudy.figures.bos_arms import bos_figure
-from sinkstudy.models.loading import bos_arms, load_model
-from sinkstudy.models.spec import ModelSpec
-from sinkstudy.prompts import Prompt
+from sinkstudy.models.loading import bos_arms
 from sinkstudy.stats.bos_arms import arm_rows, bos_arm_table
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.stats.scores import prefix_scores
@@ -21,14 +20,7 @@ RESAMPLING = Resampling(200, 10, 0)
 
 @pytest.fixture(scope="module")
 def loaded():
-    return load_model(ModelSpec(source="models/reference", device="cpu"))
-
-
-PROMPTS = [
-    Prompt("long", "a", "In the spring the river rose so high that the lower fields lay under water for eleven days."),
-    Prompt("two", "a", "Hello world"),
-    Prompt("middle", "b", "A sentence of middling length, no more."),
-]
+    return toy()
 
 
 def test_settings_of_bos_are_compared_over_the_same_prompts(loaded, tmp_path):

@@ -10,14 +10,12 @@ from planted_captures import capture_of, shown
 from scipy.stats import spearmanr
 from test_verdicts import without_nan
 from tiny import planted_config
+from toy import PROMPTS, toy
 
 from sinkstudy.capture import watch_forward
 from sinkstudy.capture.recording import record
 from sinkstudy.figures.mechanism import activation_figure, position_figure
 from sinkstudy.findings.mechanism import drained, mechanism, sink_places, spans
-from sinkstudy.models.loading import load_model
-from sinkstudy.models.spec import ModelSpec
-from sinkstudy.prompts import Prompt
 from sinkstudy.reference.planted import plant_sinks, planted_ids
 from sinkstudy.stats.mechanism import Mechanism
 from sinkstudy.stats.positions import (
@@ -232,14 +230,7 @@ def test_without_captured_positions_the_tables_have_a_header_and_the_figure_says
 
 @pytest.fixture(scope="module")
 def loaded():
-    return load_model(ModelSpec(source="models/reference", device="cpu"))
-
-
-PROMPTS = [
-    Prompt("long", "a", "In the spring the river rose so high that the lower fields lay under water for eleven days."),
-    Prompt("two", "a", "Hello world"),
-    Prompt("middle", "b", "A sentence of middling length, no more."),
-]
+    return toy()
 
 
 def test_recorded_activations_and_positions_are_those_of_prompts_without_padding(loaded, tmp_path):

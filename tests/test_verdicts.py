@@ -42,8 +42,12 @@ def without_nan(verdict: rules.Verdict, *said: str) -> bool | None:
     [
         ([("a", 24, 0, 0.95, 0.94), ("b", 50, 0, 0.85, 0.80), ("a", 24, 1, 0.2, 0.05)], True, ["1 of 2", "0 of them"]),
         ([("a", 24, 0, 0.95, 0.94), ("b", 50, 0, 0.92, 0.91), ("a", 24, 1, 0.95, 0.3)], True, ["2 of 2", "1 of them"]),
-        ([("a", 24, 0, 0.95, 0.62), ("b", 24, 0, 0.1, 0.0), ("c", 24, 0, 0.1, 0.0)], False, ["none of 1", "0.62"]),
-        ([("a", 23, 0, 1.0, 1.0), ("b", 24, 0, 0.1, 0.0)], False, ["none of 1", "0.00"]),
+        (
+            [("a", 24, 0, 0.95, 0.62), ("b", 24, 0, 0.1, 0.0), ("c", 24, 0, 0.1, 0.0)],
+            False,
+            ["no timed way", "(of 1)", "0.62"],
+        ),
+        ([("a", 23, 0, 1.0, 1.0), ("b", 24, 0, 0.1, 0.0)], False, ["no timed way", "(of 1)", "0.00"]),
         ([("a", 23, 0, 1.0, 1.0)], None, ["24 tokens"]),
     ],
     ids=["half of the prompts", "beyond doubt", "too seldom", "short prompts do not count", "only short prompts"],
@@ -217,7 +221,7 @@ def way(name: str, speed: float, factor: float = 1.01, ceiling: float = 3.0, kl:
         ([way("x", 1.12, factor=1.1), way("y", 1.0)], 1.01, False, ["95% interval 1.02 to 1.23", "noise"]),
         ([way("x", 1.12, ceiling=1.01)], 1.01, False, ["more than its ceiling allows"]),
         ([way("x", 1.12, ceiling=1.05)], 1.01, True, ["ceiling 1.05"]),
-        ([way("kl", 2.0, kl=1.7, top1=0.4)], 1.01, False, ["none of 1"]),
+        ([way("kl", 2.0, kl=1.7, top1=0.4)], 1.01, False, ["no timed way", "(of 1)"]),
         ([], 1.01, None, ["no policy found a head"]),
     ],
 )

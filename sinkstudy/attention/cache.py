@@ -73,8 +73,8 @@ def _made(kind: type[CacheLayerMixin], attributes: dict[str, object]) -> Planned
 
 @cache
 def _planned(kind: type[CacheLayerMixin]) -> type[PlannedLayer]:
-    # Transformers enters a subclass that names its `_layer_type` in a table of its own, and pickle finds no class by
-    # its name that was made here.
+    # Transformers registers every subclass that has a `_layer_type`, so this one has none. Pickle cannot find a class
+    # that is made here by its name, so `_made` makes it again.
     attributes = {"_layer_type": None, "__reduce__": lambda layer: (_made, (kind, vars(layer)))}
     return type(f"Planned{kind.__name__}", (PlannedLayer, kind), attributes)
 
@@ -108,7 +108,7 @@ class SplitKVCache(PlannedLayer, DynamicLayer):
         return DynamicLayer.update(self, key_states, value_states)
 
     def get_seq_length(self) -> int:
-        # The inherited method takes a cache without KV heads for an empty one.
+        # The inherited method would take a cache without KV heads for an empty one.
         return self.keys.shape[-2] if self.is_initialized else 0
 
     def crop(self, tokens_to_remove: int) -> None:

@@ -136,7 +136,8 @@ def partition_heads(heads: int, kv_heads: int, replaced: tuple[int, ...], device
 
 
 @lru_cache(maxsize=1024)
-@torch.inference_mode(False)  # an index made in inference mode could not be used where gradients are recorded
+# An index that is made in inference mode cannot be used where gradients are recorded.
+@torch.inference_mode(False)
 def as_index(places: tuple[int, ...], device: torch.device) -> Index:
     """A slice, which copies nothing, where the places are neighbours."""
     start = places[0] if places else 0
@@ -155,5 +156,5 @@ def scatter_heads(output: Tensor, heads: Index, part: Tensor) -> None:
     if isinstance(heads, slice):
         output[:, :, heads] = part
     else:
-        # Under autocast attention is of less precision than its query.
+        # Under autocast the attention has less precision than its query.
         output.index_copy_(2, heads, part.expand(-1, output.shape[1], -1, -1).to(output.dtype))

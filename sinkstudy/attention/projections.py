@@ -120,7 +120,8 @@ class PrunedAttention:
         if self.partition.kept:
             output, weights = forward(self.kept_only, **kwargs)
             return output.add_(added), weights
-        if past_key_values is not None:  # the cache still has to count the tokens
+        # No head's keys are cached, but the cache has to count the tokens.
+        if past_key_values is not None:
             nothing = hidden_states.new_empty(hidden_states.shape[0], 0, hidden_states.shape[1], 1)
             past_key_values.update(nothing, nothing, self.layer)
         bias = list(self.linears.values())[-1].bias

@@ -127,7 +127,8 @@ class PlanState:
         """The prompt whose cache is continued, or a new one, also for a cache that was filled unmodified."""
         known = getattr(cache, _PROMPT, None)
         if known is not None and (self.now.past == 0 or not getattr(cache.layers[layer], "owned", True)):
-            known = None  # it belonged to the prompt that was in the cache before it was emptied
+            # It belonged to the prompt that was in the cache before the cache was emptied.
+            known = None
         same = known is not None and known.depth == self.depth and known.plan == self.plan
         if known is not None and known.active and not same:
             raise StudyError(
@@ -195,7 +196,8 @@ class PlanState:
             now.pattern = attention_pattern(now.first_inputs, now.pattern_heads)
         places = tuple(now.pattern_heads.index(h) for h in heads)
         pattern = select_heads(now.pattern, as_index(places, now.pattern.device))
-        behind = keys - pattern.shape[3]  # the first layer's window no longer sees so many keys
+        # A first layer with a sliding window no longer sees the oldest keys.
+        behind = keys - pattern.shape[3]
         return nn.functional.pad(pattern, (behind, 0)) if behind else pattern
 
     def partition(self, layer: int, inputs: AttentionInputs) -> tuple[HeadPartition, list[KeptGroup]]:

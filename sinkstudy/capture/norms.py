@@ -115,6 +115,7 @@ def _output_projection(attention: nn.Module, inputs: int) -> Tensor | None:
     linear = [child for child in attention.children() if isinstance(child, nn.Linear | Conv1D)]
     if not linear:
         return None
-    with align_module_device(linear[-1]):  # where layers are offloaded, the weight is not in memory yet
+    # The weight of an offloaded layer is not in memory yet; this reads it.
+    with align_module_device(linear[-1]):
         weight = linear[-1].weight.T if isinstance(linear[-1], Conv1D) else linear[-1].weight
     return weight if weight.shape[1] == inputs else None

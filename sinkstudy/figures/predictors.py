@@ -42,6 +42,9 @@ def predictors_figure(predictors: pd.DataFrame, learning: pd.DataFrame) -> Figur
         ax.axis("off")
         why = "too few prompts or layers" if predictors.empty else " and ".join(predictors["undefined"].unique())
         ax.text(0.5, 0.5, f"nothing to tell apart in later layers: {why}", ha="center", va="center")
+        figure.suptitle(
+            "what tells later sinks" if predictors.empty else f"{predictors['model'].iloc[0]}: what tells later sinks"
+        )
         return figure
     figure, (left, right) = new_figure(PAGE, 3.1, columns=2, sharey=True, width_ratios=[3, 2])
     named = [name for name in CANDIDATES if name in set(known["predictor"])]

@@ -4,6 +4,9 @@ import pandas as pd
 
 from sinkstudy.findings.inputs import Tables
 from sinkstudy.findings.text import percent
+from sinkstudy.stats.definitions import DEFINITIONS
+
+__all__ = ["DEFINITIONS", "NEAR", "compared", "window_share"]
 
 NEAR = 0.05  # a figure of another model this near to the measured interval is said to agree
 # Quantity: the table that has it, its column, and the columns of the published row that find its row there.

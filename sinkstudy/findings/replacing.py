@@ -62,7 +62,7 @@ def worth_replacing(benchmark: pd.DataFrame, comparisons: int | None = None) -> 
         return Verdict(None, "SDPA does not run this model, so there is no speedup over it.")
     safe = harmless_ways(benchmark)
     if safe.empty:
-        return Verdict(False, f"none of {len(_distinct(tried))} timed ways to replace heads keeps {HARMLESS}.")
+        return Verdict(False, f"no timed way to replace heads (of {len(_distinct(tried))}) keeps {HARMLESS}.")
     known = safe.dropna(subset=["speedup_low", "again_high"])
     if known.empty:
         return Verdict(None, "SDPA was not timed twice in two rounds, so how far it differs from itself is unknown.")

@@ -81,9 +81,11 @@ def percent(part: float | None, whole: float = 1.0) -> str:
 
 
 def show(value: float | None, form: str = ".3f") -> str:
-    """A number in a format; a tiny negative one is not -0.000."""
+    """A number in a format; a tiny negative one is not -0.000, and nothing has no exponent."""
     if value is None or math.isnan(value):
         return "undefined"
+    if value == 0 and form.endswith("e"):
+        return "0"
     text = f"{value:{form}}"
     return text.removeprefix("-") if float(text) == 0 else text
 

@@ -50,7 +50,7 @@ def position_tables(captures: Iterable[NamedCapture], model: str) -> Iterator[pd
     (`sink_heads`: mean attention of EPSILON or more) and for which it receives most (`strongest_heads`), both empty
     where it is no candidate.
     """
-    yield pd.DataFrame(columns=_ABOUT + _OF_POSITION + _OF_ALL_HEADS)  # a header
+    yield pd.DataFrame(columns=_ABOUT + _OF_POSITION + _OF_ALL_HEADS)  # so that an empty table has a header
     for capture, tokens in _with_positions(captures):
         n, mass = capture.n_tokens, capture.position_mass
         eligible = mass[..., : candidates(n)]
@@ -71,7 +71,9 @@ def position_tables(captures: Iterable[NamedCapture], model: str) -> Iterator[pd
 def sink_position_tables(captures: Iterable[NamedCapture], model: str) -> Iterator[pd.DataFrame]:
     """An empty part, and one per prompt whose positions were captured, with a row per head: the candidate that receives
     most, and its `mean_attention` beside that of the first token (`first_attention`)."""
-    yield pd.DataFrame(columns=[*_ABOUT, "layer", "head", *_OF_POSITION, "first_attention"])  # a header
+    yield pd.DataFrame(
+        columns=[*_ABOUT, "layer", "head", *_OF_POSITION, "first_attention"]
+    )  # so that an empty table has a header
     for capture, tokens in _with_positions(captures):
         layers, heads = capture.position_mass.shape[:2]
         eligible = capture.position_mass[..., : candidates(capture.n_tokens)]

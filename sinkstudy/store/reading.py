@@ -31,7 +31,7 @@ LAYOUT = {
     "attention": (np.float16, ("layer", "head", "query", "key")),
 }
 _NEEDED = ("token_ids", "sink_mass", "key_mass", "output_norm")
-_MASSES = ("key_mass", "row_sum")  # whole; the last position receives nothing from later queries
+_MASSES = ("key_mass", "row_sum")  # `position_mass` is not among them, since that of the last key is undefined
 _LARGEST_MASS = 1.1  # rows of half precision sum to 1 up to 0.05
 _IDENTITY = ("model", "source", "revision", "quantization", "dtype", "bos")
 

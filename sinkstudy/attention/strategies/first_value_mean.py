@@ -83,7 +83,8 @@ def running_sum(x: Tensor) -> Tensor:
     blocks = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, short)) if short else x
     blocks = blocks.unflatten(1, (-1, block)).flatten(3)  # (batch, block, token, head x width)
     triangle = torch.ones(block, block, dtype=x.dtype, device=x.device).tril()
-    with torch.autocast(x.device.type, enabled=False):  # sums of half precision would lose the latest tokens
+    # Sums in half precision would lose the latest tokens.
+    with torch.autocast(x.device.type, enabled=False):
         sums = (triangle @ blocks).unflatten(-1, x.shape[2:])
     sums[:, 1:] += sums[:, :-1, -1:].cumsum(1)
     return sums.flatten(1, 2)[:, :n]

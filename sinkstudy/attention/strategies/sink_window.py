@@ -13,9 +13,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from sinkstudy.attention.heads import select_heads
 from sinkstudy.attention.strategies.contract import ReplacedHeads, Strategy
 
-_BLOCK = (
-    64  # queries that share one stretch of keys, at least: an eighth of a long window, or keys are copied too often
-)
+# At least so many queries share one stretch of keys, or an eighth of a long window: smaller blocks copy keys too often.
+_BLOCK = 64
 _MASKED_BLOCK = 128
 
 
