@@ -16,12 +16,14 @@ from sinkstudy.attention.strategies.contract import ReplacedHeads, Strategy
 # At least so many queries share one stretch of keys, or an eighth of a long window: smaller blocks copy keys too often.
 _BLOCK = 64
 _MASKED_BLOCK = 128
+# Decoding forgets tokens so many at a time, since each time copies what stays.
+_SPARE = 64
 
 
 def from_heads(heads: ReplacedHeads) -> Tensor:
     queries, keys = heads.query.shape[2], heads.key.shape[2]
     if heads.mask is None and queries == 1:
-        return _last_query(heads, heads.start + keys)
+        return _last_query(heads)
     if heads.mask is None and heads.start == 0 and queries == keys:
         return _whole_prompt(heads)
     return _masked(heads)
@@ -40,8 +42,7 @@ def _whole_prompt(heads: ReplacedHeads) -> Tensor:
     for start, stop, length in ((full, edge, block), (edge, n, n - edge)):
         if start < stop:
             outputs.append(_in_blocks(heads, key, value, start, stop, length))
-    if "key" in heads.memory and n >= heads.sink_tokens:
-        _shorten(heads, _sinks(heads, _Tokens.of(heads, n)), n - heads.window + 1)
+    _shorten(heads, (heads.key[:, :, : heads.sink_tokens], heads.value[:, :, : heads.sink_tokens]), heads.window - 1)
     return torch.cat(outputs, 2)
 
 
@@ -103,26 +104,34 @@ def _masked(heads: ReplacedHeads) -> Tensor:
                 scale=heads.scale,
             )
         )
-    if "key" in heads.memory and ("sink_key" in heads.memory or tokens.there.all()):
-        _shorten(heads, (sink_key, sink_value), end - heads.window + 1 - tokens.padding)
+    if heads.start or tokens.there.all():
+        _shorten(heads, (sink_key, sink_value), heads.window - 1 + tokens.padding)
     return torch.cat(outputs, 2)
 
 
-def _last_query(heads: ReplacedHeads, end: int) -> Tensor:
-    """The query of the last token, without padding: it sees every key that is read, so there is no mask to make."""
-    sinks = min(heads.sink_tokens, end)
-    sink_key, sink_value = heads.memory.get("sink_key"), heads.memory.get("sink_value")
-    if sink_key is None:
-        sink_key, sink_value = heads.key[:, :, :sinks], heads.value[:, :, :sinks]
-    recent = max(end - heads.window, sinks) - heads.start
-    key = torch.cat([sink_key, heads.key[:, :, recent:]], 2)
-    value = torch.cat([sink_value, heads.value[:, :, recent:]], 2)
-    if "key" in heads.memory and sinks == heads.sink_tokens:
-        _shorten(heads, (sink_key, sink_value), end - heads.window + 1)
+def _last_query(heads: ReplacedHeads) -> Tensor:
+    """The query of the last token, without padding: it sees the sinks and the window, whatever is stored between."""
+    stored, full = heads.key.shape[2], heads.sink_tokens + heads.window
+    key, value, seen = heads.key, heads.value, None
+    if stored > full + _SPARE:
+        key, value = (
+            torch.cat([states[:, :, : heads.sink_tokens], states[:, :, -heads.window :]], 2) for states in (key, value)
+        )
+    elif stored > full:
+        place = torch.arange(stored, device=key.device)
+        seen = (place < heads.sink_tokens) | (place >= stored - heads.window)
     index = heads.to_kv.unique if heads.to_kv.group_size else heads.to_kv.index
-    return scaled_dot_product_attention(
-        heads.query, key[:, index], value[:, index], scale=heads.scale, enable_gqa=heads.to_kv.group_size is not None
+    output = scaled_dot_product_attention(
+        heads.query,
+        select_heads(key, index),
+        select_heads(value, index),
+        attn_mask=None if seen is None else seen[None],
+        scale=heads.scale,
+        enable_gqa=heads.to_kv.group_size is not None,
     )
+    if stored >= full + _SPARE:
+        _shorten(heads, (heads.key[:, :, : heads.sink_tokens], heads.value[:, :, : heads.sink_tokens]), heads.window - 1)
+    return output
 
 
 @dataclass(frozen=True)
@@ -150,18 +159,17 @@ class _Tokens:
 
 def _sinks(heads: ReplacedHeads, tokens: _Tokens) -> tuple[Tensor, Tensor]:
     """Keys and values of the first tokens, (batch, kv_head, sink, width)."""
-    if "sink_key" in heads.memory:
-        return heads.memory["sink_key"], heads.memory["sink_value"]
+    if heads.start:  # They were moved to the front when what lies between was forgotten.
+        return heads.key[:, :, : heads.sink_tokens], heads.value[:, :, : heads.sink_tokens]
     index = tokens.sink[:, None, :, None].expand(-1, heads.key.shape[1], -1, heads.key.shape[-1])
     return heads.key.gather(2, index), heads.value.gather(2, index)
 
 
-def _shorten(heads: ReplacedHeads, sinks: tuple[Tensor, Tensor], start: int) -> None:
-    """Forget what no later query reads: all before `start` but the first tokens, which every sequence has."""
-    if start > heads.start:
-        heads.memory["sink_key"], heads.memory["sink_value"] = (tensor.clone() for tensor in sinks)
-        heads.memory["key"] = heads.key[:, :, start - heads.start :].clone()
-        heads.memory["value"] = heads.value[:, :, start - heads.start :].clone()
+def _shorten(heads: ReplacedHeads, sinks: tuple[Tensor, Tensor], recent: int) -> None:
+    """Forget what no later query reads: all but the first tokens, which every sequence has, and the `recent` last."""
+    if "key" in heads.memory and heads.sink_tokens + recent < heads.key.shape[2]:
+        for name, first, states in (("key", sinks[0], heads.key), ("value", sinks[1], heads.value)):
+            heads.memory[name] = torch.cat([first, states[:, :, states.shape[2] - recent :]], 2)
 
 
 def _work(n: int, width: int, sink_tokens: int, window: int) -> float:
