@@ -42,7 +42,7 @@ def _whole_prompt(heads: ReplacedHeads) -> Tensor:
     for start, stop, length in ((full, edge, block), (edge, n, n - edge)):
         if start < stop:
             outputs.append(_in_blocks(heads, key, value, start, stop, length))
-    _shorten(heads, (heads.key[:, :, : heads.sink_tokens], heads.value[:, :, : heads.sink_tokens]), heads.window - 1)
+    _shorten(heads, _front(heads), heads.window - 1)
     return torch.cat(outputs, 2)
 
 
@@ -130,7 +130,7 @@ def _last_query(heads: ReplacedHeads) -> Tensor:
         enable_gqa=heads.to_kv.group_size is not None,
     )
     if stored >= full + _SPARE:
-        _shorten(heads, (heads.key[:, :, : heads.sink_tokens], heads.value[:, :, : heads.sink_tokens]), heads.window - 1)
+        _shorten(heads, _front(heads), heads.window - 1)
     return output
 
 
@@ -160,9 +160,13 @@ class _Tokens:
 def _sinks(heads: ReplacedHeads, tokens: _Tokens) -> tuple[Tensor, Tensor]:
     """Keys and values of the first tokens, (batch, kv_head, sink, width)."""
     if heads.start:  # They were moved to the front when what lies between was forgotten.
-        return heads.key[:, :, : heads.sink_tokens], heads.value[:, :, : heads.sink_tokens]
+        return _front(heads)
     index = tokens.sink[:, None, :, None].expand(-1, heads.key.shape[1], -1, heads.key.shape[-1])
     return heads.key.gather(2, index), heads.value.gather(2, index)
+
+
+def _front(heads: ReplacedHeads) -> tuple[Tensor, Tensor]:
+    return heads.key[:, :, : heads.sink_tokens], heads.value[:, :, : heads.sink_tokens]
 
 
 def _shorten(heads: ReplacedHeads, sinks: tuple[Tensor, Tensor], recent: int) -> None:
