@@ -1,3 +1,4 @@
+import re
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -72,6 +73,7 @@ def head_curves(longest: int, heads: int = 3) -> Figure:
 def comparison_rows(groups: tuple[str, ...], sides: tuple[str, ...], excess: float = 0.25) -> pd.DataFrame:
     rows = [
         {"group": group, "side": side, "sink_percent": 12.5 * i, "mean_excess": excess, "correlation_percent": 30.0}
+        | {"threshold": 0.9, "prompts": i or NAN}
         for i, group in enumerate(groups)
         for side in sides
     ]
@@ -152,16 +154,16 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "layers": lambda: layer_bars(heads_table(), layers_table(), 0.9),
     "layers, one head": lambda: layer_bars(heads_table((0, 1), 1), layers_table((0, 1)), 0.9),
     "layers, one prompt": lambda: layer_bars(heads_table(), layers_table(score_low=NAN, score_high=NAN), 0.9),
-    "lengths": lambda: length_figure(curves_table(30)),
-    "lengths, one token": lambda: length_figure(curves_table(1)),
-    "lengths, two tokens": lambda: length_figure(curves_table(2)),
-    "lengths, one prompt": lambda: length_figure(curves_table(30, mean_excess_low=NAN, mean_excess_high=NAN)),
+    "lengths": lambda: length_figure(curves_table(30), 0.9),
+    "lengths, one token": lambda: length_figure(curves_table(1), 0.9),
+    "lengths, two tokens": lambda: length_figure(curves_table(2), 0.9),
+    "lengths, one prompt": lambda: length_figure(curves_table(30, mean_excess_low=NAN, mean_excess_high=NAN), 0.9),
     "head curves": lambda: head_curves(30),
     "head curves, one token": lambda: head_curves(1),
     "head curves, many": lambda: head_curves(300, 16),
-    "maps": lambda: maps_figure("tiny", "hello", STRANGE, examples(len(STRANGE))),
-    "maps, one token": lambda: maps_figure("tiny", "hello", ["a"], examples(1)[:1]),
-    "maps, long": lambda: maps_figure("tiny", "hello", ["a"] * 60, examples(60)),
+    "maps": lambda: maps_figure("tiny", "hello", STRANGE, examples(len(STRANGE)), 0.9),
+    "maps, one token": lambda: maps_figure("tiny", "hello", ["a"], examples(1)[:1], 0.9),
+    "maps, long": lambda: maps_figure("tiny", "hello", ["a"] * 60, examples(60), 0.9),
     "simulated": lambda: simulated([5, 10, 15]),
     "simulated, one length": lambda: simulated([5]),
     "comparison": lambda: comparison_figure(comparison_rows(("reference", "untrained"), ("short", "long")), "A title"),
@@ -176,11 +178,10 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
 }
 
 
-def written(draw: Callable[[], Figure], folder: Path) -> tuple[bytes, bytes]:
+def written(draw: Callable[[], Figure], folder: Path) -> dict[str, bytes]:
     folder.mkdir()
-    png, svg = folder / "figure.png", folder / "figure.svg"
-    save(draw(), png, svg)
-    return png.read_bytes(), svg.read_bytes()
+    save(draw(), folder / "a-1.5b.png")  # what follows a full stop in a model's name is no ending
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def texts(figure: Figure) -> list[str]:
@@ -208,32 +209,35 @@ def test_the_same_data_give_the_same_bytes_whatever_the_settings_of_the_process(
         "savefig.dpi": 40,
         "svg.hashsalt": "other",
         "svg.fonttype": "none",
+        "pdf.fonttype": 3,
+        "pdf.compression": 0,
     }
     with mpl.rc_context(other_settings):
         again = written(DRAWINGS[name], tmp_path / "again")
     assert one == again
-    png, svg = one
-    assert png.startswith(b"\x89PNG\r\n\x1a\n")
-    assert ET.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+    assert sorted(one) == ["a-1.5b.pdf", "a-1.5b.png", "a-1.5b.svg"]
+    assert one["a-1.5b.png"].startswith(b"\x89PNG\r\n\x1a\n")
+    assert ET.fromstring(one["a-1.5b.svg"]).tag == "{http://www.w3.org/2000/svg}svg"
+    assert one["a-1.5b.pdf"].startswith(b"%PDF")
+    assert not re.search(rb"Date|Producer|/Type3", one["a-1.5b.pdf"])
 
 
 def test_different_data_give_different_figures(tmp_path):
     one = written(lambda: layer_bars(heads_table(), layers_table(), 0.9), tmp_path / "one")
     other = written(lambda: layer_bars(heads_table(), layers_table(mean_null_score=0.5), 0.9), tmp_path / "other")
-    assert one[0] != other[0]
-    assert one[1] != other[1]
+    assert not set(one.values()) & set(other.values())
 
 
 @pytest.mark.parametrize("token", ["你好", "🙂", "\u05e9", "\x1b", "\r", "\u200b"])
 def test_a_map_draws_tokens_of_any_script_without_warnings(token):
-    maps_figure("tiny", "hello", [token, "b"], examples(2)).canvas.draw()
+    maps_figure("tiny", "hello", [token, "b"], examples(2), 0.9).canvas.draw()
 
 
 def test_a_map_with_control_characters_in_its_tokens_is_still_valid_svg(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _, svg = written(lambda: maps_figure("tiny", "hello", ["\x1b", "\x02"], examples(2)), tmp_path / "one")
-    ET.fromstring(svg)
+        one = written(lambda: maps_figure("tiny", "hello", ["\x1b", "\x02"], examples(2), 0.9), tmp_path / "one")
+    ET.fromstring(one["a-1.5b.svg"])
 
 
 def test_score_heatmap_writes_every_value_and_leaves_undefined_ones_empty():
@@ -243,7 +247,7 @@ def test_score_heatmap_writes_every_value_and_leaves_undefined_ones_empty():
     assert list(right.texts) == []
     np.testing.assert_array_equal(left.images[0].get_array(), [[0.1, 0.2], [0.3, 0.4]])
     assert [label.get_text() for label in left.get_yticklabels()] == ["0", "2"]
-    assert "3 prompts of 7 tokens" in " ".join(texts(figure))
+    assert "n = 3 prompts of 7 tokens" in " ".join(texts(figure))
 
 
 def borders(inside: list[list[bool]]) -> set[tuple]:
@@ -268,7 +272,7 @@ def test_the_outline_of_neighbours_has_no_line_between_them():
 
 def test_contour_counts_the_heads_at_or_above_the_threshold():
     figure = contour_heatmap(heads_table((0,), 4, mean_sink_score=[0.2, 0.5, 0.49, 0.9]), 0.5)
-    assert "2 of 4 heads" in " ".join(texts(figure))
+    assert "2 of 4 heads" in figure.get_suptitle()
 
 
 def test_layer_bars_show_the_mean_of_each_layer_its_interval_and_every_head():
@@ -286,7 +290,7 @@ def test_layer_bars_show_the_mean_of_each_layer_its_interval_and_every_head():
 
 
 def test_length_figure_draws_the_curves_with_their_intervals():
-    left, right = length_figure(curves_table(4)).axes
+    left, right = length_figure(curves_table(4), 0.9).axes
     mean, null, excess = (line.get_ydata() for line in right.lines[:3])
     assert null.tolist() == pytest.approx([1, 3 / 4, 11 / 18, 25 / 48])
     assert (mean - null).tolist() == pytest.approx([0.01] * 4)
@@ -300,7 +304,7 @@ def test_length_figure_draws_the_curves_with_their_intervals():
 
 
 def test_length_figure_marks_the_longest_length_at_which_uniform_attention_passes():
-    left = length_figure(curves_table(30)).axes[0]
+    left = length_figure(curves_table(30), 0.9).axes[0]
     marks = [line.get_xdata()[0] for line in left.lines if line.get_marker() == "v"]
     # H_n / n is at 0.9 or more only for n = 1, and at 0.3 or more up to n = 9 (0.314; n = 10 gives 0.293).
     assert marks == [9, 1]
@@ -320,7 +324,7 @@ def test_comparison_shows_a_dash_where_there_is_no_value_and_draws_no_bar():
     assert [text.get_text() for text in excess.texts] == ["–", "0.25", "0.25", "0.25"]
     assert [text.get_text() for text in correlation.texts] == ["–", "30", "30", "30"]
     assert [bar.get_height() for bar in correlation.patches] == [0, 30, 30, 30]
-    assert "A title (–: undefined)" in texts(figure)
+    assert "A title; sink score ≥ 0.9; prompts: n = 1; –: undefined" in texts(figure)
 
 
 def test_comparison_tells_sides_apart_by_colour_and_by_hatch():
@@ -339,12 +343,12 @@ def test_simulated_figures_say_so_in_the_title_every_axis_title_and_every_panel(
     figure = simulated([5, 10])
     titles = [figure.get_supxlabel(), *(axes.get_ylabel() for axes in figure.axes)]
     assert {title for title in titles if title} == {"simulated head", "simulated layer", "simulated score"}
-    assert figure.get_suptitle().startswith("SIMULATED, not measured: toy")
+    assert figure.get_suptitle().startswith("SIMULATED, not measured: ")
     assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["SIMULATED"] * 4
 
 
 def test_maps_escape_line_breaks_spaces_and_mathematics_in_tokens():
-    figure = maps_figure("tiny", "hello", [" a b", "\n", "$x$"], examples(3))
+    figure = maps_figure("tiny", "hello", [" a b", "\n", "$x$"], examples(3), 0.9)
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert labels == ["␣a␣b", "⏎", r"\$x\$"]
     assert "highest score\nlayer 1, head 2: 0.97" in texts(figure)
@@ -360,7 +364,7 @@ def test_timing_shows_the_smallest_batch_with_a_panel_per_phase_and_policy():
     assert "decoding" in decode.get_ylabel()
     named = [text.get_text() for text in figure.legends[0].get_texts()]
     assert named == ["reuse", "eager", "ceiling", "not told from noise", "SDPA timed twice"]
-    assert "batch 1" in figure.get_suptitle()
+    assert "tiny on cpu, batch 1; medians; bars: 95% intervals" in texts(figure)
 
 
 @pytest.mark.parametrize(("low", "hollow"), [(1.005, True), (1.011, False)], ids=["noise", "a gain"])
@@ -389,4 +393,4 @@ def test_the_tradeoff_joins_what_nothing_else_beats_beyond_noise():
 
 def test_a_study_without_maps_has_a_figure_that_says_so():
     figure = no_maps_figure("tiny")
-    assert "tiny: no attention maps are stored" in "".join(text.get_text() for text in figure.axes[0].texts)
+    assert figure.get_suptitle().strip() == "No attention maps are stored"

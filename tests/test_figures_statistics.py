@@ -17,18 +17,19 @@ def texts(figure: Figure) -> str:
     figure.draw_without_rendering()
     found = [text.get_text() for ax in figure.axes for text in [*ax.texts, ax.title, *ax.get_yticklabels()]]
     found += [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-    return "\n".join([*found, figure.get_suptitle()])
+    below = [text.get_text() for text in figure.artists]
+    return "\n".join([*found, *(" ".join(text.split()) for text in (figure.get_suptitle(), *below))])
 
 
 def pair_rows() -> pd.DataFrame:
     return frame(
-        "model n_tokens threshold layer_a layer_b prompts p_b_given_a p_b",
-        ("m", NAN, 0.9, 0, 1, 4, 0.75, 0.5),
-        ("m", NAN, 0.9, 0, 3, 4, 0.25, 0.5),
-        ("m", NAN, 0.9, 1, 0, 4, NAN, 0.25),
-        ("m", NAN, 0.9, 1, 3, 4, NAN, 0.5),
-        ("m", NAN, 0.9, 3, 0, 4, 1.0, 0.25),
-        ("m", NAN, 0.9, 3, 1, 4, 0.0, 0.5),
+        "model n_tokens threshold layer_a layer_b prompts p_b_given_a p_b ci_low",
+        ("m", NAN, 0.9, 0, 1, 4, 0.75, 0.5, 0.6),
+        ("m", NAN, 0.9, 0, 3, 4, 0.25, 0.5, 0.0),
+        ("m", NAN, 0.9, 1, 0, 4, NAN, 0.25, NAN),
+        ("m", NAN, 0.9, 1, 3, 4, NAN, 0.5, NAN),
+        ("m", NAN, 0.9, 3, 0, 4, 1.0, 0.25, 0.6),
+        ("m", NAN, 0.9, 3, 1, 4, 0.0, 0.5, 0.0),
     )
 
 
@@ -83,8 +84,8 @@ def test_the_set_dependence_figure_shows_sets_at_one_length_and_heads_that_are_s
 
 def test_prompts_too_short_give_a_figure_that_says_so():
     nothing = share_rows().iloc[:0]
-    assert "no prompt is long enough" in texts(persistence_figure(nothing))
-    assert "no prompt is long enough" in texts(set_dependence_figure(nothing, set_curves()))
+    assert "No prompt is long enough" in texts(persistence_figure(nothing))
+    assert "No prompt is long enough" in texts(set_dependence_figure(nothing, set_curves()))
 
 
 def heldout_rows() -> pd.DataFrame:
@@ -117,9 +118,25 @@ def test_without_held_out_prompts_the_figure_says_so():
 
 def predictor_rows() -> pd.DataFrame:
     return frame(
-        "model measure threshold n_tokens predictor auc auc_low auc_high gain gain_low behind behind_low undefined",
+        "model measure threshold n_tokens prompts predictor auc auc_low auc_high gain gain_low behind behind_low "
+        "undefined",
         *(
-            ("m", "score", 0.9, n, name, auc, auc - 0.1, auc + 0.05, auc - 0.7, auc - 0.8, 0.9 - auc, 0.8 - auc, None)
+            (
+                "m",
+                "score",
+                0.9,
+                n,
+                33,
+                name,
+                auc,
+                auc - 0.1,
+                auc + 0.05,
+                auc - 0.7,
+                auc - 0.8,
+                0.9 - auc,
+                0.8 - auc,
+                None,
+            )
             for n in (2, 24, NAN)
             for name, auc in (("layer_base_rate", 0.7), ("record", 0.9), ("first_layer", 0.5), ("activation", 0.6))
         ),
@@ -135,9 +152,9 @@ def test_predictors_are_drawn_by_length_with_the_one_to_use_in_the_title():
     assert lines["a head's record on other prompts"].tolist() == [0.9, 0.9]
     assert lines["same head, first layer"].tolist() == [0.5, 0.5]
     assert [line.get_ydata().tolist() for line in figure.axes[1].lines] == [[0.8, 0.9]]
-    assert "m: to tell later sinks, use a head's record on other prompts" in texts(figure)
-    nothing = predictors_figure(predictor_rows().assign(gain_low=-0.1), LEARNING)
-    assert "nothing tells later sinks beyond their layer's rate" in texts(nothing)
+    assert "A head's record on other prompts tells later sinks (AUC 0.90); the first layer does not (0.50)" in texts(
+        figure
+    )
 
 
 @pytest.mark.parametrize(
@@ -160,7 +177,8 @@ def curve_rows(**values: float) -> pd.DataFrame:
 
 
 def test_the_correlation_is_drawn_where_a_sink_is_more_than_uniform_attention_with_its_split():
-    figure = weakening_figure(curve_rows(), pd.Series({"length": 24, "length_low": 2, "length_high": 24}))
+    split = {"length": 24, "length_low": 2, "length_high": 24, "last_length": 24, "fall_low": -0.1}
+    figure = weakening_figure(curve_rows(), pd.Series(split))
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     assert lines["of first-layer sinks (correlation)"].get_xdata().tolist() == [2, 24]
     assert lines["of first-layer sinks (correlation)"].get_ydata().tolist() == [75, 75]
@@ -169,7 +187,7 @@ def test_the_correlation_is_drawn_where_a_sink_is_more_than_uniform_attention_wi
 
 @pytest.mark.filterwarnings("error")
 def test_a_correlation_that_is_undefined_everywhere_is_said_to_be():
-    undefined = pd.Series({"length": pd.NA, "length_low": pd.NA, "length_high": pd.NA})
+    undefined = pd.Series({"length": pd.NA, "length_low": pd.NA, "length_high": pd.NA, "last_length": NAN})
     figure = weakening_figure(curve_rows(first_layer_sinks=0, p_later_given_first=NAN), undefined)
     assert "undefined at every length" in texts(figure)
     assert [line.get_label() for line in figure.axes[0].lines] == ["of all heads (base rate)"]

@@ -4,12 +4,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sinkstudy.figures import messages
 from sinkstudy.figures.style import (
     COLOURS,
     MARKERS,
     NULL_STYLE,
     PAGE,
     band,
+    headline,
     length_axis,
     light_grid,
     new_figure,
@@ -47,5 +49,7 @@ def bos_figure(table: pd.DataFrame) -> Figure:
     right.set(ylabel="heads (%)", ylim=(0, 103), xlabel="bos")
     right.set_title("strongest of the first four" if np.isnan(at) else f"strongest of the first four, {at} tokens")
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=4)
-    figure.suptitle(f"{table['model'].iloc[0]}: the same prompts under each setting of bos")
+    prompts = f"n = {table['prompts'].max()} prompts, {table['prompts'].min()} at the greatest length"
+    details = f"{table['model'].iloc[0]}, {prompts}, the same under each setting; bands: 95% over prompts"
+    headline(figure, messages.bos(table), details)
     return figure

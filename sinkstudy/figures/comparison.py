@@ -5,7 +5,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sinkstudy.figures.style import COLOURS, PAGE, new_figure, styled
+from sinkstudy.figures import messages
+from sinkstudy.figures.style import COLOURS, PAGE, headline, new_figure, styled
 
 _HATCHES = ("", "///", "...", "xx", "++")
 _PANELS = (
@@ -16,11 +17,11 @@ _PANELS = (
 
 
 @styled
-def comparison_figure(comparison: pd.DataFrame, title: str) -> Figure:
+def comparison_figure(comparison: pd.DataFrame, what: str) -> Figure:
     """Sink percentage, null-corrected score and first-to-later-layer correlation, a bar per side.
 
-    `comparison` holds one comparison of the comparison table; bars are grouped by `group`, with one style per `side`.
-    An undefined value has no bar but a dash; what is undefined for all is left out and named.
+    `comparison` holds one comparison of the comparison table, and `what` says which; bars are grouped by `group`, with
+    one style per `side`. An undefined value has no bar but a dash; what is undefined for all is left out and named.
     """
     groups, sides = comparison["group"].unique(), comparison["side"].unique()
     panels = [panel for panel in _PANELS if comparison[panel[0]].notna().any()]
@@ -35,8 +36,10 @@ def comparison_figure(comparison: pd.DataFrame, title: str) -> Figure:
     axes[-1].set_xticks(range(len(groups)), groups, **slant)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(sides))
-    undefined = f"\nundefined for all: {', '.join(missing)}" if missing else ""
-    figure.suptitle(f"{title} (–: undefined){undefined}")
+    counts = [f"{n:.0f}" for n in (comparison["prompts"].min(), comparison["prompts"].max()) if n == n]
+    of = f"sink score ≥ {comparison['threshold'].iloc[0]:g}; prompts: n = {' to '.join(dict.fromkeys(counts))}"
+    undefined = f"; undefined for all: {', '.join(missing)}" if missing else ""
+    headline(figure, messages.comparison(comparison), f"{what}; {of}; –: undefined{undefined}")
     return figure
 
 

@@ -6,7 +6,7 @@ from sinkstudy.figures.maps import ExampleMap
 from sinkstudy.store import Expected, open_capture
 from sinkstudy.store.tables import LongTable
 
-_READABLE_TOKENS = 40
+_READABLE_TOKENS = 24
 
 
 def example_maps(

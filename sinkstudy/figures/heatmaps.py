@@ -6,7 +6,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sinkstudy.figures.style import COLOURS, COLUMN, NULL_STYLE, PAGE, SCORE_MAP, THRESHOLD_STYLE, new_figure, styled
+from sinkstudy.figures import messages
+from sinkstudy.figures.style import (
+    COLOURS,
+    COLUMN,
+    NULL_STYLE,
+    PAGE,
+    SCORE_MAP,
+    THRESHOLD_STYLE,
+    headline,
+    new_figure,
+    styled,
+)
 
 _ONE_HEAD = {"markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 0.6}
 _MAX_WRITTEN_HEADS = 8  # per panel; with more heads the numbers in the cells would be too small to read
@@ -16,7 +27,6 @@ _MAX_WRITTEN_HEADS = 8  # per panel; with more heads the numbers in the cells wo
 def score_heatmap(heads: pd.DataFrame) -> Figure:
     """Mean sink score and mean excess score side by side; `heads` holds one model and set of the head table."""
     figure, axes = new_figure(PAGE, _height(heads), columns=2, sharey=True)
-    first = heads.iloc[0]
     for ax, column in zip(axes, ("mean_sink_score", "mean_excess_score"), strict=True):
         image = _matrix(ax, _pivot(heads, column))
     axes[0].set_title("sink score")
@@ -24,7 +34,7 @@ def score_heatmap(heads: pd.DataFrame) -> Figure:
     axes[1].set_ylabel(None)
     below = (heads["mean_excess_score"] < 0).any()
     figure.colorbar(image, ax=axes, label="mean over prompts", extend="min" if below else "neither", pad=0.02)
-    figure.suptitle(f"{first['model']}, set “{first['set']}”: {_prompts(first)}")
+    headline(figure, messages.excess_by_head(heads), _details(heads))
     return figure
 
 
@@ -36,9 +46,8 @@ def contour_heatmap(heads: pd.DataFrame, threshold: float) -> Figure:
     image = _matrix(ax, score)
     outline(ax, score.to_numpy() >= threshold)
     figure.colorbar(image, ax=ax, label="mean sink score", pad=0.02)
-    inside = int((score.to_numpy() >= threshold).sum())
-    ax.set_title(f"outlined: {inside} of {score.size} heads at {threshold:g} or more")
-    figure.suptitle(_title(heads.iloc[0]))
+    details = f"{_details(heads)}; outlined: mean sink score ≥ {threshold:g}"
+    headline(figure, messages.score_by_head(heads, threshold), details)
     return figure
 
 
@@ -57,7 +66,16 @@ def layer_bars(heads: pd.DataFrame, layers: pd.DataFrame, threshold: float) -> F
         scores = heads.loc[heads["layer"] == layer, "mean_sink_score"]
         spread = np.linspace(-0.27, 0.27, len(scores)) if len(scores) > 1 else np.zeros(1)
         label = "one head" if place == 0 else None
-        ax.plot(place + spread, scores, "o", **_ONE_HEAD, markersize=3 if few else 1.5, label=label, zorder=2)
+        ax.plot(
+            place + spread,
+            scores,
+            "o",
+            **_ONE_HEAD,
+            markersize=3 if few else 1.5,
+            alpha=1 if few else 0.5,
+            label=label,
+            zorder=2,
+        )
     known = layers["score_low"].notna().to_numpy()
     if known.any():
         ends = np.stack([mean - layers["score_low"], layers["score_high"] - mean])[:, known]
@@ -72,9 +90,10 @@ def layer_bars(heads: pd.DataFrame, layers: pd.DataFrame, threshold: float) -> F
     null = layers["mean_null_score"].iloc[0]
     ax.axhline(null, **NULL_STYLE, label=f"null: uniform attention ({null:.2f})")
     ax.axhline(threshold, **THRESHOLD_STYLE, label=f"threshold ({threshold:g})")
-    ax.set(ylim=(0, 1.04), xlabel="layer", ylabel="sink score", title=_title(heads.iloc[0]))
+    ax.set(ylim=(0, 1.04), xlabel="layer", ylabel="sink score")
     _layer_ticks(ax.set_xticks, layers["layer"].tolist())
     figure.legend(loc="outside lower center", ncols=2)
+    headline(figure, messages.score_by_layer(layers, threshold), _details(heads))
     return figure
 
 
@@ -117,14 +136,11 @@ def _layer_ticks(set_ticks, layers: list[int]) -> None:
     set_ticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
 
 
-def _title(row: pd.Series) -> str:
-    return f"{row['model']}\n{_prompts(row)}"
-
-
-def _prompts(row: pd.Series) -> str:
-    count = int(row["prompts"])
-    tokens = f"{row['mean_tokens']:.0f} tokens"
-    return f"1 prompt of {tokens}" if count == 1 else f"{count} prompts of {tokens} on average"
+def _details(heads: pd.DataFrame) -> str:
+    first = heads.iloc[0]
+    some = f"n = {first['prompts']:.0f} prompts" if first["prompts"] > 1 else "n = 1 prompt"
+    average = " on average" if first["prompts"] > 1 else ""
+    return f"{first['model']}, prompt set {first['set']}: {some} of {first['mean_tokens']:.0f} tokens{average}"
 
 
 def _height(heads: pd.DataFrame) -> float:

@@ -3,7 +3,8 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sinkstudy.figures.style import COLUMN, PAGE, light_grid, new_figure, series_style, styled
+from sinkstudy.figures import messages
+from sinkstudy.figures.style import PAGE, headline, light_grid, new_figure, nothing_figure, series_style, styled
 
 _PANELS = 4
 _SIMULATORS = (("formula", "SIMULATED: original formula"), ("calibrated", "SIMULATED: calibrated on the other half"))
@@ -18,10 +19,7 @@ def heldout_figure(heldout: pd.DataFrame, lengths: list[int]) -> Figure:
     layers = heldout[heldout["quantity"] == "layer"]
     shown = [n for n in lengths if (layers["n_tokens"] == n).any()][:_PANELS]
     if not shown:
-        figure, (ax,) = new_figure(COLUMN, 1.0)
-        ax.axis("off")
-        ax.text(0.5, 0.5, "too few prompts to predict one half from the other", ha="center", va="center")
-        return figure
+        return nothing_figure("too few prompts to predict one half from the other", "nothing is simulated")
     figure, axes = new_figure(PAGE, 2.7, columns=len(shown), sharey=True)
     for ax, n in zip(axes, shown, strict=True):
         part = layers[layers["n_tokens"] == n]
@@ -45,7 +43,6 @@ def heldout_figure(heldout: pd.DataFrame, lengths: list[int]) -> Figure:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     first = heldout.iloc[0]
-    figure.suptitle(
-        f"{first['model']}, sink score ≥ {first['threshold']:g}: points measured, lines SIMULATED", fontsize=8
-    )
+    details = f"{first['model']}, sink score ≥ {first['threshold']:g}; points measured (bars: 95%), lines SIMULATED"
+    headline(figure, messages.held_out(layers[layers["n_tokens"].isin(shown)]), details)
     return figure

@@ -5,7 +5,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sinkstudy.figures.style import PAGE, SCORE_MAP, new_figure, styled
+from sinkstudy.figures import messages
+from sinkstudy.figures.style import PAGE, SCORE_MAP, headline, new_figure, styled
 
 _CHANGE_MAP = "PuOr_r"  # two hues that are distinct with any colour vision; darker is further from the base rate
 _MAX_WRITTEN_LAYERS = 12
@@ -33,7 +34,7 @@ def layer_pair_figure(pairs: pd.DataFrame) -> Figure:
     length = "whole prompts" if pd.isna(first["n_tokens"]) else f"{int(first['n_tokens'])} tokens"
     undefined = " (×: no sinks in layer a)" if pairs["p_b_given_a"].isna().any() else ""
     what = f"n = {int(first['prompts'])} prompts, {length}, sink score ≥ {first['threshold']:g}"
-    figure.suptitle(f"{first['model']}, {what}{undefined}", fontsize=7)
+    headline(figure, messages.layer_pairs(pairs), f"{first['model']}, {what}{undefined}")
     return figure
 
 

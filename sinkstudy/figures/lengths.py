@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sinkstudy.figures import messages
 from sinkstudy.figures.style import (
     COLOURS,
     COLUMN,
@@ -13,6 +14,7 @@ from sinkstudy.figures.style import (
     PAGE,
     THRESHOLD_STYLE,
     band,
+    headline,
     length_axis,
     light_grid,
     new_figure,
@@ -22,18 +24,18 @@ from sinkstudy.figures.style import (
 
 
 @styled
-def length_figure(curves: pd.DataFrame) -> Figure:
+def length_figure(curves: pd.DataFrame, threshold: float) -> Figure:
     """Sink percentage per threshold, and the mean score with the null curve, over every prefix length.
 
-    `curves`: one model's rows of the table of curves over all sets.
+    `curves`: one model's rows of the table of curves over all sets. `threshold`: the one of which the title speaks.
     """
-    figure, (left, right) = new_figure(PAGE, 3.1, columns=2)
-    for i, (threshold, part) in enumerate(curves.groupby("threshold")):
+    figure, (left, right) = new_figure(PAGE, 3.3, columns=2)
+    for i, (bound, part) in enumerate(curves.groupby("threshold")):
         style = series_style(i)
-        left.plot(part["n_tokens"], 100 * part["sink_fraction"], **style, label=f"score ≥ {threshold:g}")
+        left.plot(part["n_tokens"], 100 * part["sink_fraction"], **style, label=f"score ≥ {bound:g}")
         low, high = 100 * part["sink_fraction_low"], 100 * part["sink_fraction_high"]
         band(left, part["n_tokens"], low, high, style["color"])
-        passes = part.loc[part["null_score"] >= threshold, "n_tokens"].max()
+        passes = part.loc[part["null_score"] >= bound, "n_tokens"].max()
         left.plot(passes, 0, "v", color=style["color"], markersize=5, clip_on=False, zorder=5)
     left.set(ylabel="sink heads (% of all heads)", ylim=(0, 103))
     left.set_title("sinks (▾ uniform attention\npasses up to here)")
@@ -47,8 +49,9 @@ def length_figure(curves: pd.DataFrame) -> Figure:
     right.set_title("mean score beside\nthat of uniform attention")
     for ax in (left, right):
         _counted_lengths(ax, one["n_tokens"].to_numpy(), one["prompts"].to_numpy(), most=6)
-        ax.legend(frameon=True, framealpha=0.8, edgecolor="none")  # curves of some models leave no free corner
-    figure.suptitle(f"{curves['model'].iloc[0]}, n prompts cut to each length; bands: 95% over prompts")
+    figure.legend(loc="outside lower center", ncols=3)  # curves of some models leave no free corner
+    prompts = f"n = {one['prompts'].max()} prompts cut to each length; bands: 95% over prompts"
+    headline(figure, messages.over_lengths(curves, threshold), f"{curves['model'].iloc[0]}, {prompts}")
     return figure
 
 
@@ -72,7 +75,8 @@ def head_curves_figure(
     ax.set(ylabel="mean sink score", ylim=(-0.02, 1.04))
     _counted_lengths(ax, lengths, prompts, most=10)
     figure.legend(loc="outside lower center", ncols=2)
-    figure.suptitle(f"{model}\nevery head, n prompts cut to each length")
+    message = messages.by_head_over_lengths(scores, prompts, null, threshold)
+    headline(figure, message, f"{model}, n = {prompts.max()} prompts cut to each length; sink score ≥ {threshold:g}")
     return figure
 
 

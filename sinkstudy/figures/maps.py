@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
-from sinkstudy.figures.style import PAGE, SCORE_MAP, new_figure, styled
+from sinkstudy.figures import messages
+from sinkstudy.figures.style import PAGE, SCORE_MAP, headline, new_figure, nothing_figure, styled
 
 _MAX_LABELS = 40
 _MARKS = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥"})
@@ -24,7 +25,7 @@ class ExampleMap:
 
 
 @styled
-def maps_figure(model: str, prompt: str, tokens: list[str], examples: list[ExampleMap]) -> Figure:
+def maps_figure(model: str, prompt: str, tokens: list[str], examples: list[ExampleMap], threshold: float) -> Figure:
     """Example maps side by side; token labels where there are few enough to read."""
     labelled = len(tokens) <= _MAX_LABELS
     figure, axes = new_figure(PAGE, 2.7, columns=len(examples))
@@ -36,25 +37,23 @@ def maps_figure(model: str, prompt: str, tokens: list[str], examples: list[Examp
         ax.set(xlabel="key")
         if labelled:
             labels = [_visible(t) for t in tokens]
-            size = 7.5 if len(tokens) <= 16 else 5.5 if len(tokens) <= 24 else 3.5
+            size = 6.5 if len(tokens) <= 16 else 4.5 if len(tokens) <= 24 else 3.5
             ax.set_xticks(range(len(tokens)), labels, rotation=90, fontsize=size)
             ax.set_yticks(range(len(tokens)), labels if ax is axes[0] else [], fontsize=size)
             ax.tick_params(length=1.5, pad=1)
     axes[0].set_ylabel("query")
     figure.colorbar(image, ax=axes, shrink=0.6, label="attention", pad=0.02)
-    figure.suptitle(f"{model}, prompt “{prompt}” ({len(tokens)} tokens)")
+    details = f"{model}, prompt {prompt}: n = {len(tokens)} tokens; a sink has a sink score ≥ {threshold:g}"
+    headline(figure, messages.of_examples([example.score for example in examples]), details)
     return figure
 
 
 @styled
 def no_maps_figure(model: str) -> Figure:
     """What stands in the place of maps that were not stored."""
-    figure, axes = new_figure(PAGE, 1.2, columns=1)
-    (ax,) = np.atleast_1d(axes)
-    ax.set_axis_off()
-    text = f"{model}: no attention maps are stored;\nevery prompt is longer than capture.maps_max_tokens."
-    ax.text(0.5, 0.5, text, ha="center", va="center")
-    return figure
+    return nothing_figure(
+        "No attention maps are stored", f"{model}: every prompt is longer than capture.maps_max_tokens"
+    )
 
 
 def _visible(token: str) -> str:

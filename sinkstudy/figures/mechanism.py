@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sinkstudy.figures import messages
 from sinkstudy.figures.style import (
     COLOURS,
     COLUMN,
@@ -11,6 +12,7 @@ from sinkstudy.figures.style import (
     NULL_STYLE,
     PAGE,
     band,
+    headline,
     length_axis,
     light_grid,
     new_figure,
@@ -18,8 +20,8 @@ from sinkstudy.figures.style import (
     styled,
 )
 from sinkstudy.stats.positions import EPSILON, KINDS, uniform_attention
+from sinkstudy.stats.profile import MIN_TOKENS
 
-_KIND_NAMES = {"first": "first token", "delimiter": "delimiter", "other": "other token"}
 _HATCHES = ("", "////", "....")
 
 
@@ -61,9 +63,8 @@ def activation_figure(table: pd.DataFrame) -> Figure:
     panels[-1].set_xlabel("layer")
     panels[-1].xaxis.get_major_locator().set_params(integer=True)
     name = table["model"].iloc[0] if len(table) else ""
-    figure.suptitle(
-        f"{name}: the first token by layer, {prompts} prompts\ndotted: as other tokens, or uniform attention"
-    )
+    details = f"{name}, n = {prompts} prompts; bands: 95% over prompts; dotted: as other tokens, or uniform attention"
+    headline(figure, messages.activation(table), details)
     return figure
 
 
@@ -77,7 +78,7 @@ def position_figure(positions: pd.DataFrame, shares: pd.DataFrame, model: str) -
     for i, kind in enumerate(KINDS if len(positions) else ()):
         rows = positions[positions["kind"] == kind]
         style = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": "none", "markersize": 3, "alpha": 0.7}
-        left.plot(rows["position"] + 1, rows["mean_attention"], **style, label=_KIND_NAMES[kind])
+        left.plot(rows["position"] + 1, rows["mean_attention"], **style, label=messages.KIND_NAMES[kind])
     if len(positions):
         longest = int(positions["n_tokens"].max())
         label = f"uniform, {longest} tokens"
@@ -85,22 +86,24 @@ def position_figure(positions: pd.DataFrame, shares: pd.DataFrame, model: str) -
         left.set_yscale("log")
         length_axis(left, longest)
         left.set_xticks(*zip(*[(tick, str(int(tick))) for tick in left.get_xticks()[::2]], strict=True))
-        left.legend(loc="upper right", fontsize=6)
-    left.set(xlabel="position (1: the first token)", ylabel="attention received, mean over heads")
+    left.set(xlabel="position (1: the first token)", ylabel="mean attention received")
     left.set_title("the strongest receivers\nof every prompt", fontsize=7.5)
     light_grid(left)
     bottom = np.zeros(len(shares))
     for i, kind in enumerate(KINDS):
         share = 100 * shares[kind].to_numpy(float)
         style = {"color": COLOURS[i], "hatch": _HATCHES[i], "linewidth": 0}
-        right.bar(shares.index, share, 0.85, bottom, **style, label=_KIND_NAMES[kind])
+        right.bar(shares.index, share, 0.85, bottom, **style, label=messages.KIND_NAMES[kind])
         bottom += share
     right.xaxis.get_major_locator().set_params(integer=True)
-    right.set(xlabel="layer", ylabel="heads (% of heads and prompts)", ylim=(0, 103))
+    right.set(xlabel="layer", ylabel="heads and prompts (%)", ylim=(0, 103))
     if not bottom.any():
         said = "no head has a sink" if len(shares) else "not measured"
         right.text(0.5, 0.5, said, transform=right.transAxes, ha="center")
-    right.legend(fontsize=6, frameon=True, framealpha=0.8, edgecolor="none")
     right.set_title(f"heads with a sink (≥ {EPSILON:g}),\nby the token that it is at", fontsize=7.5)
-    figure.suptitle(f"{model}: where the sinks are")
+    handles, labels = (left if len(positions) else right).get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    prompts = positions["prompt"].nunique() if len(positions) else 0
+    details = f"{model}, n = {prompts} prompts of {MIN_TOKENS} tokens or more; a sink draws {EPSILON:g} or more"
+    headline(figure, messages.positions(shares), details)
     return figure

@@ -4,15 +4,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sinkstudy.figures import messages
 from sinkstudy.figures.style import (
     COLOURS,
-    COLUMN,
     MARKERS,
     PAGE,
     SCORE_MAP,
     band,
+    headline,
     light_grid,
     new_figure,
+    nothing_figure,
     series_style,
     styled,
 )
@@ -27,7 +29,7 @@ def persistence_figure(persistence: pd.DataFrame) -> Figure:
     `persistence` holds one model and threshold of the table of persistence, set `all`.
     """
     if persistence.empty:
-        return _nothing("no prompt is long enough to compare heads")
+        return nothing_figure("No prompt is long enough to compare heads", "")
     lengths = sorted(persistence["n_tokens"].unique())
     longest = persistence[persistence["n_tokens"] == lengths[-1]]
     matrix = longest.pivot(index="layer", columns="head", values="sink_share")
@@ -48,7 +50,9 @@ def persistence_figure(persistence: pd.DataFrame) -> Figure:
     right.set(xlabel="heads, most persistent first", ylabel="sink in % of prompts", ylim=(-2, 102))
     right.set_title("every head, with 95% interval")
     figure.legend(loc="outside lower center", ncols=3)
-    figure.suptitle(f"{persistence['model'].iloc[0]}, prompts cut to each length, {_score(persistence)}")
+    prompts = f"n = {longest['prompts'].iloc[0]} prompts cut to {int(lengths[-1])} tokens"
+    details = f"{persistence['model'].iloc[0]}, {prompts}, {_score(persistence)}"
+    headline(figure, messages.persistence(longest["sink_share"], int(lengths[-1])), details)
     return figure
 
 
@@ -60,7 +64,7 @@ def set_dependence_figure(persistence: pd.DataFrame, curves: pd.DataFrame) -> Fi
     tabulated length is shown, with at most as many heads as fit, those whose shares differ most between sets.
     """
     if persistence.empty:
-        return _nothing("no prompt is long enough to compare sets")
+        return nothing_figure("No prompt is long enough to compare sets", "")
     n = persistence["n_tokens"].max()
     persistence = persistence[persistence["n_tokens"] == n]
     sets = [name for name in persistence["set"].unique() if name != "all"]
@@ -75,7 +79,9 @@ def set_dependence_figure(persistence: pd.DataFrame, curves: pd.DataFrame) -> Fi
             left.plot(ends, [place, place], color=colour)
     left.set_yticks(range(len(sets)), [f"{name} (n = {counts[name]})" for name in sets])
     left.invert_yaxis()
-    left.set(xlabel="sink heads (% of all heads)", xlim=(-2, 102), title="sinks per set,\n95% interval over prompts")
+    most = np.nanmax([1, *100 * rows[["sink_fraction", "sink_fraction_high"]].to_numpy(float).ravel()])
+    left.set(xlabel="sink heads (% of all heads)", xlim=(-0.02 * most, min(102, 1.1 * most)))
+    left.set_title("sinks per set,\n95% interval over prompts")
     light_grid(left)
     shares = persistence[persistence["set"] != "all"].pivot(index="set", columns=["layer", "head"], values="sink_share")
     shares = shares.reindex(sets).loc[:, lambda part: (part.max() > 0) & (part.min() < 1)]
@@ -91,16 +97,11 @@ def set_dependence_figure(persistence: pd.DataFrame, curves: pd.DataFrame) -> Fi
     else:
         right.axis("off")
         right.text(0.5, 0.5, "every head is a sink in all prompts\nor in none", ha="center", va="center")
-    figure.suptitle(f"{persistence['model'].iloc[0]}, prompts cut to {int(n)} tokens, {_score(persistence)}")
+    prompts = f"n = {counts['all']} prompts cut to {int(n)} tokens"
+    details = f"{persistence['model'].iloc[0]}, {prompts}, {_score(persistence)}"
+    headline(figure, messages.by_set(rows["sink_fraction"], int(n)), details)
     return figure
 
 
 def _score(table: pd.DataFrame) -> str:
     return f"sink score ≥ {table['threshold'].iloc[0]:g}"
-
-
-def _nothing(text: str) -> Figure:
-    figure, (ax,) = new_figure(COLUMN, 1.0)
-    ax.axis("off")
-    ax.text(0.5, 0.5, text, ha="center", va="center")
-    return figure

@@ -4,29 +4,21 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sinkstudy.figures import messages
 from sinkstudy.figures.style import (
     COLOURS,
-    COLUMN,
     MARKERS,
     NULL_STYLE,
     PAGE,
+    headline,
     length_axis,
     light_grid,
     new_figure,
+    nothing_figure,
     styled,
 )
-from sinkstudy.stats.recommendation import CANDIDATES, over_all_lengths, recommended
+from sinkstudy.stats.recommendation import CANDIDATES
 
-LABELS = {
-    "layer_base_rate": "the base rate of its layer",
-    "record": "a head's record on other prompts",
-    "length_and_first_token": "length and first token",
-    "first_layer": "same head, first layer",
-    "activation": "first token's activation",
-    "previous_layer": "same head, layer before",
-    "anchor": "same head, best earlier layer",
-    "all": "all together",
-}
 _SPREAD = 0.035  # of a length: candidates stand beside each other, so that their intervals can be told apart
 
 
@@ -38,14 +30,9 @@ def predictors_figure(predictors: pd.DataFrame, learning: pd.DataFrame) -> Figur
     """
     known = predictors.dropna(subset=["n_tokens", "auc"]) if len(predictors) else predictors
     if known.empty:
-        figure, (ax,) = new_figure(COLUMN, 1.0)
-        ax.axis("off")
         why = "too few prompts or layers" if predictors.empty else " and ".join(predictors["undefined"].unique())
-        ax.text(0.5, 0.5, f"nothing to tell apart in later layers: {why}", ha="center", va="center")
-        figure.suptitle(
-            "what tells later sinks" if predictors.empty else f"{predictors['model'].iloc[0]}: what tells later sinks"
-        )
-        return figure
+        model = "" if predictors.empty else predictors["model"].iloc[0]
+        return nothing_figure(f"Nothing to tell apart in later layers: {why}", model)
     figure, (left, right) = new_figure(PAGE, 3.1, columns=2, sharey=True, width_ratios=[3, 2])
     named = [name for name in CANDIDATES if name in set(known["predictor"])]
     for i, name in enumerate(named):
@@ -54,7 +41,7 @@ def predictors_figure(predictors: pd.DataFrame, learning: pd.DataFrame) -> Figur
         look = {
             "color": COLOURS[(i - 1) % len(COLOURS)],
             "marker": MARKERS[(i - 1) % len(MARKERS)],
-            "label": LABELS[name],
+            "label": messages.PREDICTORS[name],
         }
         look |= {"linewidth": 1.8 if name == "record" else 1.0, "zorder": 3 if name == "record" else 2}
         if i == 0:
@@ -62,7 +49,7 @@ def predictors_figure(predictors: pd.DataFrame, learning: pd.DataFrame) -> Figur
         _points(left, rows["n_tokens"].astype(float) * shift, rows, look)
     length_axis(left, int(known["n_tokens"].max()))
     left.set_xticks(sorted(known["n_tokens"].unique()), [f"{n:.0f}" for n in sorted(known["n_tokens"].unique())])
-    left.set_ylabel("sinks told from other heads (AUC)")
+    left.set_ylabel("AUC for later sinks")
     for i, (n, rows) in enumerate(learning.sort_values("training_prompts").groupby("n_tokens")):
         look = {
             "color": str(0.75 - 0.75 * i / max(1, learning["n_tokens"].nunique() - 1)),
@@ -82,12 +69,9 @@ def predictors_figure(predictors: pd.DataFrame, learning: pd.DataFrame) -> Figur
         *left.get_legend_handles_labels(), loc="outside lower center", ncols=3, columnspacing=1.2, handlelength=1.6
     )
     first = predictors.iloc[0]
-    name = recommended(over_all_lengths(predictors))
-    told = f"to tell later sinks, use {LABELS[name]}" if name else "nothing tells later sinks beyond their layer's rate"
-    figure.suptitle(
-        f"{first['model']}: {told}\n"
-        f"sink score ≥ {first['threshold']:g}, on prompts not seen in fitting; bars: 95% over prompts"
-    )
+    prompts = f"n = {predictors['prompts'].max():.0f} prompts, none judged by a fit that has seen it"
+    details = f"{first['model']}, sink score ≥ {first['threshold']:g}; {prompts}; bars: 95% over prompts"
+    headline(figure, messages.predictors(predictors), details)
     return figure
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from sinkstudy.figures.style import COLUMN, PAGE, SCORE_MAP, new_figure, styled, watermark
+from sinkstudy.figures import messages
+from sinkstudy.figures.style import COLUMN, PAGE, SCORE_MAP, headline, new_figure, styled, watermark
 
 
 @styled
@@ -25,5 +26,6 @@ def simulated_figure(preset: str, lengths: list[int], scores: np.ndarray, is_sin
         ax.set_ylabel("simulated layer")
     figure.supxlabel("simulated head", fontsize=8)
     figure.colorbar(image, ax=axes[:columns], label="simulated score", pad=0.02)
-    figure.suptitle(f"SIMULATED, not measured: {preset}\nscores (above) and sink decisions (below, dark: sink)")
+    shape = f"n = {scores[0].size} heads ({scores.shape[1]} layers of {scores.shape[2]})"
+    headline(figure, messages.simulated(lengths, is_sink), f"{preset}, {shape}; above scores, below sinks (dark)")
     return figure

@@ -1,5 +1,6 @@
 """One look for every figure, and one way to save it."""
 
+import textwrap
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from numpy.typing import ArrayLike
 
 from sinkstudy.store import atomic_write
@@ -42,7 +44,16 @@ _RC = {
     "savefig.dpi": 200,
     "svg.hashsalt": "sinkstudy",  # element ids are random without it
     "svg.fonttype": "path",
+    "pdf.compression": 6,
+    "pdf.fonttype": 42,  # TrueType, because journals refuse matplotlib's default
 }
+# What each format would say of when and by what it was written; without it the same data gives the same bytes.
+_METADATA = {
+    "png": {"Software": None},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+_MESSAGE_LETTERS, _DETAIL_LETTERS = 14, 18.5  # per inch, of rather wide text
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -90,12 +101,39 @@ def length_axis(axes: Axes, longest: int) -> None:
     axes.set_xlabel("prompt length (tokens)")
 
 
-def save(figure: Figure, png: Path, svg: Path) -> None:
-    """Write both formats without dates, so that the same data gives the same bytes."""
+def headline(figure: Figure, message: str, details: str) -> None:
+    """The figure's one message as its title, and what it was measured on (model, n, threshold) small below it."""
+    width = figure.get_figwidth()
+    said, below = (_lines(message, int(_MESSAGE_LETTERS * width)), _lines(details, int(_DETAIL_LETTERS * width)))
+    # Empty lines of the title keep the place of the details, which constrained layout would not see.
+    room = "\n" * (1 + below.count("\n"))
+    plain = {"ha": "left", "parse_math": False}  # names may have dollar signs
+    title = figure.suptitle(said + room, x=0.01, weight="bold", **plain)
+    details_style = {"fontsize": 7, "color": "0.3", "va": "bottom", "annotation_clip": False}
+    figure.add_artist(Annotation(below, (0, 0), xycoords=title, **details_style, **plain))
+
+
+def _lines(text: str, letters: int) -> str:
+    """`text` in as few lines of at most so many letters as it takes, all about equally long."""
+    fewest = len(textwrap.wrap(text, letters))
+    return textwrap.fill(text, next(n for n in range(1, letters + 1) if len(textwrap.wrap(text, n)) <= fewest))
+
+
+def nothing_figure(message: str, details: str) -> Figure:
+    """What stands in the place of a figure that has nothing to draw."""
+    figure, (ax,) = new_figure(PAGE, 0.7)
+    ax.axis("off")
+    headline(figure, message, details)
+    return figure
+
+
+def save(figure: Figure, png: Path | str) -> None:
+    """Write the figure to `png`, and beside it as SVG and PDF, without dates: the same data gives the same bytes."""
     with mpl.rc_context(_RC):
-        for path, kind, metadata in ((png, "png", {"Software": None}), (svg, "svg", {"Date": None})):
-            with atomic_write(path) as temporary:
+        for kind, metadata in _METADATA.items():
+            with atomic_write(Path(png).with_suffix(f".{kind}")) as temporary:
                 figure.savefig(temporary, format=kind, metadata=metadata)
+            figure.set_layout_engine("none")  # the first drawing has placed everything, for all formats
 
 
 def watermark(axes: Axes, text: str = "SIMULATED", color: str = "white") -> None:

@@ -11,10 +11,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from sinkstudy.figures.style import COLOURS, DASHES, MARKERS, PAGE, new_figure, styled
+from sinkstudy.figures import messages
+from sinkstudy.figures.style import COLOURS, DASHES, MARKERS, PAGE, headline, new_figure, styled
 from sinkstudy.stats.pareto import pareto_front
 
-_PHASES = {"prefill": "prefill", "decode": "decoding"}
 _WIDE = 1.35  # the points of one length lie within this factor of it
 _AGAIN = {"color": "0.85", "linewidth": 0, "zorder": 0}
 _LEAST_KL = 1e-8  # nats per token; what lies below, zero included, is drawn there
@@ -29,7 +29,7 @@ def timing_figure(benchmark: pd.DataFrame) -> Figure:
     out were saved perfectly.
     """
     rows = benchmark[benchmark["batch"] == benchmark["batch"].min()]
-    phases = [phase for phase in _PHASES if phase in set(rows["phase"])]
+    phases = [phase for phase in messages.PHASES if phase in set(rows["phase"])]
     policies = list(dict.fromkeys(rows.loc[rows["heads_replaced"] > 0, "policy"])) or ["none"]
     strategies, lengths = _strategies(rows), sorted(rows["n_tokens"].unique())
     figure, axes = new_figure(
@@ -61,7 +61,7 @@ def timing_figure(benchmark: pd.DataFrame) -> Figure:
         if phase == phases[-1]:
             ax.set_xlabel("context (tokens)")
         if policy == policies[0]:
-            ax.set_ylabel(f"speedup over SDPA\n{_PHASES[phase]}")
+            ax.set_ylabel(f"speedup over SDPA\n{messages.PHASES[phase]}")
     for ax in axes:
         low, high = ax.get_ylim()
         few = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])  # decades are too far apart for most speedups
@@ -69,7 +69,8 @@ def timing_figure(benchmark: pd.DataFrame) -> Figure:
     ceiling = Line2D([], [], color="0.35", marker="_", markersize=9, linestyle="none", label="ceiling")
     hollow = Line2D([], [], color="0.35", marker="o", mfc="white", linestyle="none", label="not told from noise")
     _legend(figure, strategies, ceiling, hollow, Patch(**_AGAIN, label="SDPA timed twice"))
-    figure.suptitle(_where(rows))
+    judged = pd.concat(with_noise(rows[rows["phase"] == phase]) for phase in phases)
+    headline(figure, messages.timing(judged), f"{_where(rows)}; bars: 95% intervals")
     return figure
 
 
@@ -102,7 +103,7 @@ def tradeoff_figure(benchmark: pd.DataFrame) -> Figure:
     policies = list(dict.fromkeys(rows.loc[rows["heads_replaced"] > 0, "policy"]))
     replacing = rows[rows["heads_replaced"] > 0]
     lengths = sorted((replacing if len(replacing) else rows)["n_tokens"].unique())
-    figure, axes = new_figure(PAGE, 2.7, columns=len(lengths), sharex=True, sharey=True)
+    figure, axes = new_figure(PAGE, 2.9, columns=len(lengths), sharex=True, sharey=True)
     for ax, n in zip(axes, lengths, strict=True):
         part = with_noise(rows[rows["n_tokens"] == n])
         for _, again in part[part["policy"] == "again"].iterrows():
@@ -125,11 +126,11 @@ def tradeoff_figure(benchmark: pd.DataFrame) -> Figure:
                 ax.errorbar(*at, reach, color=colour, linestyle="none", elinewidth=0.6, zorder=1)
             ax.scatter(max(row["kl"], _LEAST_KL), row["speedup_vs_sdpa"], zorder=2, **look)
         ax.axhline(1.0, color="0.35", linewidth=0.8, zorder=0)
-        ax.set(xscale="log", xlabel="KL (nats per token)", title=f"{n} tokens")
+        ax.set(xscale="log", xlabel="KL (nats per token)", title=f"prefill, {n} tokens")
         ax.set_xticks([1e-8, 1e-5, 1e-2], ["≤1e-8", "1e-5", "1e-2"])
         ax.minorticks_off()
         ax.grid(alpha=0.25, linewidth=0.5)
-    axes[0].set_ylabel("prefill speedup over SDPA")
+    axes[0].set_ylabel("speedup over SDPA")
     marks = [Line2D([], [], color="black", marker="*", linestyle="none", label="sdpa")]
     for i, strategy in enumerate(strategies):
         if strategy != "eager":
@@ -142,7 +143,8 @@ def tradeoff_figure(benchmark: pd.DataFrame) -> Figure:
     marks.append(Line2D([], [], color="0.5", marker="o", mfc="white", linestyle="none", label="not told from noise"))
     marks.append(Patch(**_AGAIN, label="SDPA timed twice"))
     figure.legend(handles=marks, loc="outside lower center", ncols=4)
-    figure.suptitle(_where(rows))
+    judged = pd.concat(with_noise(rows[rows["n_tokens"] == n]) for n in lengths)
+    headline(figure, messages.tradeoff(judged), f"{_where(rows)}; bars: 95% intervals")
     return figure
 
 
@@ -168,4 +170,6 @@ def _legend(figure: Figure, strategies: list[str], *others: Artist) -> None:
 
 
 def _where(rows: pd.DataFrame) -> str:
-    return f"{rows['model'].iloc[0]} on {rows['device'].iloc[0]}, batch {rows['batch'].iloc[0]}"
+    first = rows.iloc[0]
+    rounds = f"n = {first['rounds']:.0f} rounds" if "rounds" in rows else "medians"
+    return f"{first['model']} on {first['device']}, batch {first['batch']}; {rounds}"

@@ -4,7 +4,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sinkstudy.figures.style import PAGE, band, length_axis, light_grid, new_figure, series_style, styled
+from sinkstudy.figures import messages
+from sinkstudy.figures.style import PAGE, band, headline, length_axis, light_grid, new_figure, series_style, styled
 
 
 @styled
@@ -34,11 +35,8 @@ def weakening_figure(curves: pd.DataFrame, weakening: pd.Series) -> Figure:
     light_grid(ax)
     figure.legend(loc="outside lower center", ncols=3)
     first = curves.iloc[0]
-    figure.suptitle(
-        f"{first['model']}, sink score ≥ {first['threshold']:g}, n = {int(curves['prompts'].max())} prompts, "
-        "fewer at greater lengths; bands: 95% over prompts",
-        fontsize=7,
-    )
+    prompts = f"n = {int(curves['prompts'].max())} prompts, fewer at greater lengths; bands: 95% over prompts"
+    headline(figure, messages.weakening(weakening), f"{first['model']}, sink score ≥ {first['threshold']:g}; {prompts}")
     return figure
 
 

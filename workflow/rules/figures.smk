@@ -192,6 +192,7 @@ rule maps_figure:
     params:
         code=code_of("fig_maps.py"),
         expected=expected,
+        threshold=THRESHOLD,
     message:
         "Drawing example attention maps of {wildcards.model}"
     script:
@@ -202,8 +203,8 @@ rule timing_figure:
     input:
         "results/benchmark/{model}.csv",
     output:
-        drawn("timing_{model}", "{model}", "timing", "speedup"),
-        drawn("tradeoff_{model}", "{model}", "timing", "speed against quality", "tradeoff"),
+        timing=drawn("timing_{model}", "{model}", "timing", "speedup"),
+        tradeoff=drawn("tradeoff_{model}", "{model}", "timing", "speed against quality", "tradeoff"),
     log:
         "logs/figures/timing_{model}.log",
     benchmark:

@@ -6,4 +6,4 @@ from sinkstudy.store.tables import read_tables
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
-    save(bos_figure(read_tables(snakemake.input)), *snakemake.output)
+    save(bos_figure(read_tables(snakemake.input)), snakemake.output[0])

@@ -9,7 +9,7 @@ from sinkstudy.workflow.joblog import job_log
 
 TITLES = {
     "short_vs_long": "Short and long prompts",
-    "model_vs_model": "Models beside each other, per prompt set",
+    "model_vs_model": "Models beside each other, by prompt set",
     "measured_vs_simulated": "Measured models beside simulated matrices, by prompt length",
 }
 
@@ -18,4 +18,4 @@ with job_log(snakemake.log[0]):
     folder = Path(snakemake.output[0]).parent
     for name, part in table.groupby("comparison", sort=False):
         figure = comparison_figure(part, TITLES[name])
-        save(figure, folder / f"comparison_{name}.png", folder / f"comparison_{name}.svg")
+        save(figure, folder / f"comparison_{name}.png")

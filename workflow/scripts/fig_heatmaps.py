@@ -16,4 +16,4 @@ with job_log(snakemake.log[0]):
     figures[f"layers_{model}"] = layer_bars(every, layers, threshold)
     folder = Path(snakemake.output[0]).parent
     for name, figure in figures.items():
-        save(figure, folder / f"{name}.png", folder / f"{name}.svg")
+        save(figure, folder / f"{name}.png")

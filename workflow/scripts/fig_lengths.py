@@ -9,9 +9,9 @@ from sinkstudy.store.tables import read_tables
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
-    curves = read_tables([snakemake.input.curves])
-    save(length_figure(curves[curves["set"] == "all"]), *snakemake.output.lengths)
+    curves, threshold = read_tables([snakemake.input.curves]), snakemake.params.threshold
+    save(length_figure(curves[curves["set"] == "all"], threshold), snakemake.output.lengths[0])
     scores, prompts = head_curves(read_captures(snakemake.input.captures, Expected(**snakemake.params.expected)))
     null = null_score(range(1, len(prompts) + 1))
-    figure = head_curves_figure(snakemake.wildcards.model, scores, prompts, null, snakemake.params.threshold)
-    save(figure, *snakemake.output.heads)
+    figure = head_curves_figure(snakemake.wildcards.model, scores, prompts, null, threshold)
+    save(figure, snakemake.output.heads[0])

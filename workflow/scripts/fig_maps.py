@@ -11,4 +11,5 @@ with job_log(snakemake.log[0]):
     scores = LongTable([snakemake.input.scores])
     expected = Expected(**snakemake.params.expected)
     examples, model = example_maps(snakemake.input.captures, scores, expected), snakemake.wildcards.model
-    save(maps_figure(model, *examples) if examples else no_maps_figure(model), *snakemake.output)
+    figure = maps_figure(model, *examples, snakemake.params.threshold) if examples else no_maps_figure(model)
+    save(figure, snakemake.output[0])

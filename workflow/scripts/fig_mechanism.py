@@ -9,7 +9,7 @@ from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     paths, output = snakemake.input, snakemake.output
-    save(activation_figure(read_tables([paths.mechanism])), *output.activation)
+    save(activation_figure(read_tables([paths.mechanism])), output.activation[0])
     receivers = strongest_receivers(LongTable([paths.positions]), MIN_TOKENS, count=8)
     shares = sink_shares(LongTable([paths.sink_positions]), MIN_TOKENS)
-    save(position_figure(receivers, shares, snakemake.wildcards.model), *output.positions)
+    save(position_figure(receivers, shares, snakemake.wildcards.model), output.positions[0])

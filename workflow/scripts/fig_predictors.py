@@ -8,4 +8,4 @@ from sinkstudy.workflow.joblog import job_log
 with job_log(snakemake.log[0]):
     tables = [read_tables([snakemake.input[name]]) for name in ("predictors", "learning")]
     at = [table[(table["measure"] == "score") & (table["threshold"] == snakemake.params.threshold)] for table in tables]
-    save(predictors_figure(*at), *snakemake.output)
+    save(predictors_figure(*at), snakemake.output[0])

@@ -9,4 +9,4 @@ from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     lengths, scores, is_sink = read_simulation(Path(snakemake.input[0]))
-    save(simulated_figure(snakemake.wildcards.preset, lengths, scores, is_sink), *snakemake.output)
+    save(simulated_figure(snakemake.wildcards.preset, lengths, scores, is_sink), snakemake.output[0])

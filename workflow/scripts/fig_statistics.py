@@ -24,5 +24,4 @@ with job_log(snakemake.log[0]):
     }
     folder = Path(snakemake.output[0]).parent
     for name, figure in figures.items():
-        path = folder / f"{name}_{snakemake.wildcards.model}.png"
-        save(figure, path, path.with_suffix(".svg"))
+        save(figure, folder / f"{name}_{snakemake.wildcards.model}.png")
