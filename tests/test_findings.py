@@ -1,5 +1,6 @@
 """The findings as Markdown and as a page: numbers of tables with their sources, and text that others wrote."""
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,10 +13,13 @@ from hypothesis import strategies as st
 from made_up import FIGURES, NAN, PROVENANCE, frame, study
 from markdown_it import MarkdownIt
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sinkstudy.findings import markdown
 from sinkstudy.findings.html import html
 from sinkstudy.findings.text import code, finalize, link, note, number_footnotes, percent, show, visible
+from sinkstudy.findings.verdicts import judge
+from sinkstudy.findings.views import view
 
 
 def section(text: str, heading: str) -> str:
@@ -515,6 +519,72 @@ def test_the_summary_fits_a_screen_and_wide_tables_scroll_inside_themselves(page
         titles = browser.evaluate("[...document.querySelectorAll('td')].map(cell => cell.title)")
         assert len(titles) > 100
         assert all(title.startswith(("results/", "published.csv")) for title in titles)
+
+
+def test_the_contents_follow_the_reader_and_a_figure_enlarges_and_closes(page, tmp_path):
+    path = tmp_path / "findings.html"
+    path.write_text(page(markdown(study())), encoding="utf-8")
+    with opened(path) as browser:
+        assert browser.locator("nav [aria-current]").all_text_contents() == ["Summary"]
+        browser.evaluate("document.getElementById('evidence').scrollIntoView({behavior: 'instant'})")
+        browser.wait_for_function("document.querySelector('nav [aria-current]').textContent == 'Evidence'")
+        assert browser.locator("nav [aria-current]").count() == 1
+        small = browser.locator("main figure").first
+        small.locator("button").click()
+        large = browser.locator("dialog[open]")
+        assert large.locator("img").bounding_box()["width"] > 1.2 * small.locator("img").bounding_box()["width"]
+        assert large.locator("figcaption").text_content() == small.locator("figcaption").text_content()
+        browser.keyboard.press("Escape")
+        assert browser.locator("dialog[open]").count() == 0
+        levels = browser.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(h => +h.tagName[1])")
+        assert levels[0] == 1
+        assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+@pytest.mark.parametrize(("width", "is_open"), [(390, False), (1280, True)])
+def test_on_a_phone_the_contents_are_closed_until_asked_for(page, tmp_path, width, is_open):
+    path = tmp_path / "findings.html"
+    path.write_text(page(markdown(study())), encoding="utf-8")
+    with opened(path, width=width) as browser:
+        assert browser.locator("nav li").first.is_visible() is is_open
+        if not is_open:
+            browser.locator("nav summary").click()
+            assert browser.locator("nav li").first.is_visible()
+
+
+def test_the_title_of_a_figure_is_its_text_for_those_who_do_not_see_it(page, tmp_path):
+    title = PngInfo()
+    title.add_text("Title", 'Sinks ≥ 0.9 "vanish"')
+    (tmp_path / "figures").mkdir(exist_ok=True)
+    Image.new("RGB", (200, 100)).save(tmp_path / "figures/dot.png", pnginfo=title)
+    shown = html("![A dot](figures/dot.png)", tmp_path)
+    assert 'alt="Sinks ≥ 0.9 &#34;vanish&#34;" width="130" height="65"' in shown
+    assert "<figcaption>A dot</figcaption>" in shown
+
+
+def test_a_printed_page_has_at_most_12_sheets(page, tmp_path):
+    path = tmp_path / "findings.html"
+    path.write_text(page(markdown(study())), encoding="utf-8")
+    with opened(path) as browser:
+        assert len(re.findall(rb"/Type\s*/Page\b(?!s)", browser.pdf())) <= 12
+
+
+@pytest.mark.parametrize(
+    ("question", "address"),
+    [
+        ("has_sinks", "model=sinky&prompt=all&colour=excess"),
+        ("first_layer", "model=sinky&prompt=all&colour=score&length=24"),
+        ("length", "model=sinky&prompt=all&colour=score&length=8"),
+        ("mechanism", "model=sinky&prompt=all&colour=drain"),
+        ("skippable", "model=sinky&prompt=all&colour=plan%3Aconsistent"),
+        ("worth_replacing", "model=sinky&prompt=all&colour=plan%3Aconsistent"),
+        ("simulator", None),
+    ],
+)
+def test_a_verdict_leads_to_the_heads_it_is_about(question, address):
+    tables = study()
+    link = f" [See the heads](<explorer.html#{address}>)" if address else ""
+    assert view(tables, "sinky", question, judge(tables, "sinky")[question]) == link
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_the_explorer_shows_hostile_tokens_as_text_in_their_order(study):
 
 def test_the_findings_show_a_hostile_model_folder_as_text_and_their_figures(study):
     with opened(study / "results/findings.html") as page:
-        assert page.locator("script, [onerror], a[href^=javascript]").count() == 0
+        assert page.locator("main script, [onerror], a[href^=javascript]").count() == 0
         pictures = page.locator("img").evaluate_all("all => all.map(i => i.complete && i.naturalWidth > 0)")
         assert len(pictures) > 8
         assert all(pictures)

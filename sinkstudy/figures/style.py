@@ -128,11 +128,15 @@ def nothing_figure(message: str, details: str) -> Figure:
 
 
 def save(figure: Figure, png: Path | str) -> None:
-    """Write the figure to `png`, and beside it as SVG and PDF, without dates: the same data gives the same bytes."""
+    """Write the figure to `png`, and beside it as SVG and PDF, all with its title and without dates.
+
+    The same data gives the same bytes.
+    """
+    title = " ".join(figure.get_suptitle().split())
     with mpl.rc_context(_RC):
         for kind, metadata in _METADATA.items():
             with atomic_write(Path(png).with_suffix(f".{kind}")) as temporary:
-                figure.savefig(temporary, format=kind, metadata=metadata)
+                figure.savefig(temporary, format=kind, metadata=metadata | {"Title": title})
             figure.set_layout_engine("none")  # the first drawing has placed everything, for all formats
 
 

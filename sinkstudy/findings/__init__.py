@@ -18,6 +18,7 @@ from sinkstudy.findings import (
     summary,
     text,
     verdicts,
+    views,
 )
 from sinkstudy.findings.inputs import Tables, file_of
 
@@ -39,6 +40,7 @@ def markdown(tables: Tables) -> str:
     environment.globals |= {"file_of": file_of, "link": text.link, "note": text.note}
     environment.globals |= {"mechanism": mechanism, "predictor_rules": predictor_rules, "published": published}
     environment.globals |= {"replacing": replacing, "rules": rules, "sections": sections, "summary": summary}
+    environment.globals["view"] = views.view
     environment.globals["source"] = lambda verdict: text.note(verdict.file, verdict.rows) if verdict.file else ""
 
     def figure(name: str, caption: str) -> str:

@@ -12,6 +12,7 @@ from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
 from markupsafe import Markup, escape
 from mdit_py_plugins.footnote import footnote_plugin
+from PIL import Image
 
 from sinkstudy.errors import StudyError
 
@@ -42,8 +43,13 @@ def html(markdown: str, folder: Path) -> str:
     return templates.get_template("page.html").render(
         body=Markup(body),
         contents=environment["contents"],
-        style=Markup(files("sinkstudy.findings").joinpath("templates/page.css").read_text(encoding="utf-8")),
+        style=_template("page.css"),
+        script=_template("page.js"),
     )
+
+
+def _template(name: str) -> Markup:
+    return Markup(files("sinkstudy.findings").joinpath("templates", name).read_text(encoding="utf-8"))
 
 
 class _Renderer(RendererHTML):
@@ -61,14 +67,14 @@ class _Renderer(RendererHTML):
         path = env["folder"] / str(tokens[at].attrs["src"])
         if not path.is_file():
             raise StudyError(f"{path}: the findings show this figure and it is not there; run its rule first.")
-        png = path.read_bytes()
-        width = round(int.from_bytes(png[16:20], "big") * _SCALE)
-        data = base64.b64encode(png).decode("ascii")
-        caption = escape(_text(tokens[at]))
-        return (
-            f'<figure><img src="data:image/png;base64,{data}" alt="{caption}" width="{width}">'
-            f"<figcaption>{caption}</figcaption></figure>"
-        )
+        with Image.open(path) as image:
+            size, title = [round(pixels * _SCALE) for pixels in image.size], image.info.get("Title", "")
+        data = base64.b64encode(path.read_bytes()).decode("ascii")
+        caption = _text(tokens[at])
+        return Markup(
+            '<figure><button type="button"><img src="data:image/png;base64,{}" alt="{}" width="{}" height="{}">'
+            "</button><figcaption>{}</figcaption></figure>"
+        ).format(data, title or caption, *size, caption)
 
     def footnote_ref(self, tokens: list[Token], at: int, options: object, env: dict) -> str:
         number, note = tokens[at].meta["id"] + 1, escape(tokens[at].meta["text"])
