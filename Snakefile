@@ -13,6 +13,12 @@ report: "workflow/report/study.rst"
 
 
 include: "workflow/rules/common.smk"
+
+
+# For `--sdm apptainer`: made from the Dockerfile, see docs/slurm.md.
+container: str(ROOT / "sinkstudy.sif")
+
+
 include: "workflow/rules/models.smk"
 include: "workflow/rules/capture.smk"
 include: "workflow/rules/statistics.smk"

@@ -33,6 +33,7 @@ def test_the_catalog_finds_what_its_standardized_usage_asks_for():
     assert list((ROOT / "workflow/rules").glob("*.smk"))
     usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text(encoding="utf-8"))["usage"]
     assert usage["software-stack-deployment"]["conda"] is True
+    assert usage["software-stack-deployment"]["apptainer"] is True
     assert usage["report"] is True
 
 
