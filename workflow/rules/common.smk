@@ -160,7 +160,7 @@ def correlation_lengths():
 
 
 def drawn(name, category, kind, figure, caption=None):
-    """A figure in every format, as `snakemake --report` files it: by category (a model), kind, and name."""
+    """A figure in every format, one of which `snakemake --report` files by category (a model), kind, and name."""
     about = {"category": category, "subcategory": kind, "caption": f"../report/{caption or kind}.rst"}
-    labels = [{"figure": figure, "format": ending} for ending in FORMATS]
-    return [report(f"results/figures/{name}.{label['format']}", labels=label, **about) for label in labels]
+    paths = [f"results/figures/{name}.{ending}" for ending in FORMATS]
+    return [report(path, labels={"figure": figure}, **about) if path.endswith("svg") else path for path in paths]
