@@ -6,8 +6,12 @@ import tomllib
 
 import pytest
 import yaml
+from snakemake.cli import parse_args
 from study import ROOT, copy_code, snakemake, write_study
 from tiny import prompt_ids, tiny_model
+from typer.main import get_command
+
+from sinkstudy.cli import app
 
 PAGES = [ROOT / "README.md", ROOT / "config/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TRACKED = ["sinkstudy/", "workflow/", "tests/", "docs/", "profiles/", "benchmarks/", "envs/", "models/", "config/"]
@@ -82,6 +86,31 @@ def test_commands_of_the_readme_plan_what_they_say(tmp_path):
         done = snakemake(tmp_path, *shlex.split(command)[1:], "-n", snakefile=snakefile)
         assert done.returncode == 0, done.stderr
         assert planned.get(command, "capture") in done.stdout + done.stderr
+
+
+SHELL = [path for path in [*PAGES, *(ROOT / "config").glob("*.yaml")] if path.name != "rehearsal.md"]
+
+
+@pytest.mark.parametrize("page", SHELL, ids=lambda page: page.name)
+def test_snakemake_takes_every_command_of_a_page_as_it_is_meant(page):
+    """An option that takes several values takes what was meant as a target, too."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for command in re.findall(r"(?:^(?: {4,}|# )|`|&& |: )(snakemake (?:[^`\n&]|&(?!&))*)", text, re.M):
+        if "--executor" in command:
+            continue  # an executor that is not installed here
+        _, given = parse_args(shlex.split(command)[1:])
+        assert all((ROOT / path).is_file() for path in given.configfile or ()), command
+        assert all(re.fullmatch(r"[\w./{}-]+", target) for target in given.targets), command
+
+
+def test_the_commands_of_the_readme_are_those_of_the_command_line():
+    commands = re.findall(r"(?:^ {4}|`)(sinkstudy (?:look|plan|check)[^`\n]*)", README, re.M)
+    assert {command.split()[1] for command in commands} == {"look", "plan", "check"}
+    group = get_command(app)
+    for command in commands:
+        name, *given = shlex.split(command)[1:]
+        if given or name == "check":
+            group.commands[name].make_context(name, given)
 
 
 def test_installations_of_the_readme_name_files_and_extras_that_are_there():
