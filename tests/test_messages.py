@@ -103,7 +103,7 @@ SAID = [
     (
         messages.over_lengths,
         (curves((0, 0, 0), (0.001, -0.001, 0)), 0.9),
-        "No head is a sink at 0.9 at any length; mean excess stays (0.00 to 0.00)",
+        "No head is a sink at 0.9 where uniform attention is none; mean excess stays (0.00 to 0.00)",
     ),
     (
         messages.over_lengths,

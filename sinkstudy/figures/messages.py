@@ -67,7 +67,8 @@ def over_lengths(curves: pd.DataFrame, threshold: float) -> str:
     (share, excess), (share_last, excess_last) = (row[["sink_fraction", "mean_excess"]] for row in (first, last))
     scores = f"({excess:.2f} to {excess_last:.2f})".replace("-0.00", "0.00")
     if rows["sink_fraction"].max() == 0:
-        return f"No head is a sink at {threshold:g} at any length; mean excess {_course(excess, excess_last)}s {scores}"
+        how = f"mean excess {_course(excess, excess_last)}s {scores}"
+        return f"No head is a sink at {threshold:g} where uniform attention is none; {how}"
     course = _course(share, share_last)
     said = f"Sinks at {threshold:g} {course} with length ({_percent(share)} to {_percent(share_last)} of heads)"
     if course in ("vanish", "fall"):
