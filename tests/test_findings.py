@@ -562,6 +562,16 @@ def test_the_title_of_a_figure_is_its_text_for_those_who_do_not_see_it(page, tmp
     assert "<figcaption>A dot</figcaption>" in shown
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_no_fault_of_accessibility(page, tmp_path, width):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe: pip install -e '.[test]'")
+    path = tmp_path / "findings.html"
+    path.write_text(page(markdown(study())), encoding="utf-8")
+    with opened(path, width=width) as browser:
+        faults = axe.Axe().run(browser).response["violations"]
+    assert [(fault["id"], fault["nodes"][0]["html"]) for fault in faults] == []
+
+
 def test_a_printed_page_has_at_most_12_sheets(page, tmp_path):
     path = tmp_path / "findings.html"
     path.write_text(page(markdown(study())), encoding="utf-8")
