@@ -1,254 +1,165 @@
-/* The state of the page and its display. Text of prompts is only ever inserted as text, never as HTML. */
+/* The state of the page: what the controls and the address say, and when the sections are drawn. */
 
 (async () => {
   const $ = (id) => document.getElementById(id);
   const study = JSON.parse($("study").textContent);
-  const FIRST_LENGTH = 24; // initial position of the length slider
-  const chosen = { model: study.models[0], prompt: 0, at: 0, threshold: study.threshold, cell: 0 };
-  let prompts = []; // the chosen prompts with their scores: one, or all of the model
-  let lengths = []; // the stops of the length slider
-  let nulls = [];
+  const names = study.models.map((model) => model.name);
+  const modelOf = (name) => study.models.find((model) => model.name === name);
 
-  /* Scores and maps are unpacked when first needed. */
+  /* Packs are unpacked when first needed; those that the parser has not reached yet, when it has. */
+  const parsed = new Promise((done) => document.addEventListener("DOMContentLoaded", done));
   const unpacked = new Map();
   async function bytes(name) {
-    if (!unpacked.has(name)) unpacked.set(name, await Sinks.unpack($(name).textContent));
+    if (!$(name)?.nextElementSibling && document.readyState === "loading") await parsed;
+    if (!unpacked.has(name)) unpacked.set(name, Sinks.unpack($(name).textContent));
     return unpacked.get(name);
   }
-  async function withScores(prompt) {
-    prompt.values ??= Sinks.scores(await bytes(prompt.scores), prompt.type, prompt.lengths, study.scoreSteps);
-    return prompt;
+
+  const first = study.models[0];
+  const DEFAULTS = {
+    model: names[0], beside: "", prompt: (first.prompts.findLast((p) => p.maps) ?? first.prompts[0]).id, length: 24,
+    threshold: study.threshold, layer: null, head: null, colour: "score", of: "head", token: null, scheme: "",
+  };
+  const NUMBERS = ["length", "threshold", "layer", "head", "token"];
+  const state = { ...DEFAULTS };
+
+  /* What the address says, as far as this study has it. */
+  function fromAddress() {
+    const said = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+    const wanted = { ...DEFAULTS };
+    for (const key of Object.keys(DEFAULTS)) {
+      if (said[key] === undefined) continue;
+      wanted[key] = NUMBERS.includes(key) ? Number(said[key]) : said[key];
+      if (Number.isNaN(wanted[key])) wanted[key] = DEFAULTS[key];
+    }
+    if (!names.includes(wanted.model)) wanted.model = DEFAULTS.model;
+    if (!names.includes(wanted.beside)) wanted.beside = "";
+    if (wanted.prompt !== "all" && !modelOf(wanted.model).prompts.some((p) => p.id === wanted.prompt)) wanted.prompt = DEFAULTS.prompt;
+    if (!study.thresholds.includes(wanted.threshold)) wanted.threshold = DEFAULTS.threshold;
+    Object.assign(state, wanted);
+  }
+  let pending = 0;
+  function toAddress() {
+    clearTimeout(pending); // browsers refuse a change at every step of a slider
+    pending = setTimeout(() => {
+      const said = Object.entries(state).filter(([key, value]) => value !== DEFAULTS[key]);
+      history.replaceState(null, "", `#${new URLSearchParams(said)}`);
+    }, 150);
   }
 
-  /* Per prompt that has the i-th length, the scores of all its heads there. */
-  function scoresAt(i) {
-    return prompts.filter((p) => p.lengths[i] === lengths[i]).map((p) => {
-      const cells = p.values.length / p.lengths.length;
-      return Float64Array.from({ length: cells }, (_, cell) => p.values[cell * p.lengths.length + i]);
-    });
-  }
-  function mean(parts, cell) {
-    return parts.reduce((sum, scores) => sum + scores[cell], 0) / parts.length;
-  }
+  /* A copy of the section for the model beside, all its ids ending in -2. */
+  const copy = $("side").cloneNode(true);
+  for (const node of [copy, ...copy.querySelectorAll("[id]")]) node.id += "-2";
+  const sides = ["", "-2"].map((suffix) => new Side(study, state, bytes, suffix));
 
-  function fill(select, names) {
-    select.replaceChildren(...names.map((name, i) => new Option(name, i)));
-  }
-  function say(id, text) {
-    $(id).textContent = text;
-  }
-  const decimals = (value) => (Number.isNaN(value) ? "undefined" : (Math.round(value * 1000) / 1000 + 0).toFixed(3));
-  // Ties to even, as the findings print them.
-  const twoDecimals = new Intl.NumberFormat("en-US", {
-    minimumFractionDigits: 2, maximumFractionDigits: 2, roundingMode: "halfEven",
-  });
-  const percent = (value) => (Number.isNaN(value) ? "undefined" : `${twoDecimals.format(100 * value)}%`);
-  const digits = (value) => String(Number(value.toPrecision(9))); // as the tables print
+  const colours = () => {
+    const shown = [state.model, state.beside].filter(Boolean).map(modelOf);
+    const costs = shown.flatMap((model) => Object.keys(model.costs).map((name) => [`cost:${name}`, `replacement cost, ${name}`]));
+    const plans = shown.flatMap((model) => model.plans.map(({ policy }) => [`plan:${policy}`, `plan ${policy}`]));
+    return new Map([["score", "sink score"], ["excess", "excess score"], ["norm", "output norm"], ["drain", "value drain"], ...costs, ...plans]);
+  };
 
-  function chooseModel(index) {
-    const model = (chosen.model = study.models[index]);
+  /* Load what model and prompt need, and fill the controls that depend on them. */
+  async function load() {
+    const model = modelOf(state.model);
     const groups = new Map();
-    model.prompts.forEach((prompt, i) => {
-      if (!groups.has(prompt.set)) groups.set(prompt.set, []);
-      groups.get(prompt.set).push(new Option(`${prompt.id} (${prompt.tokens.length})`, i));
-    });
-    const kept = $("prompt").value || String(model.prompts.findLastIndex((p) => p.maps));
+    for (const { id, set, tokens } of model.prompts) {
+      if (!groups.has(set)) groups.set(set, []);
+      groups.get(set).push(new Option(`${id} (${tokens.length})`, id));
+    }
     $("prompt").replaceChildren(...[...groups].map(([set, options]) => {
       const group = document.createElement("optgroup");
       group.label = set;
       group.append(...options);
       return group;
     }), new Option(`all ${model.prompts.length} prompts`, "all"));
-    if (model.prompts[kept] || kept === "all") $("prompt").value = kept;
-    fill($("layer"), model.layers.map(String));
-    fill($("head"), [...Array(model.heads).keys()].map(String));
-    chosen.cell = Math.min(chosen.cell, model.layers.length * model.heads - 1);
-    return choosePrompt($("prompt").value);
+    if (![...$("prompt").options].some((option) => option.value === state.prompt)) state.prompt = model.prompts[0].id;
+    $("beside").replaceChildren(new Option("none", ""), ...names.filter((name) => name !== state.model).map((name) => new Option(name, name)));
+    if (state.beside === state.model) state.beside = "";
+    if (!colours().has(state.colour)) state.colour = "score";
+    $("colour").replaceChildren(...[...colours()].map(([value, name]) => new Option(name, value)));
+    if (state.beside && !copy.isConnected) $("sides").append(copy);
+    if (!state.beside) copy.remove();
+    $("sides").classList.toggle("two", Boolean(state.beside));
+    shown = state.beside ? sides : sides.slice(0, 1);
+    await Promise.all([state.model, state.beside].filter(Boolean).map((name, i) => sides[i].load(modelOf(name))));
+    if (state.layer === null) { // the strongest head
+      sides[0].compute();
+      const cell = sides[0].scores.indexOf(Math.max(...sides[0].scores));
+      [state.layer, state.head] = [model.layers[Math.floor(cell / model.heads)], cell % model.heads];
+      Object.assign(DEFAULTS, { layer: state.layer, head: state.head });
+    }
+    for (const side of shown.filter((side) => !side.connected)) {
+      side.connect(change);
+      side.connected = true;
+    }
   }
 
-  async function choosePrompt(value) {
-    const wanted = lengths[chosen.at] ?? FIRST_LENGTH;
-    chosen.prompt = value === "all" ? "all" : Number(value);
-    const list = value === "all" ? chosen.model.prompts : [chosen.model.prompts[chosen.prompt]];
-    prompts = await Promise.all(list.map(withScores));
-    lengths = prompts.reduce((a, b) => (b.lengths.length > a.length ? b.lengths : a), []);
-    nulls = lengths.map(Sinks.nullScore);
+  let shown = sides.slice(0, 1);
+  function draw() {
+    document.documentElement.style.colorScheme = state.scheme || "light dark";
+    for (const key of ["model", "beside", "prompt", "colour", "scheme"]) $(key).value = state[key];
+    for (const side of shown) side.compute();
+    const { lengths, at, k, cell, model } = sides[0];
     $("length").max = lengths.length - 1;
-    chosen.at = Math.max(0, lengths.findLastIndex((n) => n <= wanted));
-    $("length").value = chosen.at;
-    showTokens();
-    return show();
-  }
-
-  function showTokens() {
-    const tokens = chosen.prompt === "all" ? [] : prompts[0].tokens;
-    $("tokens").replaceChildren(...tokens.map((token, i) => {
-      const span = document.createElement("span");
-      span.textContent = token;
-      span.title = `token ${i + 1}`;
-      span.onclick = () => setLength(lengths.findLastIndex((n) => n <= i + 1));
-      return span;
-    }));
-  }
-
-  function setLength(at) {
-    chosen.at = at;
     $("length").value = at;
-    show();
-  }
-
-  let drawn = Promise.resolve();
-  let waiting = false;
-  /* Draw at the next frame; several changes before it are drawn once. */
-  function show() {
-    if (!waiting) {
-      waiting = true;
-      drawn = new Promise((done) => requestAnimationFrame(() => {
-        waiting = false;
-        draw().then(done);
-      }));
-    }
-    return drawn;
-  }
-
-  async function draw() {
-    const { model, at, threshold, cell } = chosen;
-    const [layers, heads] = [model.layers.length, model.heads];
-    const k = lengths[at];
-    const nullScore = nulls[at];
-    const parts = scoresAt(at);
-    const now = Sinks.summary(parts, layers, heads, threshold);
-    const scores = Array.from({ length: layers * heads }, (_, c) => mean(parts, c));
-    const excess = scores.map((score) => Sinks.excess(score, nullScore));
-    const isSink = scores.map((score) => score >= threshold);
-
-    say("length-value", `${k} of ${lengths[lengths.length - 1]} tokens`);
-    say("threshold-value", String(threshold));
     $("length").setAttribute("aria-valuetext", `${k} tokens`);
-    $("threshold").setAttribute("aria-valuetext", String(threshold));
-    [...$("tokens").children].forEach((span, i) => span.classList.toggle("beyond", i >= k));
-
-    say("sink-percent", percent(now.fraction));
-    $("sink-percent").dataset.fraction = digits(now.fraction);
-    say("sink-count", `${now.sinks} of ${now.cells} heads${parts.length > 1 ? ` of ${parts.length} prompts` : ""}: `
-      + `${digits(100 * now.fraction)}%`);
-    say("correlation", percent(now.correlation));
-    $("correlation").dataset.value = digits(now.correlation);
-    const lift = now.correlation / now.base;
-    say("correlation-note", now.first
-      ? `of ${now.first} first-layer sink${now.first > 1 ? "s" : ""}; base rate ${percent(now.base)}, lift ${decimals(lift)}`
-      : "no head of the first layer is a sink");
-    say("null", decimals(nullScore));
-    say("null-note", nullScore >= threshold ? "passes the threshold by itself: no evidence at this length"
-      : `below the threshold; mean score of the model ${decimals(now.mean)}`);
-    say("excess", decimals(Sinks.excess(now.mean, nullScore)));
-    say("excess-note", k === 1 ? "one token can only attend to itself" : "0: uniform attention, 1: perfect sinks");
-
-    const name = (c) => `layer ${model.layers[Math.floor(c / heads)]}, head ${c % heads}`;
-    const texts = scores.map((score, c) => `${name(c)}<br>score ${decimals(score)}<br>excess ${decimals(excess[c])}`
-      + `<br>${isSink[c] ? "sink" : "no sink"}`);
-    Plots.heads($("score-map"), model, scores, isSink, texts, cell);
-    Plots.heads($("excess-map"), model, excess, isSink, texts, cell);
-
-    const everywhere = lengths.map((_, i) => scoresAt(i));
-    const fractions = everywhere.map((p) => 100 * Sinks.summary(p, layers, heads, threshold).fraction);
-    Plots.percentages($("percent-plot"), lengths, fractions, nulls.map((value) => value >= threshold), at);
-    Plots.curve($("head-plot"), lengths, everywhere.map((p) => mean(p, cell)), nulls, threshold, at);
-
-    document.querySelectorAll(".head-name").forEach((e) => (e.textContent = name(cell).replace("l", "L")));
-    $("layer").value = Math.floor(cell / heads);
-    $("head").value = cell % heads;
-    const rows = {
-      "sink score": decimals(scores[cell]), "uniform attention": decimals(nullScore),
-      "excess score": decimals(excess[cell]), [`sink at ${threshold}`]: isSink[cell] ? "yes" : "no",
-      ...(parts.length > 1 && {
-        "prompts in which it is one": `${parts.filter((p) => p[cell] >= threshold).length} of ${parts.length}`,
-      }),
-    };
-    const receiver = chosen.prompt !== "all" && prompts[0].receivers?.[cell];
-    if (receiver) {
-      const [position, attention] = receiver;
-      rows["receives most in the whole prompt"] = `token ${position + 1}, ${JSON.stringify(prompts[0].tokens[position])}: `
-        + decimals(attention);
-    }
-    $("head-numbers").replaceChildren(...Object.entries(rows).map(([what, value]) => {
-      const row = document.createElement("tr");
-      const header = document.createElement("th");
-      header.scope = "row";
-      header.textContent = what;
-      row.append(header);
-      row.insertCell().textContent = value;
-      return row;
-    }));
-    await drawMap();
-    const prompt = chosen.prompt === "all" ? "all" : prompts[0].id;
-    document.body.dataset.shown = [model.name, prompt, k, threshold, name(cell)].join("; "); // tests wait for this
+    $("length-value").textContent = `${k} of ${lengths[lengths.length - 1]} tokens`;
+    $("threshold").value = study.thresholds.indexOf(state.threshold);
+    $("threshold").setAttribute("aria-valuetext", String(state.threshold));
+    $("threshold-value").textContent = String(state.threshold);
+    const { range, log } = sides[0].measured;
+    const known = shown.flatMap((side) => side.measured.values).filter((value) => value !== null && !Number.isNaN(value) && (!log || value > 0));
+    for (const side of shown) side.draw(range ?? (known.length ? [log ? Math.min(...known) : 0, Math.max(...known)] : [0, 1]));
+    document.body.dataset.shown = [state.model, state.prompt, k, state.threshold, sides[0].headName(cell)].join("; "); // tests wait for this
+    document.body.dataset.view = JSON.stringify(state);
   }
 
-  async function drawMap() {
-    const prompt = chosen.prompt === "all" ? null : prompts[0];
-    const missing = !prompt ? "Choose a single prompt to see the map." : !prompt.maps
-      ? "No map is stored of a prompt this long (capture.maps_max_tokens); the curve above is exact all the same." : "";
-    const wasHidden = $("map-plot").hidden;
-    $("map-plot").hidden = Boolean(missing);
-    say("map-note", missing);
-    if (missing) return;
-    const { block } = study;
-    const sides = Math.ceil(prompt.tokens.length / block);
-    const side = Math.ceil(lengths[chosen.at] / block);
-    const map = Sinks.map(await bytes(prompt.maps), chosen.cell, sides, side, study.mapSteps);
-    const names = block === 1 ? prompt.tokens.slice(0, side).map(Plots.label)
-      : Array.from({ length: side }, (_, i) => `${i * block + 1} to ${Math.min((i + 1) * block, prompt.tokens.length)}`);
-    Plots.attention($("map-plot"), map, names);
-    if (wasHidden) Plotly.Plots.resize($("map-plot")); // the window may have been resized while it was hidden
-    if (block > 1) say("map-note", `Averages over blocks of ${block} × ${block} tokens.`);
+  /* Draw at the next frame; several changes before it are drawn once. */
+  let waiting = false, loading = Promise.resolve();
+  function show() {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(async () => {
+      await loading;
+      waiting = false;
+      draw();
+    });
   }
-
-  function precision() {
-    const step = 1 / (2 * study.scoreSteps);
-    const thin = study.dense === null ? "" : ` Of prompts longer than ${study.dense} tokens, ${study.dense / 4} lengths per doubling beyond `
-      + "that are kept.";
-    const coarse = study.block === 1 ? "" : `, averaged over blocks of ${study.block} × ${study.block} tokens`;
-    say("precision", "Scores are quantised: within " + step.toExponential(0) + " divided by the length of those in the "
-      + "tables. Rounding never changes whether a head is a sink, at any stop of the threshold slider, so the "
-      + `percentages are those of the tables.${thin} Maps are rounded to ${study.mapSteps} steps of the square root${coarse}. `
-      + "Models: " + study.models.map((m) => `${m.name} (${m.origin})`).join("; ") + ".");
-  }
-
-  fill($("model"), study.models.map((model) => model.name));
-  $("threshold").max = study.thresholds.length - 1;
-  $("threshold").value = study.thresholds.indexOf(study.threshold);
-  precision();
-
-  $("controls").onsubmit = (event) => event.preventDefault();
-  $("model").onchange = (event) => chooseModel(event.target.value);
-  $("prompt").onchange = (event) => choosePrompt(event.target.value);
-  $("length").oninput = (event) => setLength(Number(event.target.value));
-  $("threshold").oninput = (event) => {
-    chosen.threshold = study.thresholds[event.target.value];
+  function change(more) {
+    Object.assign(state, more);
+    if (["model", "beside", "prompt"].some((key) => key in more)) loading = loading.then(load);
+    toAddress();
     show();
-  };
-  function select(layer, head) {
-    const { heads, layers } = chosen.model;
-    const clamp = (value, count) => Math.max(0, Math.min(count - 1, value));
-    chosen.cell = clamp(layer, layers.length) * heads + clamp(head, heads);
-    return show();
   }
-  $("layer").onchange = (event) => select(Number(event.target.value), chosen.cell % chosen.model.heads);
-  $("head").onchange = (event) => select(Math.floor(chosen.cell / chosen.model.heads), Number(event.target.value));
-  const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-  $("heatmaps").onkeydown = (event) => {
-    if (!(event.key in STEPS)) return;
-    event.preventDefault();
-    const [dl, dh] = STEPS[event.key];
-    select(Math.floor(chosen.cell / chosen.model.heads) + dl, (chosen.cell % chosen.model.heads) + dh);
-  };
 
-  await chooseModel(0);
-  const first = scoresAt(chosen.at)[0];
-  chosen.cell = first.indexOf(Math.max(...first)); // the strongest head
-  await show();
-  for (const id of ["score-map", "excess-map"]) {
-    $(id).on("plotly_click", ({ points }) => select(points[0].y, points[0].x));
+  $("model").replaceChildren(...names.map((name) => new Option(name, name)));
+  $("threshold").max = study.thresholds.length - 1;
+  $("controls").onsubmit = (event) => event.preventDefault();
+  for (const key of ["model", "beside", "prompt", "colour", "scheme"]) {
+    $(key).onchange = (event) => change({ [key]: event.target.value, ...(key === "prompt" && { token: null }) });
   }
+  $("length").oninput = (event) => change({ length: sides[0].lengths[event.target.value] });
+  $("threshold").oninput = (event) => change({ threshold: study.thresholds[event.target.value] });
+  window.addEventListener("hashchange", () => {
+    fromAddress();
+    loading = loading.then(load);
+    show();
+  });
+  window.addEventListener("resize", show);
+
+  const step = 1 / (2 * study.scoreSteps);
+  const thin = study.dense === null ? "" : ` Of prompts longer than ${study.dense} tokens, ${study.dense / 4} lengths per doubling beyond `
+    + "that are kept.";
+  const places = study.positionBlock === 1 ? "" : `, averaged over ${study.positionBlock} tokens`;
+  const coarse = study.block === 1 ? "" : `, averaged over blocks of ${study.block} × ${study.block} tokens`;
+  $("precision").textContent = "Scores are quantised: within " + step.toExponential(0) + " divided by the length of those in the "
+    + "tables. Rounding never changes whether a head is a sink, at any stop of the threshold slider, so the "
+    + `percentages are those of the tables.${thin} Maps are rounded to ${study.mapSteps} steps of the square root${coarse}; `
+    + `what tokens receive, where it does not follow from a map, to ${study.positionSteps}${places}. `
+    + "Models: " + study.models.map((m) => `${m.name} (${m.origin})`).join("; ") + ".";
+
+  fromAddress();
+  await load();
+  draw();
 })();

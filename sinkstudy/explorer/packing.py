@@ -14,6 +14,7 @@ from sinkstudy.errors import StudyError
 
 SCORE_STEPS = 1 << 14
 MAP_STEPS = 255  # quantisation steps of the square root, which is finer near 0, where most of a map lies
+POSITION_STEPS = 63  # the same of what positions receive, which there is more of
 SLIDER = tuple(i / 100 for i in range(1, 101))  # thresholds that the page offers besides the configured ones
 
 
@@ -78,6 +79,17 @@ def pack_maps(maps: np.ndarray, block: int) -> np.ndarray:
     rows, columns = np.tril_indices(side)
     mean = total[:, rows, columns] / count[rows, columns]
     return np.rint(MAP_STEPS * np.sqrt(np.clip(mean, 0, 1))).astype(np.uint8)
+
+
+def pack_positions(mass: np.ndarray, block: int) -> np.ndarray:
+    """Attention received, (layer, head, key), to uint8 of shape (layer, head, ceil(key / block)), averaged over blocks
+    of `block` keys; NaN, that of the last key, is left out and is 0 in a block of its own."""
+    n = mass.shape[-1]
+    starts = np.arange(0, n, block)
+    known = np.isfinite(mass)
+    total = np.add.reduceat(np.where(known, mass, 0).astype(float), starts, axis=-1)
+    mean = total / np.maximum(np.add.reduceat(known, starts, axis=-1, dtype=int), 1)
+    return np.rint(POSITION_STEPS * np.sqrt(np.clip(mean, 0, 1))).astype(np.uint8)
 
 
 def pack_bytes(values: np.ndarray) -> str:

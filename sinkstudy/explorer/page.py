@@ -6,7 +6,6 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from sinkstudy.explorer.study import read_study
 from sinkstudy.store import Expected, atomic_write
@@ -18,16 +17,16 @@ def write_page(
     threshold: float,
     page: Path,
     expected: Mapping[str, Expected] | None = None,
+    costs: Mapping[str, Path] | None = None,
+    plans: Mapping[str, list[Path]] | None = None,
 ) -> None:
     """Write the page for each model's capture files; for arguments and errors see `read_study`."""
-    study = read_study(captures, thresholds, threshold, expected)
+    study = read_study(captures, thresholds, threshold, expected, costs, plans)
     environment = Environment(
         loader=PackageLoader("sinkstudy.explorer", ""), autoescape=True, undefined=StrictUndefined
     )
     environment.globals["source"] = _source
-    html = environment.get_template("page.html").stream(
-        description=study.description, packs=study.packs, plotly=Markup(get_plotlyjs())
-    )
+    html = environment.get_template("page.html").stream(description=study.description, packs=study.packs)
     with atomic_write(page) as temporary, temporary.open("wb") as stream:
         html.dump(stream, encoding="utf-8")
 

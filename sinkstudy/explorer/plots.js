@@ -1,123 +1,155 @@
-/* Plots. Plotly interprets some HTML in text, so all text from prompts is escaped by `plain`. */
+/* Plots as SVG, drawn here: a plotting library would take longer to open than the whole page. All text goes in as
+   text. What is drawn replaces what an element showed before. */
 
 const Plots = {
-  NULL_LINE: { color: "black", width: 1.5, dash: "dot" },
-  THRESHOLD_LINE: { color: "#b00020", width: 1.5 },
-  CONFIG: { displayModeBar: false, responsive: true },
+  CIVIDIS: ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"]
+    .map((hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16))),
 
-  plain(text) {
-    return text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  /* Red, green and blue of a share from 0 to 1. */
+  colour(share) {
+    const place = Math.max(0, Math.min(1, share)) * (Plots.CIVIDIS.length - 1);
+    const [low, high] = [Plots.CIVIDIS[Math.floor(place)], Plots.CIVIDIS[Math.ceil(place)]];
+    return low.map((value, i) => Math.round(value + (high[i] - value) * (place % 1)));
+  },
+
+  node(name, attributes, ...children) {
+    const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+    node.append(...children);
+    return node;
+  },
+
+  text(x, y, text, anchor = "middle", more = {}) {
+    return Plots.node("text", { x, y, "text-anchor": anchor, ...more }, text);
+  },
+
+  /* An empty drawing as large as the element, with `left`, `right`, `top` and `bottom` of its plot. */
+  begin(element, label, margin) {
+    const [width, height] = [element.clientWidth, element.clientHeight];
+    const svg = Plots.node("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+    element.replaceChildren(svg);
+    return { svg, left: margin.left, right: width - margin.right, top: margin.top, bottom: height - margin.bottom };
   },
 
   /* A token as a short label with its white space shown. */
   label(token) {
     const shown = token.replace(/ /g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/[\p{C}\p{Zl}\p{Zp}]/gu, "□");
-    return Plots.plain(shown.length > 12 ? shown.slice(0, 11) + "…" : shown);
+    return shown.length > 12 ? shown.slice(0, 11) + "…" : shown;
   },
 
-  layout(more) {
-    return {
-      margin: { l: 52, r: 10, t: 8, b: 44 }, font: { size: 12, color: "#1b1f24", family: "system-ui, 'DejaVu Sans', sans-serif" }, dragmode: false,
-      paper_bgcolor: "white", plot_bgcolor: "white", showlegend: false, hovermode: "closest", ...more,
-    };
+  /* Every how many of `count` labels are shown where `room` pixels are for all, and one needs `each`. */
+  every(count, room, each) {
+    return Math.max(1, Math.ceil((count * each) / Math.max(room, 1)));
   },
 
-  axis(title, more) {
-    return { title: { text: title, standoff: 6 }, fixedrange: true, zeroline: false, gridcolor: "#e4e8ec", ...more };
+  axes(plot, xTitle, yTitle) {
+    const { svg, left, right, top, bottom } = plot;
+    const middle = (top + bottom) / 2;
+    svg.append(Plots.text((left + right) / 2, svg.viewBox.baseVal.height - 6, xTitle),
+      Plots.text(0, 0, yTitle, "middle", { transform: `translate(12 ${middle}) rotate(-90)` }));
   },
 
-  /* At most `most` ticks at positions 0, 1, ..., labelled by `names`. */
-  ticks(names, most) {
-    const step = Math.ceil(names.length / most);
-    const places = names.map((_, i) => i).filter((i) => i % step === 0);
-    return { tickvals: places, ticktext: places.map((i) => names[i]) };
+  /* `share` from 0 to 1 by `ticks`, [share, label] pairs, as a bar right of the plot. */
+  scale({ svg, right, top, bottom }, ticks) {
+    const steps = 40, height = (bottom - top) / steps;
+    for (let i = 0; i < steps; i++) {
+      svg.append(Plots.node("rect", { x: right + 14, y: bottom - (i + 1) * height, width: 11, height: height + 0.5,
+        fill: `rgb(${Plots.colour(i / (steps - 1))})` }));
+    }
+    for (const [share, label] of ticks) {
+      svg.append(Plots.text(right + 29, bottom - share * (bottom - top) + 4, label, "start", { class: "scale" }));
+    }
   },
 
-  lengthAxis(last) {
-    const marks = [1, 2, 5, 10, 24, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768].filter((n) => n <= last);
-    return Plots.axis("prompt length (tokens)", {
-      type: "log", range: [-0.02, Math.log10(Math.max(last, 2)) + 0.02], tickvals: marks, ticktext: marks.map(String),
+  /* Layers by heads. `shares`: colour by cell, null where unknown; `dots` and `rings`: whether a cell bears one. */
+  heads(element, model, shares, { dots, rings, selected, label, ticks }) {
+    const [layers, heads] = [model.layers.length, model.heads];
+    const plot = Plots.begin(element, label, { left: 50, right: 72, top: 6, bottom: 44 });
+    const { svg, left, right, top, bottom } = plot;
+    const [width, height] = [(right - left) / heads, (bottom - top) / layers];
+    const gap = Math.min(width, height) > 6 ? 1 : 0;
+    const place = (cell) => [left + (cell % heads) * width, top + Math.floor(cell / heads) * height];
+    const size = Math.max(1.2, Math.min(5, Math.min(width, height) / 4));
+    shares.forEach((share, cell) => {
+      const [x, y] = place(cell);
+      svg.append(Plots.node("rect", { x, y, width: width - gap, height: height - gap, "data-cell": cell,
+        ...(share === null ? { class: "cell unknown" } : { class: "cell", fill: `rgb(${Plots.colour(share)})` }) }));
     });
+    shares.forEach((_, cell) => {
+      const [cx, cy] = [place(cell)[0] + width / 2, place(cell)[1] + height / 2];
+      const mark = { cx, cy, r: size, "data-marked": cell, "pointer-events": "none" };
+      if (dots[cell]) svg.append(Plots.node("circle", { class: "dot", ...mark }));
+      if (rings[cell]) svg.append(Plots.node("circle", { class: "ring", ...mark, r: size + 0.5 }));
+    });
+    const [x, y] = place(selected);
+    svg.append(Plots.node("rect", { class: "frame", x, y, width: width - gap, height: height - gap, "pointer-events": "none" }));
+    const [across, down] = [Plots.every(heads, right - left, 22), Plots.every(layers, bottom - top, 15)];
+    for (let head = 0; head < heads; head += across) svg.append(Plots.text(place(head)[0] + width / 2, bottom + 16, head));
+    for (let row = 0; row < layers; row += down) {
+      svg.append(Plots.text(left - 6, top + (row + 0.5) * height + 4, model.layers[row], "end"));
+    }
+    Plots.axes(plot, "head", "layer");
+    Plots.scale(plot, ticks);
   },
 
-  /* Layers by heads: values by cell, dots on the sinks, a frame around the selected head. */
-  heads(element, model, values, isSink, texts, selected) {
-    const heads = model.heads;
-    const rows = model.layers.map((_, l) => Array.from(values.slice(l * heads, (l + 1) * heads)));
-    const words = model.layers.map((_, l) => texts.slice(l * heads, (l + 1) * heads));
-    const dots = isSink.flatMap((sink, cell) => (sink ? [cell] : []));
-    const size = Math.max(3, Math.min(9, 120 / Math.max(heads, model.layers.length)));
-    const [layer, head] = [Math.floor(selected / heads), selected % heads];
-    Plotly.react(element, [
-      {
-        type: "heatmap", z: rows, text: words, hovertemplate: "%{text}<extra></extra>", colorscale: "Cividis",
-        zmin: 0, zmax: 1, xgap: 1, ygap: 1, colorbar: { thickness: 12, outlinewidth: 0, nticks: 6 },
-      },
-      {
-        type: "scatter", mode: "markers", hoverinfo: "skip", x: dots.map((cell) => cell % heads),
-        y: dots.map((cell) => Math.floor(cell / heads)),
-        marker: { color: "black", size, line: { color: "white", width: 1 } },
-      },
-    ], Plots.layout({
-      xaxis: Plots.axis("head", { ...Plots.ticks([...Array(heads).keys()].map(String), 16), range: [-0.5, heads - 0.5] }),
-      yaxis: Plots.axis("layer", {
-        ...Plots.ticks(model.layers.map(String), 12), range: [model.layers.length - 0.5, -0.5],
-      }),
-      shapes: [{
-        type: "rect", x0: head - 0.5, x1: head + 0.5, y0: layer - 0.5, y1: layer + 0.5,
-        line: { color: "#d55e00", width: 3 },
-      }],
-    }), Plots.CONFIG);
+  /* Values over length, logarithmic, from 0 to `most`. `series`: [class, values, name]; `at`: the marked stop of the
+     first; `limit`: a line across; `shaded`: lengths up to this one. */
+  lines(element, lengths, series, { most, at, limit, shaded, title, label }) {
+    const plot = Plots.begin(element, label, { left: 50, right: 12, top: 22, bottom: 44 });
+    const { svg, left, right, top, bottom } = plot;
+    const last = Math.log(Math.max(lengths[lengths.length - 1], 2));
+    const x = (n) => left + (Math.log(n) / last) * (right - left);
+    const y = (value) => bottom - (value / most) * (bottom - top);
+    if (shaded) svg.append(Plots.node("rect", { class: "shade", x: left, y: top, width: x(shaded) - left + 1, height: bottom - top }));
+    for (let i = 0; i <= 4; i++) {
+      svg.append(Plots.node("path", { class: "rule", d: `M${left} ${y((most * i) / 4)}H${right}` }),
+        Plots.text(left - 6, y((most * i) / 4) + 4, (most * i) / 4, "end"));
+    }
+    let free = -Infinity;
+    for (const n of [1, 2, 5, 10, 24, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]) {
+      if (Math.log(n) > last || x(n) < free) continue;
+      svg.append(Plots.text(x(n), bottom + 16, n));
+      free = x(n) + 30;
+    }
+    if (limit !== undefined) svg.append(Plots.node("path", { class: "limit", d: `M${left} ${y(limit)}H${right}` }));
+    let key = left;
+    for (const [kind, values, name] of series) {
+      const points = values.map((value, i) => (Number.isNaN(value) ? "" : `${x(lengths[i]).toFixed(1)} ${y(value).toFixed(1)}`));
+      if (points.length) svg.append(Plots.node("path", { class: kind, d: `M${points.filter(Boolean).join("L")}` }));
+      if (!name) continue;
+      svg.append(Plots.node("path", { class: kind, d: `M${key} 10h18` }), Plots.text(key + 23, 14, name, "start"));
+      key += 34 + 7 * name.length;
+    }
+    svg.append(Plots.node("circle", { class: "at", cx: x(lengths[at]), cy: y(series[0][1][at]), r: 5 }));
+    Plots.axes(plot, "prompt length (tokens)", title);
   },
 
-  /* Percentage of sinks over length, the current length marked, lengths pale where the null passes the threshold. */
-  percentages(element, lengths, percent, nullPasses, at) {
-    const passed = nullPasses.lastIndexOf(true);
-    const shapes = passed < 0 ? [] : [{
-      type: "rect", xref: "x", yref: "paper", x0: lengths[0], x1: lengths[passed], y0: 0, y1: 1, layer: "below",
-      fillcolor: "#e4e8ec", line: { width: 0 },
-    }];
-    Plotly.react(element, [
-      { x: lengths, y: percent, mode: "lines", line: { color: "#0072b2", width: 2 },
-        hovertemplate: "%{x} tokens: %{y:.2f}%<extra></extra>" },
-      { x: [lengths[at]], y: [percent[at]], mode: "markers", hoverinfo: "skip",
-        marker: { color: "#d55e00", size: 10, line: { color: "white", width: 1.5 } } },
-    ], Plots.layout({
-      xaxis: Plots.lengthAxis(lengths[lengths.length - 1]),
-      yaxis: Plots.axis("sink heads (% of all heads)", { range: [-2, 102] }), shapes,
-    }), Plots.CONFIG);
-  },
-
-  /* One head's score over length beside the null and the threshold. */
-  curve(element, lengths, scores, nulls, threshold, at) {
-    const last = lengths[lengths.length - 1];
-    const hovertemplate = "%{x} tokens: %{y:.3f}<extra></extra>";
-    Plotly.react(element, [
-      { x: [1, last], y: [threshold, threshold], mode: "lines", line: Plots.THRESHOLD_LINE, hoverinfo: "skip",
-        name: "threshold" },
-      { x: lengths, y: nulls, mode: "lines", line: Plots.NULL_LINE, hovertemplate, name: "uniform attention" },
-      { x: lengths, y: scores, mode: "lines", line: { color: "#0072b2", width: 2 }, hovertemplate, name: "sink score" },
-      { x: [lengths[at]], y: [scores[at]], mode: "markers", hoverinfo: "skip", showlegend: false,
-        marker: { color: "#d55e00", size: 10, line: { color: "white", width: 1.5 } } },
-    ], Plots.layout({
-      xaxis: Plots.lengthAxis(last), yaxis: Plots.axis("sink score", { range: [-0.02, 1.04] }),
-      showlegend: true, legend: { orientation: "h", y: -0.22, x: 0 }, margin: { l: 52, r: 10, t: 8, b: 70 },
-    }), Plots.CONFIG);
-  },
-
-  /* A map, query by key; `names` labels its rows and columns. */
-  attention(element, map, names) {
-    const few = names.length <= 40;
-    const ticks = few ? Plots.ticks(names, 40) : Plots.ticks(names, 12);
-    Plotly.react(element, [{
-      type: "heatmap", z: map, colorscale: "Cividis", zmin: 0, zmax: 1, colorbar: { thickness: 12, outlinewidth: 0 },
-      hovertemplate: "query %{y}, key %{x}: %{z:.3f}<extra></extra>",
-    }], Plots.layout({
-      margin: { l: 90, r: 10, t: 8, b: 90 },
-      xaxis: Plots.axis("key", { ...ticks, tickangle: 90, tickfont: { size: 10 }, showgrid: false, constrain: "domain" }),
-      yaxis: Plots.axis("query", {
-        ...ticks, autorange: "reversed", tickfont: { size: 10 }, showgrid: false, scaleanchor: "x", constrain: "domain",
-      }),
-    }), Plots.CONFIG);
+  /* A map, query by key, null above the diagonal; `names` labels its rows and columns. */
+  attention(element, map, names, label) {
+    const plot = Plots.begin(element, label, { left: 92, right: 60, top: 6, bottom: 96 });
+    const side = map.length;
+    const room = Math.max(10, Math.min(plot.right - plot.left, plot.bottom - plot.top));
+    plot.right = plot.left + room;
+    plot.bottom = plot.top + room;
+    const { svg, left, top, bottom } = plot;
+    const canvas = document.createElement("canvas");
+    canvas.width = canvas.height = side;
+    const pixels = new ImageData(side, side);
+    map.forEach((row, query) => row.forEach((value, key) => {
+      if (value !== null) pixels.data.set([...Plots.colour(value), 255], 4 * (query * side + key));
+    }));
+    canvas.getContext("2d").putImageData(pixels, 0, 0);
+    svg.append(Plots.node("image", { x: left, y: top, width: room, height: room, href: canvas.toDataURL(),
+      style: "image-rendering: pixelated", preserveAspectRatio: "none" }));
+    const every = Plots.every(side, room, 12), step = room / side;
+    const [columns, rows] = [Plots.node("g", { class: "xtick" }), Plots.node("g", { class: "ytick" })];
+    for (let i = 0; i < side; i += every) {
+      const middle = (i + 0.5) * step;
+      rows.append(Plots.text(left - 5, top + middle + 4, names[i], "end"));
+      columns.append(Plots.text(0, 0, names[i], "end", { transform: `translate(${left + middle + 4} ${bottom + 6}) rotate(-90)` }));
+    }
+    svg.append(rows, columns);
+    Plots.scale(plot, [[0, "0"], [0.5, "0.5"], [1, "1"]]);
+    svg.append(Plots.text(left - 5, bottom + 16, "query ↑ key →", "end", { class: "corner" }));
   },
 };

@@ -35,6 +35,39 @@ const Sinks = {
         key > query ? null : (bytes[start + (query * (query + 1)) / 2 + key] / mapSteps) ** 2));
   },
 
+  /* Attention of a query to a key in a head's map, by block. */
+  cell(bytes, cell, sides, query, key, mapSteps) {
+    return (bytes[(cell * sides * (sides + 1)) / 2 + (query * (query + 1)) / 2 + key] / mapSteps) ** 2;
+  },
+
+  /* What each of the first k tokens receives, the mean over the queries after it and over `cells`, from whole maps;
+     NaN for the last, which has none. */
+  receivedInMaps(bytes, cells, sides, k, mapSteps) {
+    const squares = Float64Array.from({ length: mapSteps + 1 }, (_, step) => (step / mapSteps) ** 2);
+    const total = new Float64Array(k);
+    for (const cell of cells) {
+      const start = (cell * sides * (sides + 1)) / 2;
+      for (let query = 1; query < k; query++) {
+        const row = start + (query * (query + 1)) / 2;
+        for (let key = 0; key < query; key++) total[key] += squares[bytes[row + key]];
+      }
+    }
+    return Array.from(total, (sum, key) => sum / (cells.length * (k - 1 - key)));
+  },
+
+  /* The same of all n tokens from the stored means, which are averages over `block` tokens. */
+  receivedStored(bytes, cells, n, block, steps) {
+    const places = Math.ceil(n / block);
+    const mean = Array.from({ length: places }, (_, place) =>
+      cells.reduce((sum, cell) => sum + (bytes[cell * places + place] / steps) ** 2, 0) / cells.length);
+    return Array.from({ length: n }, (_, key) => (key === n - 1 ? NaN : mean[Math.floor(key / block)]));
+  },
+
+  /* How many of the first positions of n tokens have enough later queries to be called sinks, as in the tables. */
+  candidates(n) {
+    return n - Math.min(Math.max(16, Math.floor(n / 4)), Math.floor(n / 2));
+  },
+
   /* Sink score of uniform causal attention over k tokens: the k-th harmonic number over k. */
   nullScore(k) {
     let harmonic = 0;

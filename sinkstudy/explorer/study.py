@@ -8,25 +8,31 @@ import numpy as np
 
 from sinkstudy.explorer.packing import (
     MAP_STEPS,
+    POSITION_STEPS,
     SCORE_STEPS,
     SLIDER,
     block_cells,
     pack_bytes,
     pack_maps,
+    pack_positions,
     pack_scores,
     score_steps,
     stored_lengths,
 )
+from sinkstudy.explorer.replacement import read_costs, read_plan
 from sinkstudy.stats.positions import candidates
 from sinkstudy.stats.scores import prefix_scores
 from sinkstudy.store import Capture, Expected, open_capture
 from sinkstudy.store.reading import CaptureFile
 
-# The page stays under 25 MB, 5 of which are the plotting library.
-PACKED_BYTES = 20_000_000
-SCORE_BYTES = 14_000_000  # of these at most; maps get the rest
+# The page stays under 25 MB.
+PACKED_BYTES = 22_000_000
+SCORE_BYTES = 13_000_000  # of these at most
+POSITION_BYTES = 7_000_000  # of these at most; maps get the rest
 _BYTES_PER_SCORE = 7 / 3  # in the page, if nothing can be compressed: 14 bits in base64
 _BYTES_PER_CELL = 4 / 3
+_BYTES_PER_POSITION = 0.6  # 0.41 for SmolLM2 on whole passages
+_BYTES_PER_HEAD = 2 * 4 * 4 / 3  # its output norm and value drain
 _DENSE = (1 << 30, 1024, 512, 256, 128, 64, 32)
 _BLOCKS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -41,33 +47,42 @@ class Study:
 
 @dataclass(frozen=True)
 class Shape:
-    """Size of one prompt's capture: layers times heads, tokens, and whether its maps are stored."""
+    """Size of one prompt's capture: layers times heads, tokens, and whether its maps and what every position receives
+    are stored."""
 
     cells: int
     n_tokens: int
     has_maps: bool
+    has_positions: bool = False
 
 
 @dataclass(frozen=True)
 class Thinning:
-    """`dense`: every prefix length up to this is kept. `block`: maps are averaged over blocks of this many tokens."""
+    """`dense`: every prefix length up to this is kept. `block`: maps are averaged over blocks of this many tokens, and
+    over `position_block` what positions receive."""
 
     dense: int
     block: int
+    position_block: int = 1
 
 
 def thinning(shapes: list[Shape]) -> Thinning:
     """The least thinning that keeps all prompts of all models within the budget; the coarsest where none does."""
 
     def scores(dense: int) -> float:
-        return _BYTES_PER_SCORE * sum(s.cells * len(stored_lengths(s.n_tokens, dense)) for s in shapes)
+        lengths = (_BYTES_PER_SCORE * len(stored_lengths(s.n_tokens, dense)) for s in shapes)
+        return sum(s.cells * (of_prompt + _BYTES_PER_HEAD) for s, of_prompt in zip(shapes, lengths, strict=True))
+
+    def positions(block: int) -> float:
+        return _BYTES_PER_POSITION * sum(s.cells * -(-s.n_tokens // block) for s in shapes if s.has_positions)
 
     def maps(block: int) -> float:
         return _BYTES_PER_CELL * sum(s.cells * block_cells(s.n_tokens, block) for s in shapes if s.has_maps)
 
     dense = next((dense for dense in _DENSE if scores(dense) <= SCORE_BYTES), _DENSE[-1])
-    left = PACKED_BYTES - scores(dense)
-    return Thinning(dense, next((block for block in _BLOCKS if maps(block) <= left), _BLOCKS[-1]))
+    places = next((block for block in _BLOCKS if positions(block) <= POSITION_BYTES), _BLOCKS[-1])
+    left = PACKED_BYTES - scores(dense) - positions(places)
+    return Thinning(dense, next((block for block in _BLOCKS if maps(block) <= left), _BLOCKS[-1]), places)
 
 
 def read_study(
@@ -75,11 +90,14 @@ def read_study(
     thresholds: list[float],
     threshold: float,
     expected: Mapping[str, Expected] | None = None,
+    costs: Mapping[str, Path] | None = None,
+    plans: Mapping[str, list[Path]] | None = None,
 ) -> Study:
     """Everything the page shows, from each model's capture files.
 
     Sink decisions are exact at `thresholds`, the configured ones, and at every step of the page's slider, which starts
-    at `threshold`. `expected`: by model, which captures these must be. Raises StudyError for damaged captures and for
+    at `threshold`. `expected`: by model, which captures these must be. `costs` and `plans`: by model, its table of head
+    costs and its plans, where it has any. Raises StudyError for damaged captures and for
     thresholds too close to each other.
     """
     levels = sorted({*SLIDER, *thresholds})
@@ -93,13 +111,19 @@ def read_study(
     models = [
         _model(f"{i}", model, captures[model], of[model], thin, levels, packs) for i, model in enumerate(captures)
     ]
+    for described in models:
+        name, grid = described["name"], (described["layers"], described["heads"])
+        described["costs"] = read_costs(costs[name], *grid) if name in (costs or {}) else {}
+        described["plans"] = [read_plan(path, *grid) for path in (plans or {}).get(name, [])]
     description = {
         "threshold": threshold,
         "thresholds": levels,
         "dense": thin.dense if thin.dense < _DENSE[0] else None,
         "block": thin.block,
+        "positionBlock": thin.position_block,
         "scoreSteps": SCORE_STEPS,
         "mapSteps": MAP_STEPS,
+        "positionSteps": POSITION_STEPS,
         "models": models,
     }
     return Study(description, packs)
@@ -154,6 +178,12 @@ def _prompt(
         rows = range(len(file.layers))
         maps = np.stack([pack_maps(file.maps(prompt, row), thin.block) for row in rows])  # (layer, head, cell)
         packs[f"maps-{name}"] = pack_bytes(maps)
+    if capture.position_mass is not None:
+        packs[f"positions-{name}"] = pack_bytes(pack_positions(capture.position_mass, thin.position_block))
+    of_heads = [
+        np.full(score.shape[:2], np.nan) if a is None else a for a in (capture.output_norm, capture.value_drain)
+    ]
+    packs[f"heads-{name}"] = pack_bytes(np.stack(of_heads).astype("<f4"))
     return {
         "id": prompt,
         "set": capture.set,
@@ -162,6 +192,8 @@ def _prompt(
         "scores": f"scores-{name}",
         "type": kind,
         "maps": f"maps-{name}" if has_maps else None,
+        "positions": f"positions-{name}" if capture.position_mass is not None else None,
+        "ofHeads": f"heads-{name}",
         "receivers": _receivers(capture),
     }
 
@@ -169,4 +201,4 @@ def _prompt(
 def _shape(file: CaptureFile, prompt: str) -> Shape:
     shapes = file.shapes(prompt)
     layers, heads, n = shapes["sink_mass"]
-    return Shape(layers * heads, n, "attention" in shapes)
+    return Shape(layers * heads, n, "attention" in shapes, "position_mass" in shapes)

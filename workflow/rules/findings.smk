@@ -52,7 +52,9 @@ rule findings:
 
 rule explorer:
     input:
-        [f"results/captures/{model}/{shard}.h5" for model in MODELS for shard in SHARDS],
+        captures=[f"results/captures/{model}/{shard}.h5" for model in MODELS for shard in SHARDS],
+        costs=expand("results/head_costs/{model}.csv", model=COSTED),
+        plans=expand("results/plans/{model}/{policy}.json", model=TRAINED, policy=POLICIES),
     output:
         "results/explorer.html",
     log:

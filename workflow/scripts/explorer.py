@@ -7,9 +7,14 @@ from sinkstudy.explorer import write_page
 from sinkstudy.store import Expected
 from sinkstudy.workflow.joblog import job_log
 
+
+def by_folder(paths):
+    return {name: list(of) for name, of in groupby(map(Path, paths), key=lambda path: path.parent.name)}
+
+
 with job_log(snakemake.log[0]):
-    paths = [Path(path) for path in snakemake.input]
-    captures = {model: list(group) for model, group in groupby(paths, key=lambda path: path.parent.name)}
-    params = snakemake.params
+    params, files = snakemake.params, snakemake.input
+    captures, plans = (by_folder(paths) for paths in (files.captures, files.plans))
+    costs = {Path(path).stem: Path(path) for path in files.costs}
     expected = {model: Expected(**one) for model, one in params.expected.items()}
-    write_page(captures, params.thresholds, params.threshold, Path(snakemake.output[0]), expected)
+    write_page(captures, params.thresholds, params.threshold, Path(snakemake.output[0]), expected, costs, plans)
