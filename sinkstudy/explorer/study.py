@@ -180,10 +180,8 @@ def _prompt(
         packs[f"maps-{name}"] = pack_bytes(maps)
     if capture.position_mass is not None:
         packs[f"positions-{name}"] = pack_bytes(pack_positions(capture.position_mass, thin.position_block))
-    of_heads = [
-        np.full(score.shape[:2], np.nan) if a is None else a for a in (capture.output_norm, capture.value_drain)
-    ]
-    packs[f"heads-{name}"] = pack_bytes(np.stack(of_heads).astype("<f4"))
+    drain = np.full(score.shape[:2], np.nan) if capture.value_drain is None else capture.value_drain
+    packs[f"heads-{name}"] = pack_bytes(np.stack([capture.output_norm, drain]).astype("<f4"))
     return {
         "id": prompt,
         "set": capture.set,
