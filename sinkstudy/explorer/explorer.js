@@ -146,7 +146,7 @@
     loading = loading.then(load);
     show();
   });
-  window.addEventListener("resize", show);
+  window.addEventListener("resize", () => $("heads-map").clientWidth && show());
 
   const step = 1 / (2 * study.scoreSteps);
   const thin = study.dense === null ? "" : ` Of prompts longer than ${study.dense} tokens, ${study.dense / 4} lengths per doubling beyond `

@@ -61,10 +61,11 @@ const Plots = {
     }
   },
 
-  /* Layers by heads. `shares`: colour by cell, null where unknown; `dots` and `rings`: whether a cell bears one. */
-  heads(element, model, shares, { dots, rings, selected, label, ticks }) {
+  /* Layers by heads. `shares`: colour by cell, null where unknown; `dots` and `later`: whether a cell bears a dot or
+     a triangle. */
+  heads(element, model, shares, { dots, later, selected, label, ticks }) {
     const [layers, heads] = [model.layers.length, model.heads];
-    const plot = Plots.begin(element, label, { left: 50, right: 72, top: 6, bottom: 44 });
+    const plot = Plots.begin(element, label, { left: 50, right: 88, top: 6, bottom: 44 });
     const { svg, left, right, top, bottom } = plot;
     const [width, height] = [(right - left) / heads, (bottom - top) / layers];
     const gap = Math.min(width, height) > 6 ? 1 : 0;
@@ -77,9 +78,12 @@ const Plots = {
     });
     shares.forEach((_, cell) => {
       const [cx, cy] = [place(cell)[0] + width / 2, place(cell)[1] + height / 2];
-      const mark = { cx, cy, r: size, "data-marked": cell, "pointer-events": "none" };
-      if (dots[cell]) svg.append(Plots.node("circle", { class: "dot", ...mark }));
-      if (rings[cell]) svg.append(Plots.node("circle", { class: "ring", ...mark, r: size + 0.5 }));
+      const mark = { "data-marked": cell, "pointer-events": "none" };
+      if (dots[cell]) svg.append(Plots.node("circle", { class: "mark", cx, cy, r: size, ...mark }));
+      if (later[cell]) {
+        const [low, half] = [cy + size, size * 1.2];
+        svg.append(Plots.node("path", { class: "mark", d: `M${cx - half} ${low}h${2 * half}l${-half} ${-2 * size}z`, ...mark }));
+      }
     });
     const [x, y] = place(selected);
     svg.append(Plots.node("rect", { class: "frame", x, y, width: width - gap, height: height - gap, "pointer-events": "none" }));
@@ -118,7 +122,7 @@ const Plots = {
       if (points.length) svg.append(Plots.node("path", { class: kind, d: `M${points.filter(Boolean).join("L")}` }));
       if (!name) continue;
       svg.append(Plots.node("path", { class: kind, d: `M${key} 10h18` }), Plots.text(key + 23, 14, name, "start"));
-      key += 34 + 7 * name.length;
+      key += 34 + 6.4 * name.length;
     }
     svg.append(Plots.node("circle", { class: "at", cx: x(lengths[at]), cy: y(series[0][1][at]), r: 5 }));
     Plots.axes(plot, "prompt length (tokens)", title);

@@ -226,11 +226,11 @@ class Side {
     const ticks = ends ? [[0, ends[0]], [1, ends[1]]] : [[0, low], [0.5, middle], [1, high]].map(([s, v]) => [s, Format.short(v)]);
     this.say("heads-title", "");
     const small = document.createElement("small");
-    small.textContent = "dots: sinks at the first token" + (this.single?.receivers ? "; rings: at a later one" : "");
+    small.textContent = "dots: sinks" + (this.single?.receivers ? "; triangles: at a later one" : "");
     const label = `${this.layers} layers by ${this.model.heads} heads, coloured by ${name}`;
     this.$("heads-title").append(`${name[0].toUpperCase()}${name.slice(1)} `, small);
     Plots.heads(this.$("heads-map"), this.model, measured.values.map((value) => this.share(value, [low, high])), {
-      dots: this.isSink, rings: this.scores.map((_, cell) => this.elsewhere(cell)), selected: this.cell, label, ticks,
+      dots: this.isSink, later: this.scores.map((_, cell) => this.elsewhere(cell)), selected: this.cell, label, ticks,
     });
     this.noteHead(this.cell);
   }
@@ -276,7 +276,7 @@ class Side {
       label: `Share of sink heads at every length; ${Format.percent(this.fractions[at])} at ${this.k} tokens`,
     });
     Plots.lines(this.$("head-plot"), lengths, [
-      ["series", this.curve, "sink score"], ["null", nulls, "uniform attention"], ["limit", [], "threshold"],
+      ["series", this.curve, "score"], ["null", nulls, "uniform attention"], ["limit", [], "threshold"],
     ], {
       most: 1, at, limit: state.threshold, title: "sink score",
       label: `Sink score of ${this.headName(cell)} at every length; ${Format.decimals(this.curve[at])} at ${this.k} tokens`,
