@@ -63,7 +63,7 @@ const Export = {
       svg.append(
         Plots.node("rect", { x, y, width: place.width, height: place.height, style: `fill: ${style.backgroundColor}` }),
         Plots.node("rect", { x, y: y + place.height - bar, width: place.width, height: bar, style: "fill: var(--bar)" }),
-        Plots.text(x + 1, y + height + 2, span.textContent.replace(/\s/g, " "), "start",
+        Plots.text(x + 1, y + height + 2, Plots.printable(span.textContent.replace(/\s/g, " ")), "start",
           { style: `font: ${height}px monospace; white-space: pre; fill: ${style.color}` }));
       if (span.classList.contains("sink")) {
         svg.append(Plots.node("path", { d: `M${x} ${y}h${place.width}`, style: "stroke: var(--mark); stroke-width: 2" }));

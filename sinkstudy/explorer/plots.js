@@ -31,9 +31,14 @@ const Plots = {
     return { svg, left: margin.left, right: width - margin.right, top: margin.top, bottom: height - margin.bottom };
   },
 
+  /* What XML cannot hold and no one can see as a box. */
+  printable(text) {
+    return text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, "□");
+  },
+
   /* A token as a short label with its white space shown. */
   label(token) {
-    const shown = token.replace(/ /g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/[\p{C}\p{Zl}\p{Zp}]/gu, "□");
+    const shown = Plots.printable(token.replace(/ /g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥"));
     return shown.length > 12 ? shown.slice(0, 11) + "…" : shown;
   },
 
