@@ -56,6 +56,25 @@ def test_look_needs_no_configuration_and_scores_as_the_forward_pass_does(elsewhe
     assert {path.name for path in elsewhere.iterdir()} == {"scores.csv", "look.html"}
 
 
+def test_look_says_where_the_sinks_are_and_how_strong_the_first_token_is(elsewhere):
+    lines = run("look", TEXTS[1], "--model", TOY).splitlines()
+    loaded = load_model(ModelSpec(str(TOY)))
+    loaded.model.set_attn_implementation("eager")
+    ids = tokenize(loaded, TEXTS[1], "text")
+    with torch.inference_mode():
+        seen = loaded.model(torch.tensor([ids]), output_hidden_states=True, output_attentions=True)
+    (heading,) = (i for i, line in enumerate(lines) if line.strip().startswith("layer "))
+    for layer, line in enumerate(lines[heading + 1 : heading + 1 + len(seen.attentions)]):
+        norms = seen.hidden_states[layer][0].norm(dim=-1)
+        assert float(line.split()[-1]) == pytest.approx((norms[0] / norms[1:].quantile(0.5)).item(), abs=0.051)
+    maps = torch.cat(seen.attentions).flatten(0, 1).double()  # (head, query, key)
+    n = len(ids)
+    received = torch.stack([maps[:, key + 1 :, key].mean(1) for key in range(n - min(max(16, n // 4), n // 2))], 1)
+    (first,) = (line for line in lines if line.strip().startswith("token 1 "))
+    assert f": {int((received.argmax(1) == 0).sum())} of {len(maps)} heads" in first
+    assert any(f"({int((received.amax(1) >= 0.3).sum())} of {len(maps)} with 0.3 or more)" in line for line in lines)
+
+
 def test_look_takes_the_models_of_the_configuration_here_and_settings_over_theirs(elsewhere):
     (elsewhere / "config.yaml").write_text(f"models: {{mine: {{source: {TOY}}}, drawn: {{source: {TOY}}}}}")
     assert run("look", "Hello world").startswith("mine: ")

@@ -49,7 +49,8 @@ def look(
     """Score every head of a model on a text: how much of its attention goes to the first token.
 
     The map has a row per layer and a column per head; a cell is the sink score in hundredths. Read it beside the null,
-    what uniform attention scores at this length by itself.
+    what uniform attention scores at this length by itself. Right of it stands the first token's activation: the norm of
+    its residual entering the layer over the median of the others'.
     """
     from sinkstudy.cli.look import look
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from rich.columns import Columns
 from rich.console import Console, Group
@@ -16,11 +17,13 @@ from sinkstudy.capture.recording import record
 from sinkstudy.cli.models import model_of
 from sinkstudy.explorer import write_page
 from sinkstudy.prompts import Prompt
+from sinkstudy.stats.positions import EPSILON, sink_position_tables
 from sinkstudy.stats.scores import score_tables
-from sinkstudy.store import open_capture, read_captures
+from sinkstudy.store import open_capture, read_captures, read_named_captures
 from sinkstudy.store.tables import write_table
 
-_MAPS_MAX_TOKENS = 128
+_MAPS_MAX_TOKENS, _POSITIONS_MAX_TOKENS = 512, 2048
+_MOST_TOKENS = 5  # that are listed as places of sinks
 _DARK = 0.6  # scores from here on have a light background and dark digits
 
 
@@ -38,10 +41,12 @@ def look(
     prompts = [Prompt(f"text_{i}", "look", text) for i, text in enumerate(texts, 1)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "look.h5"
-        record(path, name, loaded, prompts, _MAPS_MAX_TOKENS)
+        record(path, name, loaded, prompts, _MAPS_MAX_TOKENS, _POSITIONS_MAX_TOKENS)
         scores = pd.concat(score_tables(read_captures([path]), name, threshold))
         with open_capture(path) as file:
             tokens = {prompt: file.tokens(prompt) for prompt in file.prompts}
+            activations = {prompt: file.capture(prompt).activation for prompt in file.prompts}
+        places = pd.concat(sink_position_tables(read_named_captures([path]), name))
         if html is not None:
             write_page({name: [path]}, [threshold], threshold, html)
     if csv is not None:
@@ -51,14 +56,20 @@ def look(
     console.print(f"{name}: {origin['source']} ({origin['revision'][:23]}), {origin['dtype']}, bos {origin['bos']}")
     if origin["quantization"] != "none":
         console.print(f"weights {origin['quantization']}")
-    shown = [_shown(scores[scores["prompt"] == prompt.id], tokens[prompt.id], threshold) for prompt in prompts]
+    shown = []
+    for prompt in (prompt.id for prompt in prompts):
+        parts = (table[table["prompt"] == prompt] for table in (scores, places))
+        shown.append(_shown(*parts, activations[prompt], tokens[prompt], threshold))
     console.print(Columns(shown, padding=(1, 4)))
     if html is not None:
         console.print(f"The explorer with these texts is {html}.")
 
 
-def _shown(scores: pd.DataFrame, tokens: list[str], threshold: float) -> Group:
-    """A heading, the numbers of all heads together, and the map of scores (a row of `scores` per layer and head)."""
+def _shown(
+    scores: pd.DataFrame, places: pd.DataFrame, activation: np.ndarray | None, tokens: list[str], threshold: float
+) -> Group:
+    """A heading, the numbers of all heads together, and the map of scores (a row of `scores` per layer and head) with
+    the first token's activation entering each layer (layer,); `places`: per head, the token that receives most."""
     first, heads = scores.iloc[0], scores["head"].nunique()
     sinks = int(scores["is_sink"].sum())
     about = [
@@ -67,12 +78,27 @@ def _shown(scores: pd.DataFrame, tokens: list[str], threshold: float) -> Group:
         f"mean score {scores['sink_score'].mean():.3f}, null {first['null_score']:.3f}, "
         f"mean excess {scores['excess_score'].mean():.3f}",
         f"first token {tokens[0]!r}",
+        *_places(places),
     ]
-    rows = [Text("layer " + "".join(f"{head:>3}" for head in range(heads)), style="dim")]
-    for layer, part in scores.groupby("layer"):
+    norms = np.full(scores["layer"].nunique(), np.nan) if activation is None else activation
+    rows = [Text("layer " + "".join(f"{head:>3}" for head in range(heads)) + "  activation", style="dim")]
+    for (layer, part), norm in zip(scores.groupby("layer"), norms, strict=True):
         cells = [_cell(score) for score in part["sink_score"]]
-        rows.append(Text.assemble(f"{layer:>5} ", *cells))
+        rows.append(Text.assemble(f"{layer:>5} ", *cells, "" if np.isnan(norm) else f"  {norm:.1f}"))
     return Group(*about, *rows)
+
+
+def _places(places: pd.DataFrame) -> list[str]:
+    """Lines on the tokens to which most heads give most, from a row per head: where the sinks are, first or not."""
+    if places.empty:
+        return []
+    counts = places.groupby(["position", "token"])["mean_attention"].agg(["size", "mean"])
+    lines = [
+        f"  token {position + 1} '{token}': {int(size)} of {len(places)} heads, mean attention {mean:.3f}"
+        for (position, token), (size, mean) in counts.nlargest(_MOST_TOKENS, "size").iterrows()
+    ]
+    strong = int((places["mean_attention"] >= EPSILON).sum())
+    return [f"where heads attend most ({strong} of {len(places)} with {EPSILON:g} or more):", *lines]
 
 
 def _cell(score: float) -> tuple[str, Style]:
