@@ -36,7 +36,8 @@ rule bos_arms:
         model=model_inputs,
         prompts=ancient(config["prompts"]),
     output:
-        "results/bos_arms/{model}.csv",
+        captures=directory("results/bos_arms/{model}"),
+        table="results/bos_arms/{model}.csv",
     log:
         "logs/bos_arms/{model}.log",
     benchmark:

@@ -52,6 +52,7 @@ rule findings:
 
 rule explorer:
     input:
+        bos_arms=expand("results/bos_arms/{model}", model=BOS_COMPARED),
         captures=[f"results/captures/{model}/{shard}.h5" for model in MODELS for shard in SHARDS],
         costs=expand("results/head_costs/{model}.csv", model=COSTED),
         plans=expand("results/plans/{model}/{policy}.json", model=TRAINED, policy=POLICIES),

@@ -1,7 +1,6 @@
 """The same prompts of one model without a beginning-of-sequence token, with it, and with two."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
@@ -15,7 +14,7 @@ from sinkstudy.store import read_named_captures
 from sinkstudy.store.tables import write_table
 from sinkstudy.workflow.joblog import job_log
 
-with job_log(snakemake.log[0]), TemporaryDirectory() as folder:
+with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
     params, model = snakemake.params, snakemake.wildcards.model
     spec = pinned(params.model, snakemake.input.model, Path.cwd())
@@ -23,7 +22,8 @@ with job_log(snakemake.log[0]), TemporaryDirectory() as folder:
     prompts = read_prompts(Path(snakemake.input.prompts))
     rows = []
     for arm, under_arm in bos_arms(loaded, params.arms).items():
-        path = Path(folder) / f"{arm}.h5"
-        record(path, model, under_arm, prompts, maps_max_tokens=0, max_tokens=max(params.lengths))
+        path = Path(snakemake.output.captures) / f"{arm}.h5"
+        longest = max(params.lengths)
+        record(path, model, under_arm, prompts, 0, longest, max_tokens=longest)
         rows += arm_rows(read_named_captures([path]), arm, params.threshold, params.lengths)
-    write_table(bos_arm_table(rows, model, Resampling(**params.resampling)), snakemake.output[0])
+    write_table(bos_arm_table(rows, model, Resampling(**params.resampling)), snakemake.output.table)

@@ -15,6 +15,8 @@ def by_folder(paths):
 with job_log(snakemake.log[0]):
     params, files = snakemake.params, snakemake.input
     captures, plans = (by_folder(paths) for paths in (files.captures, files.plans))
+    arms = [path for folder in files.bos_arms for path in sorted(Path(folder).glob("*.h5"))]
+    captures |= {f"{path.parent.name}, bos {path.stem}": [path] for path in arms}
     costs = {Path(path).stem: Path(path) for path in files.costs}
     expected = {model: Expected(**one) for model, one in params.expected.items()}
     write_page(captures, params.thresholds, params.threshold, Path(snakemake.output[0]), expected, costs, plans)
