@@ -69,7 +69,9 @@ def made_up_capture(path: Path, args: argparse.Namespace, maps: bool) -> None:
                 mass[layer] = attention[..., :1]
                 writer.add_map(name, attention)
             norms = np.ones((args.layers, args.heads))
-            writer.finish(name, PromptRecord(list(range(args.layers)), mass, norms, 0.0))
+            received = rng.random((args.layers, args.heads, n)) ** 8  # most tokens receive next to nothing
+            record = PromptRecord(list(range(args.layers)), mass, norms, 0.0, value_drain=norms, position_mass=received)
+            writer.finish(name, record)
 
 
 def measured(page: Path, about: dict[str, object], rounds: int) -> dict[str, object]:

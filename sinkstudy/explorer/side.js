@@ -10,7 +10,7 @@ const Format = {
   }),
   percent: (value) => (Number.isNaN(value) ? "undefined" : `${Format.twoDecimals.format(100 * value)}%`),
   digits: (value) => (value === null || Number.isNaN(value) ? NaN : Number(value.toPrecision(9))), // as the tables print
-  short: (value) => String(Number(value.toPrecision(3))),
+  short: (value) => (value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential(1) : String(Number(value.toPrecision(3)))),
 };
 
 class Side {
@@ -199,7 +199,7 @@ class Side {
     this.say("token-note", held !== undefined
       ? `${whose[0].toUpperCase()}${whose.slice(1)}: the bar under a token is its attention to token ${held + 1}.`
       : chosen !== null && !Number.isNaN(value)
-        ? `${named(chosen)} receives ${Format.decimals(value)} of ${whose}${single.maps ? "" : "; who attends to it was not stored of a prompt this long"}.`
+        ? `${named(chosen)} receives ${Format.decimals(value)} of ${whose}${single.maps ? "" : "; who attends to it was not stored of this prompt"}.`
         : !values.length ? "What tokens receive was not captured of this prompt."
         : (sinks.length ? `Sinks of ${whose}: ${sinks.join("; ")}${this.sinkTokens.length > 4 ? "; …" : ""}.`
           : `No token receives ${SINK_POSITION} or more of ${whose}.`)
@@ -249,7 +249,7 @@ class Side {
   drawMap() {
     const { single, study } = this;
     const missing = !single ? "Choose a single prompt to see the map." : !single.maps
-      ? "No map is stored of a prompt this long (capture.maps_max_tokens); the curve of the head is exact all the same." : "";
+      ? "No map is stored of this prompt (capture.maps_max_tokens); the curve of the head is exact all the same." : "";
     this.$("map-plot").hidden = Boolean(missing);
     this.say("map-note", missing);
     this.map = null;

@@ -120,7 +120,11 @@ def encode(loaded: LoadedModel, texts: Mapping[str, str]) -> dict[str, list[int]
 def bos_arms(loaded: LoadedModel, arms: list[str]) -> dict[str, LoadedModel]:
     """The model under each of these settings of `bos` that its tokenizer has a BOS token for."""
     possible = ["auto", "never"] if loaded.tokenizer.bos_token_id is None else arms
-    return {arm: replace(loaded, spec=replace(loaded.spec, bos=arm)) for arm in arms if arm in possible}
+    return {
+        arm: replace(loaded, spec=replace(loaded.spec, bos=arm), provenance=loaded.provenance | {"bos": arm})
+        for arm in arms
+        if arm in possible
+    }
 
 
 def within_context(loaded: LoadedModel, token_ids: Mapping[str, list[int]], too_long: str) -> dict[str, list[int]]:
