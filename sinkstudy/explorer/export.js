@@ -28,7 +28,10 @@ const Export = {
     const styled = [...drawing.querySelectorAll("*")];
     [...copy.querySelectorAll("*")].forEach((node, i) => {
       const style = getComputedStyle(styled[i]);
-      for (const name of Export.STYLES) node.setAttribute(name, style.getPropertyValue(name));
+      for (const name of Export.STYLES) {
+        node.setAttribute(name, style.getPropertyValue(name));
+        node.style.removeProperty(name);
+      }
     });
     if (drawing.parentNode === document.body) drawing.remove();
     const { color, backgroundColor } = getComputedStyle(document.body);

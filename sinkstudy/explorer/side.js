@@ -363,12 +363,12 @@ class Side {
   connect(change) {
     for (const [panel, [drawing, name, csv]] of Object.entries(this.panels())) {
       Export.buttons(this.$(panel), name, drawing !== null, () => {
-        const where = [this.model.name, this.single?.id ?? "all", `${this.k} tokens`];
+        const whose = name === "tokens" ? [this.state.of === "all" ? "all heads" : this.headName(this.cell)] : [];
+        const where = [...whose, this.model.name, this.single?.id ?? "all", `${this.k} tokens`];
         const element = drawing && this.$(drawing);
         return {
           name: [this.model.name, this.single?.id ?? "all", this.k, name].join("_").replace(/[^\w.-]/g, "-"),
-          title: `${[...this.$(panel).querySelector("figcaption").childNodes].filter((e) => e.className !== "save" && e.tagName !== "LABEL")
-            .map((e) => e.textContent).join("").trim().replace(/\s+/g, " ")} (${where.join(", ")})`,
+          title: `${this.$(panel).querySelector("figcaption > span").textContent.trim().replace(/\s+/g, " ")} (${where.join(", ")})`,
           drawing: () => element.querySelector("svg") ?? Export.tokens(element),
           csv: csv(),
         };
