@@ -50,7 +50,7 @@
   /* A copy of the section for the model beside, all its ids ending in -2. */
   const copy = $("side").cloneNode(true);
   for (const node of [copy, ...copy.querySelectorAll("[id]")]) node.id += "-2";
-  const sides = ["", "-2"].map((suffix) => new Side(study, state, bytes, suffix));
+  const sides = ["", "-2"].map((suffix) => new Section(study, state, bytes, suffix));
 
   const colours = () => {
     const shown = [state.model, state.beside].filter(Boolean).map(modelOf);

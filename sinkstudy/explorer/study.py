@@ -97,8 +97,8 @@ def read_study(
 
     Sink decisions are exact at `thresholds`, the configured ones, and at every step of the page's slider, which starts
     at `threshold`. `expected`: by model, which captures these must be. `costs` and `plans`: by model, its table of head
-    costs and its plans, where it has any. Raises StudyError for damaged captures and for
-    thresholds too close to each other.
+    costs and its plans, where it has any. Raises StudyError for damaged captures and for thresholds too close to each
+    other.
     """
     levels = sorted({*SLIDER, *thresholds})
     packs: dict[str, str] = {}
