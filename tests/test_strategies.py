@@ -108,15 +108,18 @@ def test_a_prefill_in_pieces_and_decoding_equal_a_prefill_of_the_whole(strategy,
 
 
 @pytest.mark.parametrize("depth", ["projections", "attention"])
-@pytest.mark.parametrize(("sink_tokens", "window"), [(1, 1), (1, 6), (6, 1), (3, 40), (40, 3)])
+@pytest.mark.parametrize(
+    ("n", "sink_tokens", "window"),
+    [(20, 1, 1), (20, 1, 6), (20, 6, 1), (20, 3, 40), (20, 40, 3), pytest.param(150, 2, 5, id="forgets twice")],
+)
 @torch.no_grad()
-def test_sinks_and_window_filled_token_by_token(sink_tokens, window, depth):
-    model, ids = model_of("4:1"), prompt_ids(20)
+def test_sinks_and_window_filled_token_by_token(n, sink_tokens, window, depth):
+    model, ids = model_of("4:1"), prompt_ids(n)
     heads = HEADS_OF["a whole group and more"]
     plan = Plan(heads=heads, strategy="sink_window", sink_tokens=sink_tokens, window=window)
     with optimized(model, plan, depth):
         cache = model(ids[:, :1], use_cache=True).past_key_values
-        steps = [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(1, 20)]
+        steps = [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(1, n)]
     expected = truth_of(readable_logits, model, ids, plan)[:, 1:]
     assert_within(torch.cat(steps, 1), expected)
 
