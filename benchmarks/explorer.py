@@ -19,7 +19,7 @@ from playwright.sync_api import sync_playwright
 
 from sinkstudy.explorer import write_page
 from sinkstudy.prompts import Prompt
-from sinkstudy.store import PromptRecord, write_capture
+from sinkstudy.store import write_capture
 
 ATTRIBUTES = {"source": "made up", "revision": "none", "dtype": "float32", "bos": "auto"}
 
@@ -69,7 +69,7 @@ def made_up_capture(path: Path, args: argparse.Namespace, maps: bool) -> None:
                 mass[layer] = attention[..., :1]
                 writer.add_map(name, attention)
             norms = np.ones((args.layers, args.heads))
-            writer.finish(name, PromptRecord(list(range(args.layers)), mass, norms, 0.0))
+            writer.finish(name, list(range(args.layers)), 0.0, key_mass=mass, output_norm=norms)
 
 
 def measured(page: Path, about: dict[str, object], rounds: int) -> dict[str, object]:

@@ -26,7 +26,7 @@ from sinkstudy.explorer.packing import (
 from sinkstudy.explorer.study import Shape, read_study, thinning
 from sinkstudy.prompts import Prompt, combined_digest
 from sinkstudy.stats.scores import null_score
-from sinkstudy.store import Expected, PromptRecord, open_capture, write_capture
+from sinkstudy.store import Expected, open_capture, write_capture
 
 ATTRIBUTES = {"source": "models/made-up", "revision": "none", "dtype": "float32", "bos": "auto"}
 HOSTILE = [
@@ -63,7 +63,7 @@ def made_up_capture(path: Path, model: str, maps: dict[str, np.ndarray], full_ro
                 writer.add_map(name, part)
             layers, norms = list(range(len(attention))), np.ones(attention.shape[:2])
             row_sum = None if full_rows else attention.sum(-1)
-            writer.finish(name, PromptRecord(layers, attention[..., :1], norms, 0.0, row_sum))
+            writer.finish(name, layers, 0.0, key_mass=attention[..., :1], output_norm=norms, row_sum=row_sum)
 
 
 def captured(path: Path) -> str:
@@ -109,8 +109,8 @@ def test_the_page_knows_which_position_receives_most_of_each_head_where_that_was
     with write_capture(path, ATTRIBUTES | {"model": "m"}, ("first",)) as writer:
         for name, positions in {"with": mass, "without": None}.items():
             writer.begin(Prompt(name, "s", "text"), [0] * n, ["t"] * n)
-            record = PromptRecord([0, 1], np.ones((2, 2, n, 1)), np.ones((2, 2)), 0.0, position_mass=positions)
-            writer.finish(name, record)
+            arrays = {"key_mass": np.ones((2, 2, n, 1)), "output_norm": np.ones((2, 2)), "position_mass": positions}
+            writer.finish(name, [0, 1], 0.0, **arrays)
     found = [
         prompt["receivers"] for prompt in read_study({"m": [path]}, [0.9], 0.9).description["models"][0]["prompts"]
     ]

@@ -71,6 +71,7 @@ def capture_of(maps: np.ndarray, prompt: str = "p", set_name: str = "s", layers:
         prompt=prompt,
         set=set_name,
         token_ids=np.arange(n, dtype=np.int32),
+        tokens=["t"] * n,
         layers=np.arange(len(maps)) if layers is None else np.array(layers),
         sink_mass=maps[..., 0],
         key_mass=np.stack([*position, np.diagonal(maps, axis1=2, axis2=3)], axis=-1),

@@ -17,7 +17,7 @@ from sinkstudy.capture.norms import CHANNELS
 from sinkstudy.errors import StudyError
 from sinkstudy.models.loading import LoadedModel, encode, within_context
 from sinkstudy.prompts import Prompt
-from sinkstudy.store import PromptRecord, write_capture
+from sinkstudy.store import write_capture
 from sinkstudy.store.writing import CaptureWriter
 
 # On a CPU, layers of a small model stay in its cache. Those of a large one are read in every pass, from memory or from
@@ -93,8 +93,8 @@ def _record_batch(
 
     maps, positions = (max(lengths) <= limit for limit in limits)
     forward(padded, keep, maps=maps, counted=own if positions else None)
-    for prompt, record in zip(batch, kept.records(), strict=True):
-        writer.finish(prompt, record)
+    for prompt, arrays in zip(batch, kept.of_prompts(), strict=True):
+        writer.finish(prompt, kept.layers, **arrays)
 
 
 class _Kept:
@@ -130,15 +130,19 @@ class _Kept:
         latest = list(self._layers.values())[-1]
         return {"key_mass": latest["key_mass"], "row_errors": latest["row_error"]}
 
-    def records(self) -> Iterator[PromptRecord]:
-        """One per prompt, without its padding."""
+    @property
+    def layers(self) -> list[int]:
+        return list(self._layers)
+
+    def of_prompts(self) -> Iterator[dict[str, np.ndarray | float]]:
+        """Of each prompt what is kept by name, without its padding."""
         layers = list(self._layers.values())
         stacked = {name: np.stack([layer[name] for layer in layers], axis=1) for name in layers[0]}
         row_error = stacked.pop("row_error").max(1)
         for row, n in enumerate(self._own.sum(-1).tolist()):
             prompt = {name: values[row] for name, values in stacked.items()}  # each beginning with the axis layer
             prompt |= {name: prompt[name][:, :, :n] for name in _PER_TOKEN if name in prompt}
-            yield PromptRecord(layers=list(self._layers), row_error=float(row_error[row]), **prompt)
+            yield prompt | {"row_error": float(row_error[row])}
 
 
 def _first_over_others(norms: torch.Tensor, own: torch.Tensor) -> torch.Tensor:

@@ -41,7 +41,7 @@ def look(
         record(path, name, loaded, prompts, _MAPS_MAX_TOKENS)
         scores = pd.concat(score_tables(read_captures([path]), name, threshold))
         with open_capture(path) as file:
-            tokens = {prompt: file.tokens(prompt) for prompt in file.prompts}
+            tokens = {prompt: file.capture(prompt).tokens for prompt in file.prompts}
         if html is not None:
             write_page({name: [path]}, [threshold], threshold, html)
     if csv is not None:

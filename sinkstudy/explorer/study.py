@@ -157,7 +157,7 @@ def _prompt(
     return {
         "id": prompt,
         "set": capture.set,
-        "tokens": file.tokens(prompt),
+        "tokens": capture.tokens,
         "lengths": lengths.tolist(),
         "scores": f"scores-{name}",
         "type": kind,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
-from sinkstudy.store import Capture, NamedCapture
+from sinkstudy.store import Capture
 
 EPSILON = 0.3
 KINDS = ("first", "delimiter", "other")
@@ -43,7 +43,7 @@ def candidates(n: int) -> int:
     return n - min(max(LATER_QUERIES, int(LATER_SHARE * n)), n // 2)
 
 
-def position_tables(captures: Iterable[NamedCapture], model: str) -> Iterator[pd.DataFrame]:
+def position_tables(captures: Iterable[Capture], model: str) -> Iterator[pd.DataFrame]:
     """An empty part, and one per prompt whose positions were captured, with a row per position.
 
     `mean_attention` over heads, beside `uniform_attention`; of the heads, the share for which the position is a sink
@@ -51,15 +51,15 @@ def position_tables(captures: Iterable[NamedCapture], model: str) -> Iterator[pd
     where it is no candidate.
     """
     yield pd.DataFrame(columns=_ABOUT + _OF_POSITION + _OF_ALL_HEADS)  # so that an empty table has a header
-    for capture, tokens in _with_positions(captures):
+    for capture in _with_positions(captures):
         n, mass = capture.n_tokens, capture.position_mass
         eligible = mass[..., : candidates(n)]
         undefined = np.full(n - candidates(n), np.nan)
         leads = np.bincount(eligible.argmax(-1).ravel(), minlength=candidates(n)) / eligible[..., 0].size
         columns = {
             "position": range(n),
-            "token": _printed(tokens),
-            "kind": _kinds(tokens),
+            "token": _printed(capture.tokens),
+            "kind": _kinds(capture.tokens),
             "mean_attention": mass.mean((0, 1), dtype=float),
             "uniform_attention": uniform_attention(n),
             "sink_heads": np.append((eligible >= EPSILON).mean((0, 1)), undefined),
@@ -68,16 +68,16 @@ def position_tables(captures: Iterable[NamedCapture], model: str) -> Iterator[pd
         yield pd.DataFrame(_about(capture, model) | columns)
 
 
-def sink_position_tables(captures: Iterable[NamedCapture], model: str) -> Iterator[pd.DataFrame]:
+def sink_position_tables(captures: Iterable[Capture], model: str) -> Iterator[pd.DataFrame]:
     """An empty part, and one per prompt whose positions were captured, with a row per head: the candidate that receives
     most, and its `mean_attention` beside that of the first token (`first_attention`)."""
     yield pd.DataFrame(
         columns=[*_ABOUT, "layer", "head", *_OF_POSITION, "first_attention"]
     )  # so that an empty table has a header
-    for capture, tokens in _with_positions(captures):
+    for capture in _with_positions(captures):
         layers, heads = capture.position_mass.shape[:2]
         eligible = capture.position_mass[..., : candidates(capture.n_tokens)]
-        kinds, printed = _kinds(tokens), _printed(tokens)
+        kinds, printed = _kinds(capture.tokens), _printed(capture.tokens)
         strongest = eligible.argmax(-1).ravel()
         columns = {
             "layer": np.repeat(capture.layers, heads),
@@ -91,10 +91,10 @@ def sink_position_tables(captures: Iterable[NamedCapture], model: str) -> Iterat
         yield pd.DataFrame(_about(capture, model) | columns)
 
 
-def _with_positions(captures: Iterable[NamedCapture]) -> Iterator[NamedCapture]:
-    for capture, tokens in captures:
+def _with_positions(captures: Iterable[Capture]) -> Iterator[Capture]:
+    for capture in captures:
         if capture.position_mass is not None and capture.n_tokens > 1:
-            yield capture, tokens
+            yield capture
 
 
 def _about(capture: Capture, model: str) -> dict[str, object]:

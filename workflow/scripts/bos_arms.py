@@ -11,7 +11,7 @@ from sinkstudy.models.spec import pinned
 from sinkstudy.prompts import read_prompts
 from sinkstudy.stats.bos_arms import arm_rows, bos_arm_table
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.store import read_named_captures
+from sinkstudy.store import read_captures
 from sinkstudy.store.tables import write_table
 from sinkstudy.workflow.joblog import job_log
 
@@ -25,5 +25,5 @@ with job_log(snakemake.log[0]), TemporaryDirectory() as folder:
     for arm, under_arm in bos_arms(loaded, params.arms).items():
         path = Path(folder) / f"{arm}.h5"
         record(path, model, under_arm, prompts, maps_max_tokens=0, max_tokens=max(params.lengths))
-        rows += arm_rows(read_named_captures([path]), arm, params.threshold, params.lengths)
+        rows += arm_rows(read_captures([path]), arm, params.threshold, params.lengths)
     write_table(bos_arm_table(rows, model, Resampling(**params.resampling)), snakemake.output[0])
