@@ -11,8 +11,8 @@ from sinkstudy.capture.recording import record
 from sinkstudy.figures.bos_arms import bos_figure
 from sinkstudy.models.loading import bos_arms
 from sinkstudy.stats.bos_arms import arm_rows, bos_arm_table
+from sinkstudy.stats.prefixes import prefix_scores
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.stats.scores import prefix_scores
 from sinkstudy.store import read_captures
 
 RESAMPLING = Resampling(200, 10, 0)

@@ -57,7 +57,8 @@ def test_head_curves_average_the_prompts_that_reach_a_length():
     rng = np.random.default_rng(0)
     masses = [rng.random((2, 3, n), dtype=np.float32) for n in (4, 7, 4, 1)]
     captures = [capture_of(m, f"p{i}") for i, m in enumerate(masses)]
-    scores, prompts = head_curves(captures)
+    lengths, scores, prompts = head_curves(captures)
+    assert lengths.tolist() == list(range(1, 8))
     assert prompts.tolist() == [4, 3, 3, 3, 1, 1, 1]
     assert scores.shape == (2, 3, 7)
     for k in range(1, 8):

@@ -21,6 +21,7 @@ from sinkstudy.figures.style import (
     series_style,
     styled,
 )
+from sinkstudy.stats.scores import null_score
 
 
 @styled
@@ -57,20 +58,19 @@ def length_figure(curves: pd.DataFrame, threshold: float) -> Figure:
 
 @styled
 def head_curves_figure(
-    model: str, scores: np.ndarray, prompts: np.ndarray, null: np.ndarray, threshold: float
+    model: str, lengths: np.ndarray, scores: np.ndarray, prompts: np.ndarray, threshold: float
 ) -> Figure:
     """Every head's mean score as a thin line, beside the null, the mean over heads and the threshold.
 
-    `scores` (layer, head, length), `prompts` (length,) that reach each length, `null` (length,).
+    `scores` (layer, head, length), `prompts` (length,) that reach each of `lengths`.
     """
     figure, (ax,) = new_figure(COLUMN, 2.9)
-    lengths = np.arange(1, len(prompts) + 1)
     heads = scores.reshape(-1, len(lengths))
     alpha = min(0.6, max(0.08, 40 / len(heads)))  # many opaque lines would hide each other
     for i, head in enumerate(heads):
         ax.plot(lengths, head, **HEAD_STYLE, alpha=alpha, label=f"one of {len(heads)} heads" if i == 0 else None)
     ax.plot(lengths, heads.mean(0), **series_style(0), label="mean over heads")
-    ax.plot(lengths, null, **NULL_STYLE, label="null: uniform attention")
+    ax.plot(lengths, null_score(lengths), **NULL_STYLE, label="null: uniform attention")
     ax.axhline(threshold, **THRESHOLD_STYLE, label=f"threshold ({threshold:g})")
     ax.set(ylabel="mean sink score", ylim=(-0.02, 1.04))
     _counted_lengths(ax, lengths, prompts, most=10)
@@ -83,9 +83,8 @@ def head_curves_figure(
 def _counted_lengths(ax: Axes, lengths: np.ndarray, prompts: np.ndarray, most: int) -> None:
     """The axis of lengths with `most` ticks at most, and below each the number of prompts that reach it."""
     length_axis(ax, int(lengths.max()))
-    counts = dict(zip(lengths.tolist(), prompts.tolist(), strict=True))
     ticks = [int(tick) for tick in ax.get_xticks()]
     ticks = ticks[:: -(-len(ticks) // most)]
-    ax.set_xticks(ticks, [f"{tick}\n{counts[tick]}" for tick in ticks])
+    ax.set_xticks(ticks, [f"{tick}\n{prompts[np.searchsorted(lengths, tick)]}" for tick in ticks])
     ax.set_xlabel("prompt length (tokens)\nbelow: n, prompts that reach it")
     light_grid(ax)

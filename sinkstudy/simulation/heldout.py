@@ -12,6 +12,7 @@ import pandas as pd
 
 from sinkstudy.simulation.calibration import Calibrator
 from sinkstudy.simulation.formula import expected_probability
+from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.resampling import Resampling, ratio_intervals, resamples
 from sinkstudy.stats.scores import scored
 from sinkstudy.store import Capture
@@ -36,12 +37,12 @@ class _Half:
     part: list[np.ndarray] = field(default_factory=list)
     whole: list[np.ndarray] = field(default_factory=list)
 
-    def add(self, scores: np.ndarray, thresholds: list[float], lengths: list[int]) -> None:
-        """Scores of captures of one length, (prompt, layer, head, query)."""
-        self.calibrator.add(scores)
-        prompts, layers, heads, n = scores.shape
-        reached = [i for i, length in enumerate(lengths) if length <= n]
-        at = scores[..., [lengths[i] - 1 for i in reached]]  # (prompt, layer, head, length)
+    def add(self, prefixes: Prefixes, thresholds: list[float], lengths: list[int]) -> None:
+        """Captures of one length."""
+        self.calibrator.add(prefixes)
+        prompts, layers, heads, _ = prefixes.scores.shape
+        reached = [i for i, length in enumerate(lengths) if length <= prefixes.n_tokens]
+        at = prefixes.scores[..., [prefixes.place(lengths[i]) for i in reached]]  # (prompt, layer, head, length)
         is_sink = np.moveaxis(at, -1, 1)[:, None] >= np.reshape(thresholds, (-1, 1, 1, 1))
         per_layer = is_sink.sum(-1)  # (prompt, threshold, length, layer)
         both = (is_sink[..., :1, :] & is_sink[..., 1:, :]).sum((-2, -1))
@@ -68,11 +69,12 @@ def heldout_tables(
     where a half has no prompt of two tokens.
     """
     halves = (_Half(), _Half())
-    for order, _, scores in scored(captures):
-        layers, heads = scores.shape[1:3]
+    for order, prefixes in scored(captures):
+        layers, heads = prefixes.scores.shape[1:3]
         for i, half in enumerate(halves):
-            if (order % 2 == i).any() and scores.shape[-1] > 1:
-                half.add(scores[order % 2 == i], thresholds, lengths)
+            members = [capture for place, capture in zip(order, prefixes.members, strict=True) if place % 2 == i]
+            if members and prefixes.n_tokens > 1:
+                half.add(Prefixes(members), thresholds, lengths)
     if not all(half.part for half in halves):
         return pd.DataFrame(columns=_COLUMNS.split()), pd.DataFrame(columns=_ERROR_COLUMNS.split())
     cells = pd.MultiIndex.from_product([thresholds, lengths, range(layers + 2)], names=["threshold", "n_tokens", "at"])

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
+from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.resampling import Resampling, ratio_intervals
-from sinkstudy.stats.scores import POSITIONS, excess_score, null_score, prefix_scores, strongest_position
+from sinkstudy.stats.scores import POSITIONS, excess_score, null_score, strongest_position
 from sinkstudy.store import Capture
 
 _MEASURES = ("sink_fraction", "mean_score", "mean_excess")
@@ -21,9 +22,9 @@ def arm_rows(
     queries after the fourth.
     """
     for capture in captures:
-        scores = prefix_scores(capture.sink_mass, capture.row_sum)
+        prefixes = Prefixes([capture])
         for n in (n for n in lengths if n <= capture.n_tokens):
-            at, (strongest, _) = scores[..., n - 1], strongest_position(capture.key_mass[..., :n, :])
+            at, (strongest, _) = prefixes.at(n), strongest_position(prefixes, n)
             known = strongest[~np.isnan(strongest)]
             shares = [(known == p).mean() if len(known) else np.nan for p in range(POSITIONS)]
             yield {

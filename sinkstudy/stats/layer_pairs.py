@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 
 from sinkstudy.stats.correlation import contingency
+from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.resampling import Resampling, ratio_intervals
-from sinkstudy.store import Capture
 
 
 class LayerPairs:
@@ -17,14 +17,14 @@ class LayerPairs:
         # Their memory grows with the number of prompts, so each pair is kept once, in the smallest integer type.
         self._both: dict[int | None, list[np.ndarray]] = {None: [], **{n: [] for n in lengths}}
 
-    def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
-        """Captures of one length with their positions in the study and their scores (prompt, layer, head, query)."""
-        self._layers, self._heads = members[0].layers, scores.shape[2]
+    def add(self, order: np.ndarray, prefixes: Prefixes) -> None:
+        """Captures of one length, with their positions in the study."""
+        self._layers, self._heads = prefixes.members[0].layers, prefixes.scores.shape[2]
         a, b = np.triu_indices(len(self._layers))
         smallest = np.min_scalar_type(self._heads)
         for n, kept in self._both.items():
-            if n is None or n <= scores.shape[-1]:
-                at = scores[..., -1 if n is None else n - 1][:, None]  # (prompt, 1, layer, head)
+            if n is None or n <= prefixes.n_tokens:
+                at = prefixes.at(n or prefixes.n_tokens)[:, None]  # (prompt, 1, layer, head)
                 is_sink = (at >= np.array(self._thresholds)[:, None, None]).astype(np.float32)
                 kept.append((is_sink @ is_sink.swapaxes(2, 3))[..., a, b].astype(smallest))
 

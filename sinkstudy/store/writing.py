@@ -72,7 +72,8 @@ class CaptureWriter:
         self._layers = self._layers or layers
         if layers != self._layers:
             raise RuntimeError(f"prompt {prompt!r} has layers {layers}, others {self._layers}")
-        arrays["sink_mass"] = arrays["key_mass"][..., 0]
+        if "key_mass" in arrays:
+            arrays["sink_mass"] = arrays["key_mass"][..., 0]
         for name in sorted(arrays, key=list(LAYOUT).index):
             if arrays[name] is not None:
                 _store(self._file[prompt], name, arrays[name])
