@@ -148,7 +148,7 @@ def _prompt(
     capture = file.capture(prompt)
     prefixes = Prefixes([capture])
     every = capture.kept is None
-    lengths = stored_lengths(capture.n_tokens, thin.dense) if every else prefixes.lengths.astype(int)
+    lengths = stored_lengths(capture.n_tokens, thin.dense) if every else prefixes.lengths
     score = prefixes.scores[0][..., [prefixes.place(n) for n in lengths]]  # (layer, head, length)
     kind, packs[f"scores-{name}"] = pack_scores(score_steps(score, lengths, levels))
     has_maps = _shape(file, prompt).has_maps

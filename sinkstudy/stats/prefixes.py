@@ -30,7 +30,7 @@ class Prefixes:
     def __init__(self, members: list[Capture]):
         self.members, self.n_tokens = members, members[0].n_tokens
         self._kept = members[0].kept
-        self.lengths = np.arange(1, self.n_tokens + 1) if self._kept is None else self._kept.lengths
+        self.lengths = np.arange(1, self.n_tokens + 1) if self._kept is None else self._kept.lengths.astype(int)
 
     @cached_property
     def scores(self) -> np.ndarray:
