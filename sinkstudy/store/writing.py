@@ -15,6 +15,8 @@ from sinkstudy.store.reading import LAYOUT, SCHEMA, read_captures
 # HDF5 1.10's format is the oldest that checksums all headers, and the newest that its command-line tools mostly read.
 LIBVER = ("v110", "v110")
 _CHUNK_BYTES = 1 << 20
+_COMPRESSED = {"compression": 2, "shuffle": True}
+_MEANS = {"mean_sink_mass", "mean_key_mass"}  # smooth along the lengths, unlike the masses of single queries
 
 
 @contextmanager
@@ -76,7 +78,7 @@ class CaptureWriter:
             arrays["sink_mass"] = arrays["key_mass"][..., 0]
         for name in sorted(arrays, key=list(LAYOUT).index):
             if arrays[name] is not None:
-                _store(self._file[prompt], name, arrays[name])
+                _store(self._file[prompt], name, arrays[name], **(_COMPRESSED if name in _MEANS else {}))
         _describe(self._file[prompt], {"row_sum_error": row_error})
 
     def _store_maps(self, prompt: str) -> None:
@@ -87,8 +89,7 @@ class CaptureWriter:
                 group["attention"].resize(len(group["attention"]) + len(layers), axis=0)
                 group["attention"][-len(layers) :] = layers
             else:
-                growing = {"maxshape": (None, *layers.shape[1:]), "compression": 2, "shuffle": True}
-                _store(group, "attention", layers, **growing)
+                _store(group, "attention", layers, maxshape=(None, *layers.shape[1:]), **_COMPRESSED)
 
     def complete(self) -> None:
         """Describe the file as a whole and mark it complete."""
