@@ -31,15 +31,13 @@ from sinkstudy.store.kept import kept
 
 RESAMPLING = Resampling(50, 20, 0)
 THRESHOLDS, LENGTHS = [0.3, 0.8, 0.9], [2, 10, 24, 64]
-EVERY = range(1, 1025)  # the longest quick prompt has fewer tokens
 
 
 @pytest.fixture(scope="module")
 def captured(tmp_path_factory) -> Callable[[str], Path]:
-    """The quick study's prompts on the toy: every query, the grid, or means at every length."""
+    """The quick study's prompts on the toy, with every query or with lengths."""
     folder, loaded = tmp_path_factory.mktemp("kept"), toy()
-    keeps = {"queries": None, "grid": Keep(LENGTHS, THRESHOLDS), "every": Keep(EVERY, THRESHOLDS)}
-    for name, keep in keeps.items():
+    for name, keep in {"queries": None, "lengths": Keep(LENGTHS, THRESHOLDS)}.items():
         record(folder / f"{name}.h5", "m", loaded, read_prompts(Path("config/quick_prompts.tsv")), 24, 2048, keep=keep)
     return lambda name: folder / f"{name}.h5"
 
@@ -63,34 +61,17 @@ def from_queries(captured) -> dict[str, pd.DataFrame]:
     return tables(captured("queries"))
 
 
-def assert_equal(found: pd.DataFrame, expected: pd.DataFrame, name: str) -> None:
-    frames = (frame.reset_index(drop=True) for frame in (found, expected))
-    pd.testing.assert_frame_equal(*frames, check_exact=False, rtol=0, atol=1e-6, check_categorical=False, obj=name)
-
-
-@pytest.mark.parametrize("keep", ["grid", "every"])
-def test_every_table_is_that_of_every_query_at_the_lengths_kept(captured, from_queries, keep):
-    known = {capture.prompt: capture.kept.lengths for capture in read_captures([captured(keep)])}
-    reached = {n: [name for name, lengths in known.items() if lengths[-1] >= n] for n in EVERY}
-    common = [n for n, names in reached.items() if all(n in known[name] for name in names)]
-    found = tables(captured(keep))
+def test_every_table_is_that_of_every_query(captured, from_queries):
+    found = tables(captured("lengths"))
     assert found.keys() == from_queries.keys()
     for name, table in found.items():
-        expected = from_queries[name]
-        if name == "lengths":
-            expected = expected[[n in known[p] for p, n in zip(expected["prompt"], expected["n_tokens"], strict=True)]]
-        if name == "curves":
-            expected = expected[expected["set"].ne("all") | expected["n_tokens"].isin(common)]
-            keys = ["set", "threshold", "n_tokens"]
-            expected = expected.merge(table[keys])  # within a set more lengths are common
-            assert set(table.loc[table["set"] == "all", "n_tokens"]) == set(common) & set(expected["n_tokens"])
-        if name != "weakening" or keep == "every":  # A change point lies among the lengths that are known.
-            assert_equal(table, expected, name)
+        frames = (frame.reset_index(drop=True) for frame in (table, from_queries[name]))
+        pd.testing.assert_frame_equal(*frames, rtol=0, atol=1e-6, check_categorical=False, obj=name)
 
 
 def test_curves_of_heads_are_those_of_every_query(captured):
     (_, scores, prompts), (lengths, found, counts) = (
-        head_curves(read_captures([captured(n)])) for n in ("queries", "grid")
+        head_curves(read_captures([captured(n)])) for n in ("queries", "lengths")
     )
     assert len(lengths) < len(prompts)
     np.testing.assert_allclose(found, scores[..., lengths - 1], atol=1e-12)
@@ -98,20 +79,22 @@ def test_curves_of_heads_are_those_of_every_query(captured):
 
 
 def test_the_file_says_what_it_keeps_and_holds_nothing_that_grows_with_layers_heads_and_queries(captured):
-    with open_capture(captured("grid")) as file:
+    with open_capture(captured("lengths")) as file:
         assert file.attributes["keep"] == "lengths"
     with open_capture(captured("queries")) as file:
         assert file.attributes["keep"] == "queries"
-    with h5py.File(captured("grid")) as file:
+    with h5py.File(captured("lengths")) as file:
         group = max(file.values(), key=lambda one: len(one["token_ids"]))
         n = len(group["token_ids"])
         assert not {"sink_mass", "key_mass", "position_mass"} & group.keys()
-        assert all(one.ndim == 1 for one in group.values() if n in one.shape)
+        assert all(set(one.shape) <= {n, 2, 3} for one in group.values() if n in one.shape)
         assert group["lengths"][-1] == n
 
 
 def test_the_explorer_shows_the_lengths_kept_and_says_so(captured):
-    whole, some = (read_study({"m": [captured(n)]}, [0.9], 0.9).description["models"][0] for n in ("queries", "grid"))
+    whole, some = (
+        read_study({"m": [captured(n)]}, [0.9], 0.9).description["models"][0] for n in ("queries", "lengths")
+    )
     assert "some lengths" in some["origin"]
     assert "some lengths" not in whole["origin"]
     for prompt, of_queries in zip(some["prompts"], whole["prompts"], strict=True):
@@ -120,7 +103,7 @@ def test_the_explorer_shows_the_lengths_kept_and_says_so(captured):
 
 
 def test_a_verification_compares_the_scores_of_whole_prompts(captured):
-    table = verify("m", toy(), [captured("grid")], 2)
+    table = verify("m", toy(), [captured("lengths")], 2)
     assert table["max_mass_difference"].isna().all()
     assert (table["max_score_difference"] < 1e-4).all()
 

@@ -36,9 +36,11 @@ class _Half:
     calibrator: Calibrator = field(default_factory=Calibrator)
     part: list[np.ndarray] = field(default_factory=list)
     whole: list[np.ndarray] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)  # positions in the study, on which draws depend
 
-    def add(self, prefixes: Prefixes, thresholds: list[float], lengths: list[int]) -> None:
-        """Captures of one length."""
+    def add(self, order: np.ndarray, prefixes: Prefixes, thresholds: list[float], lengths: list[int]) -> None:
+        """Captures of one length, with their positions in the study."""
+        self.order += order.tolist()
         self.calibrator.add(prefixes)
         prompts, layers, heads, _ = prefixes.scores.shape
         reached = [i for i, length in enumerate(lengths) if length <= prefixes.n_tokens]
@@ -56,7 +58,9 @@ class _Half:
 
     def sums(self) -> tuple[np.ndarray, np.ndarray]:
         """(prompt, cell) of both, a cell being a threshold, a length and a quantity."""
-        return tuple(np.stack(counts).reshape(len(counts), -1).astype(float) for counts in (self.part, self.whole))
+        in_order = np.argsort(self.order)
+        counts = (np.stack(of_prompts)[in_order] for of_prompts in (self.part, self.whole))
+        return tuple(one.reshape(len(in_order), -1).astype(float) for one in counts)
 
 
 def heldout_tables(
@@ -72,9 +76,9 @@ def heldout_tables(
     for order, prefixes in scored(captures):
         layers, heads = prefixes.scores.shape[1:3]
         for i, half in enumerate(halves):
-            members = [capture for place, capture in zip(order, prefixes.members, strict=True) if place % 2 == i]
-            if members and prefixes.n_tokens > 1:
-                half.add(Prefixes(members), thresholds, lengths)
+            own = np.flatnonzero(order % 2 == i)
+            if len(own) and prefixes.n_tokens > 1:
+                half.add(order[own], Prefixes([prefixes.members[place] for place in own]), thresholds, lengths)
     if not all(half.part for half in halves):
         return pd.DataFrame(columns=_COLUMNS.split()), pd.DataFrame(columns=_ERROR_COLUMNS.split())
     cells = pd.MultiIndex.from_product([thresholds, lengths, range(layers + 2)], names=["threshold", "n_tokens", "at"])

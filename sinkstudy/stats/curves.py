@@ -1,7 +1,6 @@
 """Sink fraction, excess and correlation at every prefix length: of each prompt, and over prompts with intervals.
 
-A length counts the prompts of at least that many tokens, cut to it, and has a row where all of them know it. Sink
-fraction and excess are means over prompts;
+A length counts the prompts of at least that many tokens, cut to it. Sink fraction and excess are means over prompts;
 the correlation pools first-layer sinks.
 """
 
@@ -28,21 +27,17 @@ class Curves:
         self._sets: list[str] = []
         self._prompts: list[str] = []
         self._order: list[int] = []
-        self._lengths: list[np.ndarray] = []  # per prompt (length,)
-        self._mean: list[np.ndarray] = []  # per prompt (length,)
-        self._counts: list[np.ndarray] = []  # per prompt (threshold, length, 3): sinks, in the first layer, followers
+        self._mean: list[np.ndarray] = []  # per prompt (query,)
+        self._counts: list[np.ndarray] = []  # per prompt (threshold, query, 3): sinks, in the first layer, followers
 
     def add(self, order: np.ndarray, prefixes: Prefixes) -> None:
         """Captures of one length, with their positions in the study."""
-        scores, members = prefixes.scores, prefixes.members
-        self._layers, self._heads = scores.shape[1:3]
-        counts = np.stack([_counts(scores >= threshold) for threshold in self.thresholds], axis=1)
-        self._counts += list(counts)
-        self._mean += list(scores.mean((1, 2)))
-        self._sets += [capture.set for capture in members]
-        self._prompts += [capture.prompt for capture in members]
+        self._layers, self._heads = prefixes.scores.shape[1:3]
+        self._counts += list(np.stack([prefixes.sink_counts(threshold) for threshold in self.thresholds], axis=1))
+        self._mean += list(prefixes.mean_scores())
+        self._sets += [capture.set for capture in prefixes.members]
+        self._prompts += [capture.prompt for capture in prefixes.members]
         self._order += order.tolist()
-        self._lengths += [prefixes.lengths] * len(members)
 
     def prompt_tables(self, model: str) -> Iterator[pd.DataFrame]:
         """One row per prompt, threshold and prefix length, in the order of the study, in parts of bounded size.
@@ -61,9 +56,10 @@ class Curves:
 
     def _prompt_rows(self, model: str, members: list[int]) -> pd.DataFrame:
         ends, times = np.array([len(self._mean[p]) for p in members]), len(self.thresholds)
-        n_tokens = np.concatenate([self._lengths[p] for p in members for _ in self.thresholds])
+        every = np.arange(1, ends.max() + 1)
+        n_tokens = np.concatenate([every[:n] for n in ends for _ in self.thresholds])
         mean = np.concatenate([self._mean[p] for p in members for _ in self.thresholds])
-        null = null_score(n_tokens)
+        null = null_score(every)[n_tokens - 1]
         sinks = np.concatenate([self._counts[p][..., 0].ravel() for p in members])
         return pd.DataFrame(
             {
@@ -96,11 +92,11 @@ class Curves:
         (_, members), *_ = self._members()
         rows = []
         for i, threshold in enumerate(self.thresholds):
-            lengths = self._common(members)
+            lengths = np.arange(1, self._longest(members) + 1)
             informative = null_score(lengths) < threshold  # elsewhere uniform attention is itself a sink
             # The null score only falls with length, so all lengths from the first informative one on are.
             start = int(np.argmax(informative)) if informative.any() else len(lengths)
-            sinks, first, both, reached = self._padded(members, i, lengths[start:])
+            sinks, first, both, reached = self._padded(members, i, start, len(lengths))
             cells = (self._layers - 1, self._heads)
             found = weakening(first, both, sinks - first, reached, lengths[start:], cells, resampling)
             rows.append({"threshold": threshold, **found})
@@ -114,47 +110,36 @@ class Curves:
         names = np.array(self._sets)[order]
         return [("all", order)] + [(name, order[names == name]) for name in dict.fromkeys(names.tolist())]
 
-    def _common(self, members: np.ndarray) -> np.ndarray:
-        """The lengths that all prompts know which reach them."""
-        ends = np.sort([self._lengths[p][-1] for p in members])
-        known = np.zeros(ends[-1] + 1, int)
-        for p in members:
-            known[self._lengths[p]] += 1
-        reached = len(members) - np.searchsorted(ends, np.arange(len(known)))
-        return 1 + np.flatnonzero(known[1:] == reached[1:])
+    def _longest(self, members: np.ndarray) -> int:
+        return max(len(self._mean[p]) for p in members)
 
-    def _places(self, p: int, lengths: np.ndarray) -> np.ndarray:
-        """Where those of `lengths` that a prompt reaches are among its own."""
-        own = self._lengths[p]
-        return np.searchsorted(own, lengths[lengths <= own[-1]])
-
-    def _padded(self, members: np.ndarray, threshold: int, lengths: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _padded(self, members: np.ndarray, threshold: int, start: int, stop: int) -> tuple[np.ndarray, ...]:
         """Sinks, first-layer sinks, followers (uint16) and whether a prompt is that long (bool), (prompt, length) each.
 
-        Beyond a prompt's end all are 0.
+        Lengths from start + 1 to stop; beyond a prompt's end all are 0.
         """
-        counts = np.zeros((3, len(members), len(lengths)), np.uint16)
+        counts = np.zeros((3, len(members), stop - start), np.uint16)
         for row, p in enumerate(members):
-            part = self._counts[p][threshold][self._places(p, lengths)]
+            part = self._counts[p][threshold][start:stop]
             counts[:, row, : len(part)] = part.T
-        ends = np.array([self._lengths[p][-1] for p in members])
-        return *counts, ends[:, None] >= lengths
+        ends = np.array([len(self._mean[p]) for p in members])
+        return *counts, ends[:, None] > np.arange(start, stop)
 
     def _rows(self, members: np.ndarray, i: int, resampling: Resampling) -> pd.DataFrame:
         """Computed for a bounded number of lengths at a time, so that memory stays bounded with many prompts."""
-        lengths, width = self._common(members), max(_FEWEST_LENGTHS, _NUMBERS_AT_ONCE // len(members))
-        blocks = [lengths[at : at + width] for at in range(0, len(lengths), width)]
-        return pd.concat([self._block(members, i, block, resampling) for block in blocks])
+        longest, width = self._longest(members), max(_FEWEST_LENGTHS, _NUMBERS_AT_ONCE // len(members))
+        starts = range(0, longest, width)
+        return pd.concat([self._block(members, i, at, min(at + width, longest), resampling) for at in starts])
 
-    def _block(self, members: np.ndarray, i: int, lengths: np.ndarray, resampling: Resampling) -> pd.DataFrame:
-        """The rows of these lengths."""
-        sinks, first, both, reached = self._padded(members, i, lengths)
+    def _block(self, members: np.ndarray, i: int, start: int, stop: int, resampling: Resampling) -> pd.DataFrame:
+        """The rows of lengths from start + 1 to stop."""
+        sinks, first, both, reached = self._padded(members, i, start, stop)
         mean = np.zeros(reached.shape)
         for row, p in enumerate(members):
-            part = self._mean[p][self._places(p, lengths)]
+            part = self._mean[p][start:stop]
             mean[row, : len(part)] = part
         later, reached = sinks.astype(float) - first, reached.astype(float)
-        prompts = reached.sum(0)
+        prompts, lengths = reached.sum(0), np.arange(start + 1, stop + 1)
         layers, heads = self._layers - 1, self._heads
         null = null_score(lengths)
         fraction = sinks / (self._layers * heads)
@@ -266,11 +251,3 @@ def _change(
     result["fall"] = result["before"] - result["after"]
     result["excess_fall"] = result["excess_before"] - result["excess_after"]
     return result
-
-
-def _counts(is_sink: np.ndarray) -> np.ndarray:
-    """(prompt, layer, head, query) bool to (prompt, query, 3): sinks, first-layer sinks, later sinks at their heads."""
-    first, later = is_sink[:, :1], is_sink[:, 1:]
-    # 16 bits hold the number of heads of any model. With many prompts, these counts are most of the memory.
-    counts = [is_sink.sum((1, 2)), first.sum((1, 2)), (first & later).sum((1, 2))]
-    return np.stack(counts, axis=-1).astype(np.uint16)

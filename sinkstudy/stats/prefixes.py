@@ -9,16 +9,7 @@ import numpy as np
 
 from sinkstudy.errors import StudyError
 from sinkstudy.store import Capture
-
-
-def prefix_scores(sink_mass: np.ndarray, row_sum: np.ndarray | None = None) -> np.ndarray:
-    """Sink score at every prefix length, (..., layer, head, query) float64; index k - 1 is length k.
-
-    The score is sum_i A[i, 0] / sum_ij A[i, j] (the original study's; Gu et al., arXiv 2410.10781, use the same
-    quantity at threshold 0.3). `row_sum` None means that rows sum to 1.
-    """
-    total = np.arange(1, sink_mass.shape[-1] + 1) if row_sum is None else np.cumsum(row_sum, -1, dtype=float)
-    return np.cumsum(sink_mass, axis=-1, dtype=float) / total
+from sinkstudy.store.kept import prefix_scores, sink_counts
 
 
 class Prefixes:
@@ -70,13 +61,26 @@ class Prefixes:
         first token, (prompt,)."""
         if self._kept is None:
             return (self._shares[..., :n] > threshold).sum((1, 2, 3))
+        return self._stack("queries_above")[:, self._level(threshold), self.place(n)]
+
+    def mean_scores(self) -> np.ndarray:
+        """The mean score of all heads at every length up to the whole prompt's, (prompt, query)."""
+        return self.scores.mean((1, 2)) if self._kept is None else self._stack("mean_score")
+
+    def sink_counts(self, threshold: float) -> np.ndarray:
+        """How many heads are sinks at each of these lengths, (prompt, query, 3), see `sinkstudy.store.kept`."""
+        if self._kept is None:
+            return sink_counts(self.scores >= threshold)
+        return self._stack("sink_counts")[:, self._level(threshold)]
+
+    def _level(self, threshold: float) -> int:
         at = np.flatnonzero(self._kept.thresholds == threshold)
         if not len(at):
             raise StudyError(
-                f"prompt {self.members[0].prompt!r}: its capture counted no queries above {threshold:g}, which was not "
+                f"prompt {self.members[0].prompt!r}: its capture counted no sinks at {threshold:g}, which was not "
                 "among sinks.thresholds then; delete the captures and run again."
             )
-        return self._stack("queries_above")[:, at[0], self.place(n)]
+        return int(at[0])
 
     @cached_property
     def _shares(self) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Attention to the first k tokens does not depend on what comes after, so all that follows from the masses of every query
 follows at length k from their means over the first k. The grid has the lengths that a study names, those between them
-on a logarithmic scale, and the prompt's own.
+on a logarithmic scale, and the prompt's own. Of every query, a few numbers over all heads are kept for the curves.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Kept:
 
     `mean_sink_share`: of the mass on the first token over the sum of its row; that and `mean_row_sum` only where rows
     sum to less than 1. `queries_above`: how many of the first queries, of all heads together, have a share above each
-    of `thresholds`.
+    of `thresholds`. Of every query: `mean_score`, over heads, and `sink_counts` at each threshold, of its prefix.
     """
 
     lengths: Annotated[np.ndarray, np.int32, "length"]
@@ -32,6 +32,8 @@ class Kept:
     mean_sink_mass: Annotated[np.ndarray, np.float64, "layer head length"]
     mean_key_mass: Annotated[np.ndarray, np.float32, "layer head length key_class"]
     queries_above: Annotated[np.ndarray, np.int64, "threshold length"]
+    mean_score: Annotated[np.ndarray, np.float64, "query"]
+    sink_counts: Annotated[np.ndarray, np.uint16, "threshold query count"]
     mean_row_sum: Annotated[np.ndarray | None, np.float64, "layer head length"] = None
     mean_sink_share: Annotated[np.ndarray | None, np.float64, "layer head length"] = None
 
@@ -95,6 +97,24 @@ def received(position_mass: np.ndarray) -> Received:
     )
 
 
+def prefix_scores(sink_mass: np.ndarray, row_sum: np.ndarray | None = None) -> np.ndarray:
+    """Sink score at every prefix length, (..., layer, head, query) float64; index k - 1 is length k.
+
+    The score is sum_i A[i, 0] / sum_ij A[i, j] (the original study's; Gu et al., arXiv 2410.10781, use the same
+    quantity at threshold 0.3). `row_sum` None means that rows sum to 1.
+    """
+    total = np.arange(1, sink_mass.shape[-1] + 1) if row_sum is None else np.cumsum(row_sum, -1, dtype=float)
+    return np.cumsum(sink_mass, axis=-1, dtype=float) / total
+
+
+def sink_counts(is_sink: np.ndarray) -> np.ndarray:
+    """(..., layer, head, query) bool to (..., query, 3): sinks, first-layer sinks, later sinks at their heads."""
+    first, later = is_sink[..., :1, :, :], is_sink[..., 1:, :, :]
+    # 16 bits hold the number of heads of any model. With many prompts, these counts are most of the memory.
+    counts = [is_sink.sum((-3, -2)), first.sum((-3, -2)), (first & later).sum((-3, -2))]
+    return np.stack(counts, axis=-1).astype(np.uint16)
+
+
 def kept(key_mass: np.ndarray, row_sum: np.ndarray | None, lengths: Sequence[int], thresholds: Sequence[float]) -> Kept:
     """From the masses of every query, (layer, head, query, key_class) and (layer, head, query); see `Kept`."""
     n = key_mass.shape[2]
@@ -104,6 +124,7 @@ def kept(key_mass: np.ndarray, row_sum: np.ndarray | None, lengths: Sequence[int
         sums = np.cumsum(values, 2, dtype=float)[:, :, at - 1]
         return sums / at.reshape(-1, *[1] * (values.ndim - 3))
 
+    scores = prefix_scores(key_mass[..., 0], row_sum)
     share = key_mass[..., 0].astype(float)
     share = share if row_sum is None else share / row_sum
     above = [np.cumsum((share > threshold).sum((0, 1)))[at - 1] for threshold in thresholds]
@@ -112,6 +133,8 @@ def kept(key_mass: np.ndarray, row_sum: np.ndarray | None, lengths: Sequence[int
         thresholds=np.array(thresholds),
         mean_sink_mass=means(key_mass[..., 0]),
         mean_key_mass=means(key_mass),
+        mean_score=scores.mean((0, 1)),
+        sink_counts=np.stack([sink_counts(scores >= threshold) for threshold in thresholds]),
         queries_above=np.array(above).reshape(len(thresholds), len(at)),
         mean_row_sum=None if row_sum is None else means(row_sum),
         mean_sink_share=None if row_sum is None else means(share),
