@@ -247,10 +247,10 @@ def study(prompts: tuple = (("hello", "short", 2), ("fox", "long", 30)), names=(
             (sinky, "hello", "reuse", "consistent", 128, True, NAN),
         ),
         verification=frame(
-            "model prompt n_tokens max_mass_difference",
-            (sinky, "hello", 2, 1.5e-8),
-            (sinky, "fox", 30, 6e-8),
-            (plain, "fox", 30, 2e-7),
+            "model prompt n_tokens max_mass_difference max_score_difference",
+            (sinky, "hello", 2, 1.5e-8, 1e-8),
+            (sinky, "fox", 30, 6e-8, 2e-8),
+            (plain, "fox", 30, 2e-7, 1e-7),
         ),
         costs=frame(
             "stage jobs total_s longest_s longest cpu_s peak_rss_mib peak",

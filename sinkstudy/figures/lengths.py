@@ -21,7 +21,6 @@ from sinkstudy.figures.style import (
     series_style,
     styled,
 )
-from sinkstudy.stats.scores import null_score
 
 
 @styled
@@ -58,11 +57,11 @@ def length_figure(curves: pd.DataFrame, threshold: float) -> Figure:
 
 @styled
 def head_curves_figure(
-    model: str, lengths: np.ndarray, scores: np.ndarray, prompts: np.ndarray, threshold: float
+    model: str, lengths: np.ndarray, scores: np.ndarray, prompts: np.ndarray, null: np.ndarray, threshold: float
 ) -> Figure:
     """Every head's mean score as a thin line, beside the null, the mean over heads and the threshold.
 
-    `scores` (layer, head, length), `prompts` (length,) that reach each of `lengths`.
+    `scores` (layer, head, length), `prompts` (length,) that reach each of `lengths`, `null` (length,).
     """
     figure, (ax,) = new_figure(COLUMN, 2.9)
     heads = scores.reshape(-1, len(lengths))
@@ -70,7 +69,7 @@ def head_curves_figure(
     for i, head in enumerate(heads):
         ax.plot(lengths, head, **HEAD_STYLE, alpha=alpha, label=f"one of {len(heads)} heads" if i == 0 else None)
     ax.plot(lengths, heads.mean(0), **series_style(0), label="mean over heads")
-    ax.plot(lengths, null_score(lengths), **NULL_STYLE, label="null: uniform attention")
+    ax.plot(lengths, null, **NULL_STYLE, label="null: uniform attention")
     ax.axhline(threshold, **THRESHOLD_STYLE, label=f"threshold ({threshold:g})")
     ax.set(ylabel="mean sink score", ylim=(-0.02, 1.04))
     _counted_lengths(ax, lengths, prompts, most=10)
