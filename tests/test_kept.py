@@ -26,7 +26,7 @@ from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.profile import head_curves
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.stats.scores import add_all, score_tables
-from sinkstudy.store import Keep, open_capture, read_captures
+from sinkstudy.store import Expected, Keep, open_capture, read_captures
 from sinkstudy.store.kept import kept
 
 RESAMPLING = Resampling(50, 20, 0)
@@ -137,3 +137,28 @@ def test_what_was_not_kept_is_named_in_one_sentence(ask, said):
     with pytest.raises(StudyError) as refusal:
         ask(Prefixes([capture]))
     assert all(word in str(refusal.value) for word in ["'p'", *said])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda group: group["lengths"].__setitem__(-1, 1), "lengths"),
+        (lambda group: group.__delitem__("mean_key_mass"), "mean_key_mass"),
+        (lambda group: group["mean_sink_mass"].__setitem__((0, 0, 0), 0.5), "contradict"),
+        (lambda group: group["mean_key_mass"].__setitem__((0, 0, 0, 0), np.nan), "between 0 and 1"),
+    ],
+)
+def test_a_damaged_capture_of_lengths_is_refused_by_name(captured, tmp_path, refuses, change, said):
+    path = tmp_path / "00000.h5"
+    path.write_bytes(captured("lengths").read_bytes())
+    with h5py.File(path, "a") as file:
+        change(next(iter(file.values())))
+    with refuses(str(path), said):
+        list(read_captures([path]))
+
+
+def test_captures_of_the_other_kind_are_refused_where_one_is_expected_or_they_are_mixed(captured, refuses):
+    with refuses("keep is 'queries'", "'lengths'"):
+        list(read_captures([captured("queries")], Expected({"keep": "lengths"}, {})))
+    with refuses("same model, weights and settings"):
+        list(read_captures([captured("queries"), captured("lengths")]))
