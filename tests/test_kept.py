@@ -61,12 +61,15 @@ def from_queries(captured) -> dict[str, pd.DataFrame]:
     return tables(captured("queries"))
 
 
-def test_every_table_is_that_of_every_query(captured, from_queries):
-    found = tables(captured("lengths"))
+@pytest.mark.parametrize(("keep", "batch"), [("lengths", None), ("queries", 1)])
+def test_every_table_is_that_of_every_query_however_they_are_batched(captured, from_queries, monkeypatch, keep, batch):
+    monkeypatch.setattr("sinkstudy.stats.scores._BATCH_BYTES", batch or 1 << 23)
+    found = tables(captured(keep))
     assert found.keys() == from_queries.keys()
     for name, table in found.items():
-        frames = (frame.reset_index(drop=True) for frame in (table, from_queries[name]))
-        pd.testing.assert_frame_equal(*frames, rtol=0, atol=1e-6, check_categorical=False, obj=name)
+        names = {column: str for column in ("model", "set", "prompt") if column in table}
+        frames = (frame.reset_index(drop=True).astype(names) for frame in (table, from_queries[name]))
+        pd.testing.assert_frame_equal(*frames, rtol=0, atol=1e-6, obj=name)
 
 
 def test_curves_of_heads_are_those_of_every_query(captured):
