@@ -74,7 +74,7 @@ def head_curves_figure(
     ax.set(ylabel="mean sink score", ylim=(-0.02, 1.04))
     _counted_lengths(ax, lengths, prompts, most=10)
     figure.legend(loc="outside lower center", ncols=2)
-    message = messages.by_head_over_lengths(scores, prompts, null, threshold)
+    message = messages.by_head_over_lengths(lengths, scores, prompts, null, threshold)
     headline(figure, message, f"{model}, n = {prompts.max()} prompts cut to each length; sink score ≥ {threshold:g}")
     return figure
 
