@@ -19,7 +19,7 @@ from playwright.sync_api import sync_playwright
 
 from sinkstudy.explorer import write_page
 from sinkstudy.prompts import Prompt
-from sinkstudy.store import PromptRecord, write_capture
+from sinkstudy.store import write_capture
 
 ATTRIBUTES = {"source": "made up", "revision": "none", "dtype": "float32", "bos": "auto"}
 
@@ -70,8 +70,8 @@ def made_up_capture(path: Path, args: argparse.Namespace, maps: bool) -> None:
                 writer.add_map(name, attention)
             norms = np.ones((args.layers, args.heads))
             received = rng.random((args.layers, args.heads, n)) ** 8  # most tokens receive next to nothing
-            record = PromptRecord(list(range(args.layers)), mass, norms, 0.0, value_drain=norms, position_mass=received)
-            writer.finish(name, record)
+            arrays = {"key_mass": mass, "output_norm": norms, "value_drain": norms, "position_mass": received}
+            writer.finish(name, list(range(args.layers)), 0.0, **arrays)
 
 
 def measured(page: Path, about: dict[str, object], rounds: int) -> dict[str, object]:

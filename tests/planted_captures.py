@@ -12,6 +12,7 @@ def capture_of(mass: np.ndarray, prompt: str = "p", set_name: str = "s") -> Capt
         prompt=prompt,
         set=set_name,
         token_ids=np.arange(mass.shape[-1]),
+        tokens=["t"] * mass.shape[-1],
         layers=np.arange(len(mass)),
         sink_mass=mass.astype(np.float32),
         key_mass=np.repeat(mass[..., None], 6, axis=-1).astype(np.float32),

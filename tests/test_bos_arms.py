@@ -11,9 +11,9 @@ from sinkstudy.capture.recording import record
 from sinkstudy.figures.bos_arms import bos_figure
 from sinkstudy.models.loading import bos_arms
 from sinkstudy.stats.bos_arms import arm_rows, bos_arm_table
+from sinkstudy.stats.prefixes import prefix_scores
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.stats.scores import prefix_scores
-from sinkstudy.store import read_named_captures
+from sinkstudy.store import read_captures
 
 RESAMPLING = Resampling(200, 10, 0)
 
@@ -27,13 +27,13 @@ def test_settings_of_bos_are_compared_over_the_same_prompts(loaded, tmp_path):
     arms, rows, expected = ["never", "always", "double"], [], {}
     for arm, model in bos_arms(loaded, arms).items():
         record(tmp_path / f"{arm}.h5", "m", model, PROMPTS, maps_max_tokens=0, max_tokens=12)
-        captures = list(read_named_captures([tmp_path / f"{arm}.h5"]))
+        captures = list(read_captures([tmp_path / f"{arm}.h5"]))
         rows += arm_rows(captures, arm, 0.5, [2, 10])
-        starts = [capture.token_ids[:3].tolist().count(loaded.tokenizer.bos_token_id) for capture, _ in captures]
+        starts = [capture.token_ids[:3].tolist().count(loaded.tokenizer.bos_token_id) for capture in captures]
         assert starts == [arms.index(arm)] * 3
-        assert max(capture.n_tokens for capture, _ in captures) == 12
+        assert max(capture.n_tokens for capture in captures) == 12
         for n in (2, 10):
-            scores = {c.prompt: prefix_scores(c.sink_mass)[..., n - 1] for c, _ in captures if c.n_tokens >= n}
+            scores = {c.prompt: prefix_scores(c.sink_mass)[..., n - 1] for c in captures if c.n_tokens >= n}
             expected[arm, n] = scores
     table = bos_arm_table(rows, "m", RESAMPLING).set_index(["arm", "n_tokens"])
     for (arm, n), row in table.iterrows():

@@ -6,8 +6,9 @@ from planted_captures import capture_of
 from sinkstudy.simulation.calibration import Calibration, calibrate, simulate_calibrated
 from sinkstudy.simulation.formula import expected_probability, simulate
 from sinkstudy.simulation.heldout import heldout_tables
+from sinkstudy.stats.prefixes import prefix_scores
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.stats.scores import null_score, prefix_scores
+from sinkstudy.stats.scores import null_score
 
 FEW = Resampling(bootstrap=200, permutations=20, seed=0)
 LENGTHS = [5, 24, 60]

@@ -261,6 +261,7 @@ def capture_of(prompt: str, set_name: str, mass: np.ndarray, row_sum: np.ndarray
         prompt=prompt,
         set=set_name,
         token_ids=np.arange(mass.shape[-1]),
+        tokens=["t"] * mass.shape[-1],
         layers=np.arange(len(mass)),
         sink_mass=mass,
         key_mass=mass[..., None],

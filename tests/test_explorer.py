@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up import ATTRIBUTES, made_up_capture, softmax_maps
+from made_up_captures import ATTRIBUTES, made_up_capture, softmax_maps
 
 from sinkstudy.explorer import write_page
 from sinkstudy.explorer.packing import (
@@ -22,7 +22,7 @@ from sinkstudy.explorer.packing import (
 )
 from sinkstudy.explorer.study import Shape, read_study, thinning
 from sinkstudy.prompts import Prompt, combined_digest
-from sinkstudy.store import Expected, PromptRecord, open_capture, write_capture
+from sinkstudy.store import Expected, open_capture, write_capture
 
 
 def captured(path: Path) -> str:
@@ -68,8 +68,8 @@ def test_the_page_knows_which_position_receives_most_of_each_head_where_that_was
     with write_capture(path, ATTRIBUTES | {"model": "m"}, ("first",)) as writer:
         for name, positions in {"with": mass, "without": None}.items():
             writer.begin(Prompt(name, "s", "text"), [0] * n, ["t"] * n)
-            record = PromptRecord([0, 1], np.ones((2, 2, n, 1)), np.ones((2, 2)), 0.0, position_mass=positions)
-            writer.finish(name, record)
+            arrays = {"key_mass": np.ones((2, 2, n, 1)), "output_norm": np.ones((2, 2)), "position_mass": positions}
+            writer.finish(name, [0, 1], 0.0, **arrays)
     found = [
         prompt["receivers"] for prompt in read_study({"m": [path]}, [0.9], 0.9).description["models"][0]["prompts"]
     ]

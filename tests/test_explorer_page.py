@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from browser import opened, showing
-from made_up import HOSTILE, long_capture, made_up_capture, received, softmax_maps
+from made_up_captures import HOSTILE, long_capture, made_up_capture, received, softmax_maps
 
 from sinkstudy.explorer import write_page
 from sinkstudy.explorer.packing import MAP_STEPS, POSITION_STEPS

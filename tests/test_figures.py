@@ -69,7 +69,7 @@ def curves_table(longest: int, **columns: object) -> pd.DataFrame:
 def head_curves(longest: int, heads: int = 3) -> Figure:
     k = np.arange(1, longest + 1)
     scores = np.linspace(0.2, 1, 2 * heads).reshape(2, heads, 1) * np.ones(longest)
-    return head_curves_figure("tiny", scores, longest + 1 - k, null_score(k), 0.9)
+    return head_curves_figure("tiny", k, scores, longest + 1 - k, null_score(k), 0.9)
 
 
 def comparison_rows(groups: tuple[str, ...], sides: tuple[str, ...], excess: float = 0.25) -> pd.DataFrame:

@@ -374,17 +374,21 @@ def test_a_model_that_is_probably_misloaded_is_named_on_the_first_screen_and_a_c
 
 def test_provenance_tells_of_quantization_first_token_and_prompts_that_were_cut():
     about = PROVENANCE | {"quantization": "Q4_1 x 210, F32 x 61; dequantized to float32"}
-    about |= {"first_token_id": "1", "first_token": "<`|im_start|`>"}
+    about |= {"first_token_id": "1", "first_token": "<`|im_start|`>", "keep": "lengths"}
     other = PROVENANCE | {"quantization": "none", "first_token_id": "-1"}
     tables = replace(study(), provenance={"sinky": about, "plain": other})
     text = markdown(replace(tables, cut_prompts={"sinky": [("novel", 9000, 8192)]}))
     sinky, plain = section(text, "Results: sinky"), section(text, "Results: plain")
     assert "tensor types Q4_1 x 210, F32 x 61; dequantized to float32." in sinky
     assert "not of a\nquantized one" in sinky
+    assert "scores of single heads at some prefix lengths" in sinky
     assert "Every prompt starts with token 1 (`` <`|im_start|`> ``)." in sinky
     assert "Prompt novel has 9000 tokens and was cut to the model's context of 8192." in sinky
     assert "Prompts start with different tokens." in plain
-    assert not re.search("quantized|starts with|was cut", plain)
+    assert not re.search("quantized|starts with|was cut|prefix lengths", plain)
+    compared = section(text, "Exactness of the captures")
+    assert re.search(r"sinky.*eager attention \S+ of a score", compared)
+    assert not re.search(r"plain.*of a score", compared)
 
 
 # Text that others wrote.

@@ -1,5 +1,7 @@
 """Activations, value drain and positions: from captures to tables, figures and the verdict."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -165,11 +167,11 @@ def test_uniform_attention_and_candidates(n):
     assert {2: 1, 3: 2, 24: 12, 200: 150}[n] == candidates(n)
 
 
-def with_positions(position_mass: np.ndarray) -> tuple[Capture, list[str]]:
+def with_positions(position_mass: np.ndarray) -> Capture:
     layers, heads, n = position_mass.shape
     plain = capture_of(np.ones((layers, heads, n)), "p")
     tokens = ["The", ",", "\r", "", *(f" w{i}" for i in range(n - 4))][:n]
-    return Capture(**vars(plain) | {"position_mass": position_mass.astype(np.float32)}), tokens
+    return replace(plain, position_mass=position_mass.astype(np.float32), tokens=tokens)
 
 
 @given(data=st.data())
@@ -182,10 +184,10 @@ def test_planted_sinks_anywhere_are_found_and_named(data):
         rows[layer, head, position:, position] += 2 * n  # most of each row
     rows /= rows.sum(-1, keepdims=True)
     mass = np.stack([rows[..., j + 1 :, j].mean(-1) if j + 1 < n else rows[..., 0, 0] for j in range(n)], -1)
-    named = with_positions(mass)
-    (_, heads_table), (_, positions) = sink_position_tables([named], "m"), position_tables([named], "m")
+    capture = with_positions(mass)
+    (_, heads_table), (_, positions) = sink_position_tables([capture], "m"), position_tables([capture], "m")
     assert heads_table["position"].tolist() == planted
-    assert heads_table["token"].tolist() == [repr(named[1][position])[1:-1] for position in planted]
+    assert heads_table["token"].tolist() == [repr(capture.tokens[position])[1:-1] for position in planted]
     assert (heads_table["mean_attention"] > 0.5).all()
     counts = np.bincount(planted, minlength=n) / 6
     np.testing.assert_allclose(positions["sink_heads"].fillna(0), counts)
@@ -206,19 +208,19 @@ def test_a_sink_planted_at_position_5_of_a_model_is_found_by_its_captured_positi
     keep = lambda layer, masses: layers.update({layer: masses.received})  # noqa: E731
     watch_forward(model, ids, keep, counted=torch.ones_like(ids, dtype=torch.bool))
     received = torch.stack([layers[layer][0] for layer in range(4)]) / torch.arange(63, -1, -1).clamp(min=1)
-    capture, _ = with_positions(received.numpy())
-    _, table = sink_position_tables([(capture, [f"t{i}" for i in range(64)])], "m")
+    capture = replace(with_positions(received.numpy()), tokens=[f"t{i}" for i in range(64)])
+    _, table = sink_position_tables([capture], "m")
     is_sink = (table["mean_attention"] >= 0.3).to_numpy().reshape(4, 8)
     assert (is_sink == planted).all()
     assert set(table.loc[planted.ravel(), "token"]) == {"t5"}
 
 
 def test_without_captured_positions_the_tables_have_a_header_and_the_figure_says_so(tmp_path):
-    capture, tokens = with_positions(np.ones((1, 1, 9)))
-    bare = Capture(**vars(capture) | {"position_mass": None})
+    capture = with_positions(np.ones((1, 1, 9)))
+    bare = replace(capture, position_mass=None)
     for make in (position_tables, sink_position_tables):
-        write_table(make([(bare, tokens)], "m"), tmp_path / "none.csv")
-        write_table(make([(capture, tokens)], "m"), tmp_path / "some.csv")
+        write_table(make([bare], "m"), tmp_path / "none.csv")
+        write_table(make([capture], "m"), tmp_path / "some.csv")
         assert (tmp_path / "none.csv").read_text() == (tmp_path / "some.csv").read_text().splitlines(True)[0]
     none = LongTable([tmp_path / "none.csv"])
     position_figure(strongest_receivers(none, 24, 3), sink_shares(none, 24), "m")

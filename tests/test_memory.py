@@ -8,7 +8,7 @@ import pytest
 from study import SMALL, snakemake, write_study
 
 from sinkstudy.prompts import Prompt, read_prompts, shards
-from sinkstudy.store import PromptRecord, write_capture
+from sinkstudy.store import write_capture
 from sinkstudy.store.writing import CaptureWriter
 
 pytestmark = pytest.mark.slow
@@ -67,7 +67,7 @@ def write_prompt(writer: CaptureWriter, prompt: Prompt, levels: np.ndarray) -> N
         writer.add_map(prompt.id, np.tril(np.ones((HEADS, n, n))))
     mass = np.repeat(levels[:, :, None, None], n, axis=2).repeat(len(KEY_CLASSES), axis=3)
     mass[:, :, 0, 0] = 1
-    writer.finish(prompt.id, PromptRecord(list(range(LAYERS)), mass, np.ones((LAYERS, HEADS)), 0.0))
+    writer.finish(prompt.id, list(range(LAYERS)), 0.0, key_mass=mass, output_norm=np.ones((LAYERS, HEADS)))
 
 
 def peaks_of(folder: Path, count: int) -> dict[str, int]:

@@ -112,7 +112,7 @@ SAID = [
     ),
     (
         messages.by_head_over_lengths,
-        (SCORES, PROMPTS, UNIFORM, 0.9),
+        (1 + np.arange(len(PROMPTS)), SCORES, PROMPTS, UNIFORM, 0.9),
         "Scores of 0.9 or more: 2 of 2 heads at 2 tokens, 1 at 3 (1 there clearly above uniform attention)",
     ),
     (messages.of_examples, ([0.97, 0.5, 0.01],), "One head puts 97% of its attention on the first token, another 1%"),

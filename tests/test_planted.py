@@ -8,7 +8,8 @@ from tiny import eager_maps, planted_config
 from sinkstudy.capture import sink_mass
 from sinkstudy.errors import StudyError
 from sinkstudy.reference.planted import plant_sinks, planted_ids
-from sinkstudy.stats.scores import excess_score, null_score, prefix_scores
+from sinkstudy.stats.prefixes import prefix_scores
+from sinkstudy.stats.scores import excess_score, null_score
 
 CONFIG = planted_config(max_position_embeddings=4096)
 

@@ -17,7 +17,7 @@ from sinkstudy.models.loading import encode, load_model, tokenize
 from sinkstudy.models.spec import ModelSpec
 from sinkstudy.prompts import read_prompts
 from sinkstudy.reference.planted import plant_sinks, planted_ids
-from sinkstudy.stats.scores import prefix_scores
+from sinkstudy.stats.prefixes import prefix_scores
 
 HELD_OUT = Path("texts/heldout.txt").read_text(encoding="utf-8")
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from planted_captures import capture_of
 
 from sinkstudy.stats.profile import head_curves, layer_table
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.store import Capture
 
 ONE_DRAW = Resampling(bootstrap=200, permutations=1, seed=0)
 
@@ -56,11 +56,9 @@ def test_one_prompt_has_no_interval():
 def test_head_curves_average_the_prompts_that_reach_a_length():
     rng = np.random.default_rng(0)
     masses = [rng.random((2, 3, n), dtype=np.float32) for n in (4, 7, 4, 1)]
-    captures = [
-        Capture(f"p{i}", "short", np.arange(m.shape[2]), np.arange(2), m, m[..., None], np.ones((2, 3)), None)
-        for i, m in enumerate(masses)
-    ]
-    scores, prompts = head_curves(captures)
+    captures = [capture_of(m, f"p{i}") for i, m in enumerate(masses)]
+    lengths, scores, prompts = head_curves(captures)
+    assert lengths.tolist() == list(range(1, 8))
     assert prompts.tolist() == [4, 3, 3, 3, 1, 1, 1]
     assert scores.shape == (2, 3, 7)
     for k in range(1, 8):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -5,15 +6,16 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from planted_captures import capture_of as of_masses
 from planted_captures import shown
 
 from sinkstudy.stats import curves, scores
 from sinkstudy.stats.curves import Curves
+from sinkstudy.stats.prefixes import Prefixes, prefix_scores
 from sinkstudy.stats.scores import (
     excess_score,
     head_table,
     null_score,
-    prefix_scores,
     score_tables,
     strongest_position,
     tail_score,
@@ -71,6 +73,7 @@ def capture_of(maps: np.ndarray, prompt: str = "p", set_name: str = "s", layers:
         prompt=prompt,
         set=set_name,
         token_ids=np.arange(n, dtype=np.int32),
+        tokens=["t"] * n,
         layers=np.arange(len(maps)) if layers is None else np.array(layers),
         sink_mass=maps[..., 0],
         key_mass=np.stack([*position, np.diagonal(maps, axis1=2, axis2=3)], axis=-1),
@@ -151,13 +154,14 @@ def test_prefix_scores_of_long_float32_masses_keep_float64_precision():
 
 def test_tail_score_leaves_out_the_first_query():
     mass = np.array([[[1.0, 0.2, 0.4], [1.0, 0.0, 0.5]]])
-    np.testing.assert_allclose(tail_score(mass), [[0.3, 0.25]])
+    np.testing.assert_allclose(tail_score(Prefixes([of_masses(mass)]), 3), [[[0.3, 0.25]]], rtol=1e-6)
 
 
 @pytest.mark.filterwarnings("error")
 def test_tail_score_of_a_single_token_is_undefined():
-    assert np.isnan(tail_score(np.ones((2, 3, 1)))).all()
-    assert tail_score(np.ones((2, 3, 1))).shape == (2, 3)
+    tail = tail_score(Prefixes([of_masses(np.ones((2, 3, 1)))]), 1)
+    assert np.isnan(tail).all()
+    assert tail.shape == (1, 2, 3)
 
 
 @given(small_maps, st.floats(0.05, 1))
@@ -196,16 +200,17 @@ def test_the_strongest_position_is_averaged_over_queries_that_see_all_four():
     mass[0, 0, :4, 0] = 1
     mass[0, 0, 4:, 2] = [0.5, 0.7]
     mass[0, 0, 4:, 4] = 0.9  # the query's own position is no candidate
-    position, score = strongest_position(mass)
-    assert position.tolist() == [[2]]
-    np.testing.assert_allclose(score, [[0.6]])
+    capture = replace(of_masses(mass[..., 0]), key_mass=mass)
+    position, score = strongest_position(Prefixes([capture]), 6)
+    assert position.tolist() == [[[2]]]
+    np.testing.assert_allclose(score, [[[0.6]]])
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("n", [1, 4])
 def test_no_position_is_the_strongest_where_no_query_comes_after_them(n):
-    position, score = strongest_position(np.ones((2, 3, n, 6)))
-    assert position.shape == score.shape == (2, 3)
+    position, score = strongest_position(Prefixes([of_masses(np.ones((2, 3, n)))]), n)
+    assert position.shape == score.shape == (1, 2, 3)
     assert np.isnan(position).all()
     assert np.isnan(score).all()
 

@@ -20,7 +20,6 @@ from sinkstudy.errors import DamagedFileError
 from sinkstudy.prompts import Prompt, digest
 from sinkstudy.store import (
     Expected,
-    PromptRecord,
     open_capture,
     read_captures,
     read_provenance,
@@ -41,13 +40,11 @@ def maps_of(rng: np.random.Generator, n: int, full_rows: bool = True) -> np.ndar
     return attention if full_rows else 0.5 * attention
 
 
-def record_of(attention: np.ndarray, full_rows: bool = True) -> PromptRecord:
+def arrays_of(attention: np.ndarray, full_rows: bool = True) -> dict[str, np.ndarray | None]:
     second = attention[..., 1] if attention.shape[-1] > 1 else np.zeros(attention.shape[:-1])
-    return PromptRecord(
-        layers=list(LAYERS),
+    return dict(
         key_mass=np.stack([attention[..., 0], second, np.diagonal(attention, axis1=2, axis2=3)], -1),
         output_norm=attention.mean((2, 3)),
-        row_error=1e-7,
         row_sum=None if full_rows else attention.sum(-1),
         activation=attention.mean((1, 2, 3)),
         activation_channel=np.tile([7, 3], (len(attention), 1)),
@@ -60,9 +57,9 @@ def record_of(attention: np.ndarray, full_rows: bool = True) -> PromptRecord:
 MEASURED = ("output_norm", "activation", "activation_channel", "channel_value", "value_drain", "position_mass")
 
 
-def small_record(n: int, value: float = 0.5) -> PromptRecord:
+def small(n: int, value: float = 0.5) -> dict[str, np.ndarray]:
     """One layer, the same mass everywhere."""
-    return PromptRecord([0], np.full((1, HEADS, n, len(CLASSES)), value), np.ones((1, HEADS)), 0.0)
+    return {"key_mass": np.full((1, HEADS, n, len(CLASSES)), value), "output_norm": np.ones((1, HEADS))}
 
 
 def prompts_of(lengths: dict[str, int]) -> list[Prompt]:
@@ -82,7 +79,7 @@ def write(
             writer.begin(prompt, list(range(100, 100 + n)), [f"t{i}" for i in range(n)])
             for layer in attention if maps else ():
                 writer.add_map(prompt.id, layer)
-            writer.finish(prompt.id, record_of(attention, full_rows))
+            writer.finish(prompt.id, list(LAYERS), 1e-7, **arrays_of(attention, full_rows))
     return written
 
 
@@ -95,7 +92,7 @@ def everything(path: Path) -> list:
             read.append([of_text, *(a.tobytes() if isinstance(a, np.ndarray) else a for a in arrays)])
             shapes = file.shapes(prompt)
             layers = range(shapes["attention"][0] if "attention" in shapes else 0)
-            read.append([shapes, file.tokens(prompt), *(file.maps(prompt, row).tobytes() for row in layers)])
+            read.append([shapes, *(file.maps(prompt, row).tobytes() for row in layers)])
     return read
 
 
@@ -111,20 +108,20 @@ def test_readers_give_back_what_was_written(path, full_rows):
     assert list(captures) == ["one", "hello"]
     with open_capture(path) as file:
         for name, attention in written.items():
-            capture, record = captures[name], record_of(attention, full_rows)
+            capture, arrays = captures[name], arrays_of(attention, full_rows)
             assert capture.set == "short"
             assert capture.token_ids.tolist() == list(range(100, 100 + capture.n_tokens))
             assert capture.layers.tolist() == file.layers.tolist() == list(LAYERS)
-            np.testing.assert_array_equal(capture.key_mass, record.key_mass.astype(np.float32))
+            np.testing.assert_array_equal(capture.key_mass, arrays["key_mass"].astype(np.float32))
             np.testing.assert_array_equal(capture.sink_mass, attention[..., 0].astype(np.float32))
             for measured in MEASURED:
-                expected = getattr(record, measured).astype(np.float32)
+                expected = arrays[measured].astype(np.float32)
                 np.testing.assert_array_equal(getattr(capture, measured), expected, measured)
             if full_rows:
                 assert capture.row_sum is None
             else:
-                np.testing.assert_array_equal(capture.row_sum, record.row_sum.astype(np.float32))
-            assert file.tokens(name) == [f"t{i}" for i in range(capture.n_tokens)]
+                np.testing.assert_array_equal(capture.row_sum, arrays["row_sum"].astype(np.float32))
+            assert capture.tokens == [f"t{i}" for i in range(capture.n_tokens)]
             for row, layer in enumerate(attention):
                 np.testing.assert_allclose(file.maps(name, row), layer, rtol=0, atol=HALF_STEP)
 
@@ -141,7 +138,7 @@ def test_provenance_comes_back_as_text_with_the_token_that_all_prompts_begin_wit
     with write_capture(path, ATTRIBUTES, CLASSES) as writer:
         for name, start in zip("pq", starts, strict=True):
             writer.begin(Prompt(name, "s", "x"), [start], ["t"])
-            writer.finish(name, small_record(1))
+            writer.finish(name, [0], 0.0, **small(1))
     provenance = read_provenance(path)
     assert provenance.items() >= ATTRIBUTES.items()
     assert (provenance["complete"], provenance["first_token_id"]) == ("True", str(first))
@@ -165,9 +162,9 @@ def test_any_prompt_id_makes_a_group_of_its_own(path, name):
 def test_tokens_of_any_script_come_back(path, token):
     with write_capture(path, ATTRIBUTES, CLASSES) as writer:
         writer.begin(Prompt("p", "s", "x"), [1, 2], [token, "end"])
-        writer.finish("p", small_record(2))
-    with open_capture(path) as file:
-        assert file.tokens("p") == [token, "end"]
+        writer.finish("p", [0], 0.0, **small(2))
+    (capture,) = read_captures([path])
+    assert capture.tokens == [token, "end"]
 
 
 def test_layers_of_several_prompts_may_come_in_turn_and_prompts_be_finished_in_any_order(path):
@@ -180,13 +177,13 @@ def test_layers_of_several_prompts_may_come_in_turn_and_prompts_be_finished_in_a
             for name, maps in attention.items():
                 writer.add_map(name, maps[row])
         for name in ("b", "a"):
-            writer.finish(name, record_of(attention[name]))
+            writer.finish(name, list(LAYERS), 0.0, **arrays_of(attention[name]))
     captures = list(read_captures([path]))
     assert [(capture.prompt, capture.set) for capture in captures] == [("a", "set of a"), ("b", "set of b")]
     with open_capture(path) as file:
         for capture in captures:
             maps = attention[capture.prompt]
-            np.testing.assert_array_equal(capture.key_mass, record_of(maps).key_mass.astype(np.float32))
+            np.testing.assert_array_equal(capture.key_mass, arrays_of(maps)["key_mass"].astype(np.float32))
             for row, layer in enumerate(maps):
                 np.testing.assert_allclose(file.maps(capture.prompt, row), layer, rtol=0, atol=HALF_STEP)
 
@@ -200,7 +197,7 @@ def test_maps_and_masses_of_more_than_one_chunk_come_back(path, heads, n):
         writer.begin(Prompt("long", "s", "x"), [0] * n, ["t"] * n)
         for layer in steps:
             writer.add_map("long", layer)
-        writer.finish("long", PromptRecord(list(range(layers)), key_mass, np.ones((layers, heads)), 0.0))
+        writer.finish("long", list(range(layers)), 0.0, key_mass=key_mass, output_norm=np.ones((layers, heads)))
     (capture,) = read_captures([path])
     np.testing.assert_array_equal(capture.key_mass, key_mass.astype(np.float32))
     with open_capture(path) as file:
@@ -256,7 +253,7 @@ def test_an_exception_leaves_nothing_behind_and_an_earlier_file_as_it_was(path, 
     def interrupted() -> None:
         with write_capture(path, ATTRIBUTES, CLASSES) as writer:
             writer.begin(Prompt("p", "s", "x"), [1, 2], ["a", "b"])
-            writer.finish("p", small_record(2))
+            writer.finish("p", [0], 0.0, **small(2))
             raise error("stop")
 
     with pytest.raises(error, match="stop"):
@@ -270,38 +267,37 @@ def test_an_exception_leaves_nothing_behind_and_an_earlier_file_as_it_was(path, 
     assert path.read_bytes() == before
 
 
-def unfinished() -> tuple[list[int], PromptRecord | None]:
+def unfinished() -> tuple[list[int], dict[str, np.ndarray] | None]:
     return [1], None
 
 
-def misfit() -> tuple[list[int], PromptRecord | None]:
-    return [1, 2, 3], small_record(2)
+def misfit() -> tuple[list[int], dict[str, np.ndarray] | None]:
+    return [1, 2, 3], small(2)
 
 
-def not_finite() -> tuple[list[int], PromptRecord | None]:
-    return [1, 2], small_record(2, np.nan)
+def not_finite() -> tuple[list[int], dict[str, np.ndarray] | None]:
+    return [1, 2], small(2, np.nan)
 
 
-def infinite() -> tuple[list[int], PromptRecord | None]:
-    return [1, 2], small_record(2, np.inf)
+def infinite() -> tuple[list[int], dict[str, np.ndarray] | None]:
+    return [1, 2], small(2, np.inf)
 
 
 @pytest.mark.parametrize("make", [unfinished, misfit, not_finite, infinite])
 def test_a_capture_that_could_not_be_read_gets_no_name(path, make):
-    token_ids, record = make()
+    token_ids, arrays = make()
     with pytest.raises(DamagedFileError), write_capture(path, ATTRIBUTES, CLASSES) as writer:  # noqa: PT012
         writer.begin(Prompt("p", "s", "x"), token_ids, ["t"] * len(token_ids))
-        if record is not None:
-            writer.finish("p", record)
+        if arrays is not None:
+            writer.finish("p", [0], 0.0, **arrays)
     assert list(path.parent.iterdir()) == []
 
 
 def test_prompts_of_other_layers_are_an_error(path):
-    other = PromptRecord([7], np.full((1, HEADS, 2, 3), 0.5), np.ones((1, HEADS)), 0.0)
     with pytest.raises(RuntimeError, match="'q' has layers"), write_capture(path, ATTRIBUTES, CLASSES) as writer:  # noqa: PT012
-        for name, record in {"p": small_record(2), "q": other}.items():
+        for name, layer in {"p": 0, "q": 7}.items():
             writer.begin(Prompt(name, "s", "x"), [1, 2], ["a", "b"])
-            writer.finish(name, record)
+            writer.finish(name, [layer], 0.0, **small(2))
 
 
 @pytest.mark.parametrize("bytes_left", [0, 100, 3000, 50_000])
@@ -312,14 +308,14 @@ def test_a_full_disk_is_an_error_with_the_name_of_the_file_and_no_crash_of_hdf5(
         from pathlib import Path
         import numpy as np
         from sinkstudy.prompts import Prompt
-        from sinkstudy.store import PromptRecord, write_capture
+        from sinkstudy.store import write_capture
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))
         try:
             with write_capture(Path(sys.argv[1]), {"model": "m"}, ("first",)) as writer:
                 for i in range(20):
                     writer.begin(Prompt(f"p{i}", "s", "x"), [0] * 400, ["t"] * 400)
-                    writer.finish(f"p{i}", PromptRecord([0], np.ones((1, 2, 400, 1)), np.ones((1, 2)), 0.0))
+                    writer.finish(f"p{i}", [0], 0.0, key_mass=np.ones((1, 2, 400, 1)), output_norm=np.ones((1, 2)))
         except OSError as error:
             print(error.filename, error.strerror)
     """
@@ -336,14 +332,14 @@ def test_a_large_capture_is_written_in_bounded_memory(tmp_path):
         from pathlib import Path
         import numpy as np
         from sinkstudy.prompts import Prompt
-        from sinkstudy.store import PromptRecord, write_capture
+        from sinkstudy.store import write_capture
 
-        record = PromptRecord([0, 1], np.ones((2, 8, 4000, 15), np.float32), np.ones((2, 8)), 0.0)
+        arrays = {"key_mass": np.ones((2, 8, 4000, 15), np.float32), "output_norm": np.ones((2, 8))}
         peaks = []
         with write_capture(Path(sys.argv[1]), {"model": "m"}, tuple("abcdefghijklmno")) as writer:
             for i in range(50):
                 writer.begin(Prompt(f"p{i}", "s", "x"), [0] * 4000, ["t"] * 4000)
-                writer.finish(f"p{i}", record)
+                writer.finish(f"p{i}", [0, 1], 0.0, **arrays)
                 peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         print(peaks[-1] - peaks[4])
     """
@@ -456,7 +452,7 @@ def test_tokens_and_maps_that_are_not_those_of_the_prompt_are_refused(path, refu
     path.parent.mkdir()
     changed(cut)(path)
     with open_capture(path) as file, refuses(str(path), "'p'"):
-        file.tokens("p") if name == "tokens" else file.maps("p", 0)
+        file.capture("p") if name == "tokens" else file.maps("p", 0)
 
 
 def test_the_sentence_holds_the_command_that_mends_it(tmp_path, refuses):
@@ -638,7 +634,7 @@ def test_a_capture_of_another_text_or_set_is_refused(study, refuses, prompt):
     folder, expected = study
     with write_capture(folder / "ours/00001.h5", ATTRIBUTES, CLASSES) as writer:
         writer.begin(prompt, [100, 101, 102], ["t0", "t1", "t2"])
-        writer.finish("r", small_record(3))
+        writer.finish("r", [0], 0.0, **small(3))
     with refuses("00001.h5", "shard 00001"):
         list(read_captures(shard_files(folder), expected))
 

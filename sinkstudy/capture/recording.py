@@ -17,7 +17,7 @@ from sinkstudy.capture.norms import CHANNELS
 from sinkstudy.errors import StudyError
 from sinkstudy.models.loading import LoadedModel, encode, within_context
 from sinkstudy.prompts import Prompt
-from sinkstudy.store import PromptRecord, write_capture
+from sinkstudy.store import Keep, write_capture
 from sinkstudy.store.writing import CaptureWriter
 
 # On a CPU, layers of a small model stay in its cache. Those of a large one are read in every pass, from memory or from
@@ -40,19 +40,22 @@ def record(
     positions_max_tokens: int = 0,
     too_long: str = "cut",
     max_tokens: int | None = None,
+    keep: Keep | None = None,
 ) -> None:
     """Capture `prompts` with `loaded` (called `name` in the study) into the HDF5 file `path`.
 
     Prompts of similar length share a forward pass; maps are stored for prompts of at most `maps_max_tokens`, the
     attention that every position receives for those of at most `positions_max_tokens`. Prompts beyond the model's
-    context are cut to it, or refused (see `within_context`), and all to `max_tokens`, if given.
+    context are cut to it, or refused (see `within_context`), and all to `max_tokens`, if given. `keep`: means at these
+    lengths are stored in place of the masses of every query.
     Raises StudyError naming model, layer and prompt when attention is not finite or does not sum to 1.
     """
     whole = encode(loaded, {p.id: p.text for p in prompts})
     token_ids = {p: ids[:max_tokens] for p, ids in within_context(loaded, whole, too_long).items()}
+    attributes = _attributes(name, loaded) | ({"keep": "lengths"} if keep else {})
     decoded = cache(lambda token: loaded.tokenizer.decode([token]))
     with (
-        write_capture(path, _attributes(name, loaded), KEY_CLASSES) as writer,
+        write_capture(path, attributes, KEY_CLASSES) as writer,
         watched(loaded.model, norms=True) as forward,
     ):
         for prompt in prompts:
@@ -63,7 +66,7 @@ def record(
         limits = (maps_max_tokens, positions_max_tokens)
         batches = list(_batches(token_ids, tokens, limits))
         for batch in tqdm(batches, desc=f"capture {name}", unit="batch"):
-            _record_batch(writer, forward, name, loaded, batch, token_ids, limits)
+            _record_batch(writer, forward, name, loaded, batch, token_ids, limits, keep)
 
 
 def _record_batch(
@@ -74,13 +77,14 @@ def _record_batch(
     batch: list[str],
     token_ids: dict[str, list[int]],
     limits: tuple[int, int],
+    keep: Keep | None,
 ) -> None:
     lengths = [len(token_ids[p]) for p in batch]
     padded = torch.tensor([token_ids[p] + [0] * (max(lengths) - n) for p, n in zip(batch, lengths, strict=True)])
     own = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]  # (batch, query): not padding
     kept = _Kept(own)
 
-    def keep(layer: int, masses: Masses) -> None:
+    def on_layer(layer: int, masses: Masses) -> None:
         kept.add(layer, masses)
         fault = _fault(**kept.checked(), own=own.numpy(), tolerance=_ROW_TOLERANCE[loaded.model.dtype])
         if fault is not None:
@@ -92,9 +96,9 @@ def _record_batch(
                 writer.add_map(prompt, maps[row, :, :n, :n])
 
     maps, positions = (max(lengths) <= limit for limit in limits)
-    forward(padded, keep, maps=maps, counted=own if positions else None)
-    for prompt, record in zip(batch, kept.records(), strict=True):
-        writer.finish(prompt, record)
+    forward(padded, on_layer, maps=maps, counted=own if positions else None)
+    for prompt, arrays in zip(batch, kept.of_prompts(), strict=True):
+        writer.finish(prompt, kept.layers, **(keep.at_lengths(arrays) if keep else arrays))
 
 
 class _Kept:
@@ -130,15 +134,19 @@ class _Kept:
         latest = list(self._layers.values())[-1]
         return {"key_mass": latest["key_mass"], "row_errors": latest["row_error"]}
 
-    def records(self) -> Iterator[PromptRecord]:
-        """One per prompt, without its padding."""
+    @property
+    def layers(self) -> list[int]:
+        return list(self._layers)
+
+    def of_prompts(self) -> Iterator[dict[str, np.ndarray | float]]:
+        """Of each prompt what is kept by name, without its padding."""
         layers = list(self._layers.values())
         stacked = {name: np.stack([layer[name] for layer in layers], axis=1) for name in layers[0]}
         row_error = stacked.pop("row_error").max(1)
         for row, n in enumerate(self._own.sum(-1).tolist()):
             prompt = {name: values[row] for name, values in stacked.items()}  # each beginning with the axis layer
             prompt |= {name: prompt[name][:, :, :n] for name in _PER_TOKEN if name in prompt}
-            yield PromptRecord(layers=list(self._layers), row_error=float(row_error[row]), **prompt)
+            yield prompt | {"row_error": float(row_error[row])}
 
 
 def _first_over_others(norms: torch.Tensor, own: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from sinkstudy.explorer import write_page
 from sinkstudy.prompts import Prompt
 from sinkstudy.stats.positions import EPSILON, sink_position_tables
 from sinkstudy.stats.scores import score_tables
-from sinkstudy.store import open_capture, read_captures, read_named_captures
+from sinkstudy.store import open_capture, read_captures
 from sinkstudy.store.tables import write_table
 
 _MAPS_MAX_TOKENS, _POSITIONS_MAX_TOKENS = 512, 2048
@@ -44,9 +44,10 @@ def look(
         record(path, name, loaded, prompts, _MAPS_MAX_TOKENS, _POSITIONS_MAX_TOKENS)
         scores = pd.concat(score_tables(read_captures([path]), name, threshold))
         with open_capture(path) as file:
-            tokens = {prompt: file.tokens(prompt) for prompt in file.prompts}
-            activations = {prompt: file.capture(prompt).activation for prompt in file.prompts}
-        places = pd.concat(sink_position_tables(read_named_captures([path]), name))
+            found = {prompt: file.capture(prompt) for prompt in file.prompts}
+        tokens = {prompt: capture.tokens for prompt, capture in found.items()}
+        activations = {prompt: capture.activation for prompt, capture in found.items()}
+        places = pd.concat(sink_position_tables(read_captures([path]), name))
         if html is not None:
             write_page({name: [path]}, [threshold], threshold, html)
     if csv is not None:

@@ -20,8 +20,8 @@ from sinkstudy.explorer.packing import (
     stored_lengths,
 )
 from sinkstudy.explorer.replacement import read_costs, read_plan
-from sinkstudy.stats.positions import candidates
-from sinkstudy.stats.scores import prefix_scores
+from sinkstudy.stats.positions import received_of
+from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.store import Capture, Expected, open_capture
 from sinkstudy.store.reading import CaptureFile
 
@@ -144,11 +144,12 @@ def _model(
         with open_capture(path, expected) as file:
             for prompt in file.prompts:
                 prompts.append(_prompt(f"{number}-{len(prompts)}", file, prompt, thin, levels, packs))
-            layers, heads = file.layers.tolist(), file.shapes(prompt)["sink_mass"][1]
+            layers, heads = file.layers.tolist(), file.shapes(prompt)["output_norm"][1]
             origin = file.attributes
     return {
         "name": model,
-        "origin": f"{origin['source']}, {origin['dtype']}, bos {origin['bos']}",
+        "origin": f"{origin['source']}, {origin['dtype']}, bos {origin['bos']}"
+        + (", scores at some lengths" if origin["keep"] == "lengths" else ""),
         "layers": layers,
         "heads": heads,
         "prompts": prompts,
@@ -158,11 +159,10 @@ def _model(
 def _receivers(capture: Capture) -> list[tuple[int, float]] | None:
     """Per layer and head the position that receives most attention from later queries of the whole prompt, and how
     much to three decimals; None where positions were not captured."""
-    n = capture.n_tokens
-    if capture.position_mass is None or n < 2:
+    if (found := received_of(capture)) is None:
         return None
-    mass = capture.position_mass.reshape(-1, n)[:, : candidates(n)].astype(float)  # (layer and head, key)
-    return list(zip(mass.argmax(-1).tolist(), mass.max(-1).round(3).tolist(), strict=True))
+    masses = found.strongest_mass.astype(float).round(3)
+    return list(zip(found.strongest.ravel().tolist(), masses.ravel().tolist(), strict=True))
 
 
 def _prompt(
@@ -170,9 +170,11 @@ def _prompt(
 ) -> dict[str, object]:
     """The description of one prompt; its packs are added to `packs` under names that end with `name`."""
     capture = file.capture(prompt)
-    score = prefix_scores(capture.sink_mass, capture.row_sum)  # (layer, head, query)
-    lengths = stored_lengths(capture.n_tokens, thin.dense)
-    kind, packs[f"scores-{name}"] = pack_scores(score_steps(score[..., lengths - 1], lengths, levels))
+    prefixes = Prefixes([capture])
+    every = capture.kept is None
+    lengths = stored_lengths(capture.n_tokens, thin.dense) if every else prefixes.lengths
+    score = prefixes.scores[0][..., [prefixes.place(n) for n in lengths]]  # (layer, head, length)
+    kind, packs[f"scores-{name}"] = pack_scores(score_steps(score, lengths, levels))
     has_maps = _shape(file, prompt).has_maps
     if has_maps:
         rows = range(len(file.layers))
@@ -185,7 +187,7 @@ def _prompt(
     return {
         "id": prompt,
         "set": capture.set,
-        "tokens": file.tokens(prompt),
+        "tokens": capture.tokens,
         "lengths": lengths.tolist(),
         "scores": f"scores-{name}",
         "type": kind,
@@ -198,5 +200,5 @@ def _prompt(
 
 def _shape(file: CaptureFile, prompt: str) -> Shape:
     shapes = file.shapes(prompt)
-    layers, heads, n = shapes["sink_mass"]
-    return Shape(layers * heads, n, "attention" in shapes, "position_mass" in shapes)
+    layers, heads = shapes["output_norm"]
+    return Shape(layers * heads, shapes["token_ids"][0], "attention" in shapes, "position_mass" in shapes)

@@ -42,4 +42,4 @@ def example_maps(
             attention = file.maps(prompt, rows[layer])[head]
             kind += ": a sink" if heads.at[index, "is_sink"] else ": no sink"
             examples.append(ExampleMap(kind, layer, head, heads.at[index, "sink_score"], attention.astype(float)))
-        return prompt, file.tokens(prompt), examples
+        return prompt, file.capture(prompt).tokens, examples

@@ -57,14 +57,13 @@ def length_figure(curves: pd.DataFrame, threshold: float) -> Figure:
 
 @styled
 def head_curves_figure(
-    model: str, scores: np.ndarray, prompts: np.ndarray, null: np.ndarray, threshold: float
+    model: str, lengths: np.ndarray, scores: np.ndarray, prompts: np.ndarray, null: np.ndarray, threshold: float
 ) -> Figure:
     """Every head's mean score as a thin line, beside the null, the mean over heads and the threshold.
 
-    `scores` (layer, head, length), `prompts` (length,) that reach each length, `null` (length,).
+    `scores` (layer, head, length), `prompts` (length,) that reach each of `lengths`, `null` (length,).
     """
     figure, (ax,) = new_figure(COLUMN, 2.9)
-    lengths = np.arange(1, len(prompts) + 1)
     heads = scores.reshape(-1, len(lengths))
     alpha = min(0.6, max(0.08, 40 / len(heads)))  # many opaque lines would hide each other
     for i, head in enumerate(heads):
@@ -75,7 +74,7 @@ def head_curves_figure(
     ax.set(ylabel="mean sink score", ylim=(-0.02, 1.04))
     _counted_lengths(ax, lengths, prompts, most=10)
     figure.legend(loc="outside lower center", ncols=2)
-    message = messages.by_head_over_lengths(scores, prompts, null, threshold)
+    message = messages.by_head_over_lengths(lengths, scores, prompts, null, threshold)
     headline(figure, message, f"{model}, n = {prompts.max()} prompts cut to each length; sink score ≥ {threshold:g}")
     return figure
 
@@ -83,9 +82,8 @@ def head_curves_figure(
 def _counted_lengths(ax: Axes, lengths: np.ndarray, prompts: np.ndarray, most: int) -> None:
     """The axis of lengths with `most` ticks at most, and below each the number of prompts that reach it."""
     length_axis(ax, int(lengths.max()))
-    counts = dict(zip(lengths.tolist(), prompts.tolist(), strict=True))
     ticks = [int(tick) for tick in ax.get_xticks()]
     ticks = ticks[:: -(-len(ticks) // most)]
-    ax.set_xticks(ticks, [f"{tick}\n{counts[tick]}" for tick in ticks])
+    ax.set_xticks(ticks, [f"{tick}\n{prompts[np.searchsorted(lengths, tick)]}" for tick in ticks])
     ax.set_xlabel("prompt length (tokens)\nbelow: n, prompts that reach it")
     light_grid(ax)

@@ -83,14 +83,18 @@ def _course(first: float, last: float) -> str:
     return "grow" if last > first else "vanish" if last < _VANISHED * first else "fall"
 
 
-def by_head_over_lengths(scores: np.ndarray, prompts: np.ndarray, null: np.ndarray, threshold: float) -> str:
-    """`scores` (layer, head, length), `prompts` (length,) that reach each, `null` (length,)."""
+def by_head_over_lengths(
+    lengths: np.ndarray, scores: np.ndarray, prompts: np.ndarray, null: np.ndarray, threshold: float
+) -> str:
+    """`scores` (layer, head, length), `prompts` (length,) that reach each of `lengths`, `null` (length,)."""
     if len(prompts) < 2:
         return "Prompts of one token show no sinks"
     last = int(np.flatnonzero(prompts >= _REACHED * prompts[1])[-1])
     at = [(scores[..., n] >= threshold).sum() for n in (1, last)]
     above, heads = (scores[..., last] > null[last] + _NEAR_NULL).sum(), scores[..., 0].size
-    found = f"Scores of {threshold:g} or more: {at[0]} of {heads} heads at 2 tokens, {_none(at[1])} at {last + 1:,}"
+    found = (
+        f"Scores of {threshold:g} or more: {at[0]} of {heads} heads at 2 tokens, {_none(at[1])} at {lengths[last]:,}"
+    )
     return f"{found} ({_none(above)} there clearly above uniform attention)"
 
 

@@ -14,10 +14,11 @@ from scipy.special import expit, logit, ndtr
 
 from sinkstudy.errors import StudyError
 from sinkstudy.simulation.formula import SimulatedSinks
+from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.scores import null_score, scored
 from sinkstudy.store import Capture
+from sinkstudy.store.kept import GRID
 
-_GRID = np.unique(np.geomspace(2, 1 << 16, 80).round().astype(int))  # the fitted lengths; others are interpolated
 _CLOSEST = 1e-4  # scores are clipped to this distance from 0 and 1, where log-odds are infinite
 
 
@@ -65,19 +66,20 @@ class Calibrator:
     """Sums over prompts from which a calibration follows; nothing grows with the number of prompts."""
 
     def __init__(self) -> None:
-        self._count = np.zeros(len(_GRID))
+        self._count = np.zeros(len(GRID))
         self._sum = self._squares = 0.0
 
-    def add(self, scores: np.ndarray) -> None:
-        """Scores of captures of one length, (prompt, layer, head, query)."""
-        reached = _GRID[scores.shape[-1] >= _GRID]
-        above = np.zeros((len(_GRID), *scores.shape[1:3]))
+    def add(self, prefixes: Prefixes) -> None:
+        """Captures of one length; the lengths of GRID are fitted, and others interpolated."""
+        reached = GRID[prefixes.n_tokens >= GRID]
+        above = np.zeros((len(GRID), *prefixes.scores.shape[1:3]))
         squares = np.zeros_like(above)
         if len(reached):
-            odds = _logit(scores[..., reached - 1]) - _logit(null_score(reached))  # (prompt, layer, head, length)
+            at = prefixes.scores[..., [prefixes.place(n) for n in reached]]  # (prompt, layer, head, length)
+            odds = _logit(at) - _logit(null_score(reached))
             above[: len(reached)] = odds.sum(0).transpose(2, 0, 1)
             squares[: len(reached)] = (odds**2).sum(0).transpose(2, 0, 1)
-        self._count[: len(reached)] += len(scores)
+        self._count[: len(reached)] += len(prefixes.members)
         self._sum, self._squares = self._sum + above, self._squares + squares
 
     def fitted(self) -> Calibration:
@@ -88,14 +90,14 @@ class Calibrator:
         count = self._count[used, None, None]
         level = self._sum[used] / count
         spread = np.sqrt(np.maximum(self._squares[used] - count * level**2, 0).sum(0) / count.sum())
-        return Calibration(_GRID[used], level, np.maximum(spread, 1e-6))
+        return Calibration(GRID[used], level, np.maximum(spread, 1e-6))
 
 
 def calibrate(captures: Iterable[Capture]) -> Calibration:
     """Fit all captures of one model."""
     calibrator = Calibrator()
-    for _, _, scores in scored(captures):
-        calibrator.add(scores)
+    for _, prefixes in scored(captures):
+        calibrator.add(prefixes)
     return calibrator.fitted()
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from sinkstudy.simulation.calibration import Calibrator
 from sinkstudy.simulation.formula import expected_probability
+from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.resampling import Resampling, ratio_intervals, resamples
 from sinkstudy.stats.scores import scored
 from sinkstudy.store import Capture
@@ -35,13 +36,15 @@ class _Half:
     calibrator: Calibrator = field(default_factory=Calibrator)
     part: list[np.ndarray] = field(default_factory=list)
     whole: list[np.ndarray] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)  # positions in the study, on which draws depend
 
-    def add(self, scores: np.ndarray, thresholds: list[float], lengths: list[int]) -> None:
-        """Scores of captures of one length, (prompt, layer, head, query)."""
-        self.calibrator.add(scores)
-        prompts, layers, heads, n = scores.shape
-        reached = [i for i, length in enumerate(lengths) if length <= n]
-        at = scores[..., [lengths[i] - 1 for i in reached]]  # (prompt, layer, head, length)
+    def add(self, order: np.ndarray, prefixes: Prefixes, thresholds: list[float], lengths: list[int]) -> None:
+        """Captures of one length, with their positions in the study."""
+        self.order += order.tolist()
+        self.calibrator.add(prefixes)
+        prompts, layers, heads, _ = prefixes.scores.shape
+        reached = [i for i, length in enumerate(lengths) if length <= prefixes.n_tokens]
+        at = prefixes.scores[..., [prefixes.place(lengths[i]) for i in reached]]  # (prompt, layer, head, length)
         is_sink = np.moveaxis(at, -1, 1)[:, None] >= np.reshape(thresholds, (-1, 1, 1, 1))
         per_layer = is_sink.sum(-1)  # (prompt, threshold, length, layer)
         both = (is_sink[..., :1, :] & is_sink[..., 1:, :]).sum((-2, -1))
@@ -55,7 +58,9 @@ class _Half:
 
     def sums(self) -> tuple[np.ndarray, np.ndarray]:
         """(prompt, cell) of both, a cell being a threshold, a length and a quantity."""
-        return tuple(np.stack(counts).reshape(len(counts), -1).astype(float) for counts in (self.part, self.whole))
+        in_order = np.argsort(self.order)
+        counts = (np.stack(of_prompts)[in_order] for of_prompts in (self.part, self.whole))
+        return tuple(one.reshape(len(in_order), -1).astype(float) for one in counts)
 
 
 def heldout_tables(
@@ -68,11 +73,12 @@ def heldout_tables(
     where a half has no prompt of two tokens.
     """
     halves = (_Half(), _Half())
-    for order, _, scores in scored(captures):
-        layers, heads = scores.shape[1:3]
+    for order, prefixes in scored(captures):
+        layers, heads = prefixes.scores.shape[1:3]
         for i, half in enumerate(halves):
-            if (order % 2 == i).any() and scores.shape[-1] > 1:
-                half.add(scores[order % 2 == i], thresholds, lengths)
+            own = np.flatnonzero(order % 2 == i)
+            if len(own) and prefixes.n_tokens > 1:
+                half.add(order[own], Prefixes([prefixes.members[place] for place in own]), thresholds, lengths)
     if not all(half.part for half in halves):
         return pd.DataFrame(columns=_COLUMNS.split()), pd.DataFrame(columns=_ERROR_COLUMNS.split())
     cells = pd.MultiIndex.from_product([thresholds, lengths, range(layers + 2)], names=["threshold", "n_tokens", "at"])

@@ -5,30 +5,31 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
+from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.resampling import Resampling, ratio_intervals
-from sinkstudy.stats.scores import POSITIONS, excess_score, null_score, prefix_scores, strongest_position
-from sinkstudy.store import NamedCapture
+from sinkstudy.stats.scores import POSITIONS, excess_score, null_score, strongest_position
+from sinkstudy.store import Capture
 
 _MEASURES = ("sink_fraction", "mean_score", "mean_excess")
 
 
 def arm_rows(
-    captures: Iterable[NamedCapture], arm: str, threshold: float, lengths: list[int]
+    captures: Iterable[Capture], arm: str, threshold: float, lengths: list[int]
 ) -> Iterator[dict[str, object]]:
     """A row per prompt of one arm and length of `lengths` that it reaches, over all heads.
 
     `strongest_0` to `strongest_3`: the share of heads for which that position draws most of the attention of the
     queries after the fourth.
     """
-    for capture, tokens in captures:
-        scores = prefix_scores(capture.sink_mass, capture.row_sum)
+    for capture in captures:
+        prefixes = Prefixes([capture])
         for n in (n for n in lengths if n <= capture.n_tokens):
-            at, (strongest, _) = scores[..., n - 1], strongest_position(capture.key_mass[..., :n, :])
+            at, (strongest, _) = prefixes.at(n), strongest_position(prefixes, n)
             known = strongest[~np.isnan(strongest)]
             shares = [(known == p).mean() if len(known) else np.nan for p in range(POSITIONS)]
             yield {
                 "arm": arm,
-                "first_token": tokens[0],
+                "first_token": capture.tokens[0],
                 "prompt": capture.prompt,
                 "n_tokens": n,
                 "sink_fraction": (at >= threshold).mean(),

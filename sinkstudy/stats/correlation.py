@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.relabelling import drawn_p_value, exact_p_value
 from sinkstudy.stats.resampling import Resampling, ratio_intervals
-from sinkstudy.store import Capture
 
 
 def correlate(is_sink: np.ndarray, resampling: Resampling) -> dict[str, float | int]:
@@ -43,12 +43,13 @@ class Correlation:
         self._counts: list[tuple[np.ndarray, ...]] = []  # see `_prompt_rows`
         self._first_of_set: dict[str, int] = {}
 
-    def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
-        """Captures of one length with their positions in the study and their scores (prompt, layer, head, query)."""
-        whole = _decisions(scores[..., -1], self._thresholds)
+    def add(self, order: np.ndarray, prefixes: Prefixes) -> None:
+        """Captures of one length, with their positions in the study."""
+        members = prefixes.members
+        whole = _decisions(prefixes.at(prefixes.n_tokens), self._thresholds)
         for n, pool in self._cut.items():
-            if n <= scores.shape[-1]:
-                pool.add(order, _decisions(scores[..., n - 1], self._thresholds))
+            if n <= prefixes.n_tokens:
+                pool.add(order, _decisions(prefixes.at(n), self._thresholds))
         prompts = zip(order.tolist(), members, strict=True)
         self._prompts += [(position, capture.set, capture.prompt, capture.n_tokens) for position, capture in prompts]
         self._counts.append((*_overlaps(whole), whole[:, :, 1:].sum(-1).astype(np.uint16)))

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from sinkstudy.stats.correlation import contingency
+from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.resampling import Resampling, percentiles, ratio_intervals, resamples
 from sinkstudy.stats.scores import excess_score, null_score
-from sinkstudy.store import Capture
 
 _NUMBERS_AT_ONCE = 1 << 17
 _FEWEST_LENGTHS = 16
@@ -30,14 +30,13 @@ class Curves:
         self._mean: list[np.ndarray] = []  # per prompt (query,)
         self._counts: list[np.ndarray] = []  # per prompt (threshold, query, 3): sinks, in the first layer, followers
 
-    def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
-        """Captures of one length with their positions in the study and their scores (prompt, layer, head, query)."""
-        self._layers, self._heads = scores.shape[1:3]
-        counts = np.stack([_counts(scores >= threshold) for threshold in self.thresholds], axis=1)
-        self._counts += list(counts)
-        self._mean += list(scores.mean((1, 2)))
-        self._sets += [capture.set for capture in members]
-        self._prompts += [capture.prompt for capture in members]
+    def add(self, order: np.ndarray, prefixes: Prefixes) -> None:
+        """Captures of one length, with their positions in the study."""
+        self._layers, self._heads = prefixes.scores.shape[1:3]
+        self._counts += list(np.stack([prefixes.sink_counts(threshold) for threshold in self.thresholds], axis=1))
+        self._mean += list(prefixes.mean_scores())
+        self._sets += [capture.set for capture in prefixes.members]
+        self._prompts += [capture.prompt for capture in prefixes.members]
         self._order += order.tolist()
 
     def prompt_tables(self, model: str) -> Iterator[pd.DataFrame]:
@@ -252,11 +251,3 @@ def _change(
     result["fall"] = result["before"] - result["after"]
     result["excess_fall"] = result["excess_before"] - result["excess_after"]
     return result
-
-
-def _counts(is_sink: np.ndarray) -> np.ndarray:
-    """(prompt, layer, head, query) bool to (prompt, query, 3): sinks, first-layer sinks, later sinks at their heads."""
-    first, later = is_sink[:, :1], is_sink[:, 1:]
-    # 16 bits hold the number of heads of any model. With many prompts, these counts are most of the memory.
-    counts = [is_sink.sum((1, 2)), first.sum((1, 2)), (first & later).sum((1, 2))]
-    return np.stack(counts, axis=-1).astype(np.uint16)

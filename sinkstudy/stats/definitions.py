@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.resampling import Resampling, ratio_intervals
-from sinkstudy.store import Capture
 
 
 @dataclass(frozen=True)
@@ -24,22 +24,18 @@ class Definition:
     queries: int | None
     strict: bool
 
-    def share(self, scores: np.ndarray, mass: np.ndarray, n: int, threshold: float) -> np.ndarray:
-        """Share of sinks over the first `n` tokens, (prompt,).
-
-        `scores`: sink scores at every prefix length; `mass`: on the first token, over the sum of its row; both (prompt,
-        layer, head, query).
-        """
-        n = min(n, self.queries or n)
-        first = 0 if self.first_query else 1
+    def share(self, prefixes: Prefixes, n: int, threshold: float) -> np.ndarray:
+        """Share of sinks over the first `n` tokens, (prompt,); NaN where no query counts."""
+        n, first = min(n, self.queries or n), 0 if self.first_query else 1
+        if n == first:
+            return np.full(len(prefixes.members), np.nan)
         if self.unit == "query":
-            value = mass[..., first:n]
-        elif self.first_query:
-            value = scores[..., n - 1]
-        else:
-            value = mass[..., first:n].mean(-1) if n > 1 else np.full(mass.shape[:-1], np.nan)
+            heads = prefixes.scores[0, ..., 0].size
+            above = prefixes.queries_above(threshold, n) - (prefixes.queries_above(threshold, first) if first else 0)
+            return above / (heads * (n - first))
+        value = prefixes.at(n) if self.first_query else prefixes.mean("sink_share", n, first=1)
         above = value > threshold if self.strict else value >= threshold
-        return above.reshape(len(above), -1).mean(-1) if value.size else np.full(len(mass), np.nan)
+        return above.mean((1, 2))
 
 
 DEFINITIONS = {
@@ -62,17 +58,16 @@ class DefinitionShares:
         self._sets: list[str] = []
         self._shares: list[np.ndarray] = []  # each (definition, threshold, length), NaN where the prompt is shorter
 
-    def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
-        """Captures of one length with their positions in the study and their scores (prompt, layer, head, query)."""
-        mass = np.stack([_mass(capture) for capture in members])
-        shares = np.full((len(members), len(DEFINITIONS), len(self._thresholds), len(self._lengths)), np.nan)
+    def add(self, order: np.ndarray, prefixes: Prefixes) -> None:
+        """Captures of one length, with their positions in the study."""
+        shares = np.full((len(order), len(DEFINITIONS), len(self._thresholds), len(self._lengths)), np.nan)
         for place, n in enumerate(self._lengths):
-            if n <= scores.shape[-1]:
+            if n <= prefixes.n_tokens:
                 for d, definition in enumerate(DEFINITIONS.values()):
                     for t, threshold in enumerate(self._thresholds):
-                        shares[:, d, t, place] = definition.share(scores, mass, n, threshold)
+                        shares[:, d, t, place] = definition.share(prefixes, n, threshold)
         self._order += order.tolist()
-        self._sets += [capture.set for capture in members]
+        self._sets += [capture.set for capture in prefixes.members]
         self._shares += list(shares)
 
     def table(self, model: str, resampling: Resampling) -> pd.DataFrame:
@@ -105,8 +100,3 @@ class DefinitionShares:
         rows["share"] = np.divide(total.sum(0), prompts, out=np.full(len(rows), np.nan), where=prompts > 0)
         rows["share_low"], rows["share_high"] = low, high
         return rows[rows["prompts"] > 0]
-
-
-def _mass(capture: Capture) -> np.ndarray:
-    mass = capture.sink_mass.astype(float)
-    return mass if capture.row_sum is None else mass / capture.row_sum

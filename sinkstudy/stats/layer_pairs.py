@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 
 from sinkstudy.stats.correlation import contingency
+from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.resampling import Resampling, ratio_intervals
-from sinkstudy.store import Capture
 
 
 class LayerPairs:
@@ -16,26 +16,26 @@ class LayerPairs:
         # By length (None: whole prompts), arrays (prompt, threshold, pair) with pairs in the order of `triu_indices`.
         # Their memory grows with the number of prompts, so each pair is kept once, in the smallest integer type.
         self._both: dict[int | None, list[np.ndarray]] = {None: [], **{n: [] for n in lengths}}
+        self._order: dict[int | None, list[int]] = {n: [] for n in self._both}  # of each prompt in the study
 
-    def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
-        """Captures of one length with their positions in the study and their scores (prompt, layer, head, query)."""
-        self._layers, self._heads = members[0].layers, scores.shape[2]
+    def add(self, order: np.ndarray, prefixes: Prefixes) -> None:
+        """Captures of one length, with their positions in the study."""
+        self._layers, self._heads = prefixes.members[0].layers, prefixes.scores.shape[2]
         a, b = np.triu_indices(len(self._layers))
         smallest = np.min_scalar_type(self._heads)
         for n, kept in self._both.items():
-            if n is None or n <= scores.shape[-1]:
-                at = scores[..., -1 if n is None else n - 1][:, None]  # (prompt, 1, layer, head)
+            if n is None or n <= prefixes.n_tokens:
+                at = prefixes.at(n or prefixes.n_tokens)[:, None]  # (prompt, 1, layer, head)
                 is_sink = (at >= np.array(self._thresholds)[:, None, None]).astype(np.float32)
+                self._order[n] += order.tolist()
                 kept.append((is_sink @ is_sink.swapaxes(2, 3))[..., a, b].astype(smallest))
 
     def table(self, model: str, resampling: Resampling) -> pd.DataFrame:
         """A row per length (empty: whole prompts), threshold and ordered pair of different layers, over all prompts."""
-        parts = [
-            self._rows(np.concatenate([both[:, i] for both in kept]), n, threshold, resampling)
-            for n, kept in self._both.items()
-            if kept
-            for i, threshold in enumerate(self._thresholds)
-        ]
+        parts = []
+        for n, kept in ((n, kept) for n, kept in self._both.items() if kept):
+            both = np.concatenate(kept)[np.argsort(self._order[n])]  # as draws depend on the order
+            parts += [self._rows(both[:, i], n, threshold, resampling) for i, threshold in enumerate(self._thresholds)]
         table = pd.concat(parts, ignore_index=True)
         table.insert(0, "model", model)
         return table.astype({"n_tokens": "Int64"})

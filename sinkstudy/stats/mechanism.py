@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ConstantInputWarning, spearmanr
 
+from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.resampling import Resampling, interval_ends, resamples
 from sinkstudy.stats.scores import excess_score, null_score
-from sinkstudy.store import Capture
 
 SINK_EXCESS = 0.5  # a head whose mean excess score is at least this is called a sink head here, at any length
 _BY_HEAD_OR_CHANNEL = ("activation_channel", "channel_value", "value_drain")
@@ -26,10 +26,11 @@ class Mechanism:
     def __init__(self) -> None:
         self._prompts: dict[int, dict[str, object]] = {}  # by position among all captures
 
-    def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
+    def add(self, order: np.ndarray, prefixes: Prefixes) -> None:
         """See `scores.Statistic`."""
         # A copy, as a view would hold the scores at all lengths.
-        for place, capture, score in zip(order, members, scores[..., -1].copy(), strict=True):
+        whole = prefixes.at(prefixes.n_tokens).copy()
+        for place, capture, score in zip(order, prefixes.members, whole, strict=True):
             if capture.n_tokens > 1:
                 about = {name: getattr(capture, name) for name in ("set", "prompt", "n_tokens", "layers")}
                 unknown = np.full(score.shape, np.nan)  # Another program's capture may hold nothing of it.

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, false_discovery_control
 
+from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.store import Capture
 
 _SHARES = "set layer head prompts sink_share share_low share_high"
 _DEPENDENCE = (
@@ -27,14 +27,14 @@ class Persistence:
         self._bits: dict[int, list[np.ndarray]] = {n: [] for n in lengths}
         self._sets: dict[int, list[tuple[int, str]]] = {n: [] for n in lengths}
 
-    def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
-        """Captures of one length with their positions in the study and their scores (prompt, layer, head, query)."""
-        self._layers, self._heads = members[0].layers, scores.shape[2]
+    def add(self, order: np.ndarray, prefixes: Prefixes) -> None:
+        """Captures of one length, with their positions in the study."""
+        self._layers, self._heads = prefixes.members[0].layers, prefixes.scores.shape[2]
         for n in self._lengths:
-            if n <= scores.shape[-1]:
-                is_sink = scores[:, None, ..., n - 1] >= np.array(self._thresholds)[:, None, None]
-                self._bits[n] += list(np.packbits(is_sink.reshape(len(members), -1), axis=1))
-                self._sets[n] += zip(order.tolist(), (capture.set for capture in members), strict=True)
+            if n <= prefixes.n_tokens:
+                is_sink = prefixes.at(n)[:, None] >= np.array(self._thresholds)[:, None, None]
+                self._bits[n] += list(np.packbits(is_sink.reshape(len(order), -1), axis=1))
+                self._sets[n] += zip(order.tolist(), (capture.set for capture in prefixes.members), strict=True)
 
     def tables(self, model: str, resampling: Resampling) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Shares per set (and `all`) and head; and per head whether its share depends on the set."""

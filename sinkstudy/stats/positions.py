@@ -10,11 +10,10 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
-from sinkstudy.store import Capture, NamedCapture
+from sinkstudy.store import Capture
+from sinkstudy.store.kept import EPSILON, Received, candidates, received
 
-EPSILON = 0.3
 KINDS = ("first", "delimiter", "other")
-LATER_QUERIES, LATER_SHARE = 16, 1 / 4
 _ABOUT = ["model", "set", "prompt", "n_tokens"]
 _OF_POSITION = ["position", "token", "kind", "mean_attention"]
 _OF_ALL_HEADS = ["uniform_attention", "sink_heads", "strongest_heads"]
@@ -34,16 +33,14 @@ def uniform_attention(n: int) -> np.ndarray:
     return np.append(rest[1:] / np.arange(n - 1, 0, -1), np.nan)
 
 
-def candidates(n: int) -> int:
-    """How many of the first positions of `n` tokens have enough later queries to be called sinks.
-
-    A mean over few of them is that of a token's neighbours: LATER_QUERIES at least and LATER_SHARE of the prompt have
-    to come after a position, or half of a short prompt.
-    """
-    return n - min(max(LATER_QUERIES, int(LATER_SHARE * n)), n // 2)
+def received_of(capture: Capture) -> Received | None:
+    """What every position receives from later ones; None where that was not captured, or the prompt has one token."""
+    if capture.n_tokens < 2 or (capture.received is None and capture.position_mass is None):
+        return None
+    return capture.received or received(capture.position_mass)
 
 
-def position_tables(captures: Iterable[NamedCapture], model: str) -> Iterator[pd.DataFrame]:
+def position_tables(captures: Iterable[Capture], model: str) -> Iterator[pd.DataFrame]:
     """An empty part, and one per prompt whose positions were captured, with a row per position.
 
     `mean_attention` over heads, beside `uniform_attention`; of the heads, the share for which the position is a sink
@@ -51,50 +48,47 @@ def position_tables(captures: Iterable[NamedCapture], model: str) -> Iterator[pd
     where it is no candidate.
     """
     yield pd.DataFrame(columns=_ABOUT + _OF_POSITION + _OF_ALL_HEADS)  # so that an empty table has a header
-    for capture, tokens in _with_positions(captures):
-        n, mass = capture.n_tokens, capture.position_mass
-        eligible = mass[..., : candidates(n)]
-        undefined = np.full(n - candidates(n), np.nan)
-        leads = np.bincount(eligible.argmax(-1).ravel(), minlength=candidates(n)) / eligible[..., 0].size
+    for capture, found in _with_positions(captures):
+        n, heads = capture.n_tokens, found.strongest.size
+        known = np.where(np.arange(n) < candidates(n), 1 / heads, np.nan)
         columns = {
             "position": range(n),
-            "token": _printed(tokens),
-            "kind": _kinds(tokens),
-            "mean_attention": mass.mean((0, 1), dtype=float),
+            "token": _printed(capture.tokens),
+            "kind": _kinds(capture.tokens),
+            "mean_attention": found.mean_received,
             "uniform_attention": uniform_attention(n),
-            "sink_heads": np.append((eligible >= EPSILON).mean((0, 1)), undefined),
-            "strongest_heads": np.append(leads, undefined),
+            "sink_heads": found.sink_heads * known,
+            "strongest_heads": found.strongest_heads * known,
         }
         yield pd.DataFrame(_about(capture, model) | columns)
 
 
-def sink_position_tables(captures: Iterable[NamedCapture], model: str) -> Iterator[pd.DataFrame]:
+def sink_position_tables(captures: Iterable[Capture], model: str) -> Iterator[pd.DataFrame]:
     """An empty part, and one per prompt whose positions were captured, with a row per head: the candidate that receives
     most, and its `mean_attention` beside that of the first token (`first_attention`)."""
     yield pd.DataFrame(
         columns=[*_ABOUT, "layer", "head", *_OF_POSITION, "first_attention"]
     )  # so that an empty table has a header
-    for capture, tokens in _with_positions(captures):
-        layers, heads = capture.position_mass.shape[:2]
-        eligible = capture.position_mass[..., : candidates(capture.n_tokens)]
-        kinds, printed = _kinds(tokens), _printed(tokens)
-        strongest = eligible.argmax(-1).ravel()
+    for capture, found in _with_positions(captures):
+        layers, heads = found.strongest.shape
+        kinds, printed = _kinds(capture.tokens), _printed(capture.tokens)
+        strongest = found.strongest.ravel()
         columns = {
             "layer": np.repeat(capture.layers, heads),
             "head": np.tile(np.arange(heads), layers),
             "position": strongest,
             "token": [printed[position] for position in strongest],
             "kind": [kinds[position] for position in strongest],
-            "mean_attention": eligible.max(-1).ravel(),
-            "first_attention": eligible[..., 0].ravel(),
+            "mean_attention": found.strongest_mass.ravel(),
+            "first_attention": found.first_mass.ravel(),
         }
         yield pd.DataFrame(_about(capture, model) | columns)
 
 
-def _with_positions(captures: Iterable[NamedCapture]) -> Iterator[NamedCapture]:
-    for capture, tokens in captures:
-        if capture.position_mass is not None and capture.n_tokens > 1:
-            yield capture, tokens
+def _with_positions(captures: Iterable[Capture]) -> Iterator[tuple[Capture, Received]]:
+    for capture in captures:
+        if (found := received_of(capture)) is not None:
+            yield capture, found
 
 
 def _about(capture: Capture, model: str) -> dict[str, object]:

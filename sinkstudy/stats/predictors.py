@@ -8,6 +8,7 @@ import pandas as pd
 from sinkstudy.stats.candidates import Examples, held_out_probabilities
 from sinkstudy.stats.judging import COLUMNS, Judged, judged, rows, together
 from sinkstudy.stats.learning import learning_curve
+from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.recommendation import CANDIDATES
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.stats.scores import add_all, null_score
@@ -70,13 +71,14 @@ class Gathered:
         self._scores: dict[int, dict[int, np.ndarray]] = {n: {} for n in lengths}  # by position in the study
         self._prompts: dict[int, tuple[str, int, np.ndarray | None]] = {}  # set, first token, activation
 
-    def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
-        """Captures of one length with their positions in the study and their scores (prompt, layer, head, query)."""
-        for position, capture, score in zip(order.tolist(), members, scores, strict=True):
-            for n, kept in self._scores.items():
-                if n <= capture.n_tokens and len(score) > 1:  # a single layer has none after it
-                    about = capture.set, int(capture.token_ids[0]), capture.activation
-                    kept[position], self._prompts[position] = score[..., n - 1].copy(), about
+    def add(self, order: np.ndarray, prefixes: Prefixes) -> None:
+        """Captures of one length, with their positions in the study."""
+        if prefixes.scores.shape[1] == 1:  # a single layer has none after it
+            return
+        for n in (n for n in self._scores if n <= prefixes.n_tokens):
+            for position, capture, score in zip(order.tolist(), prefixes.members, prefixes.at(n), strict=True):
+                about = capture.set, int(capture.token_ids[0]), capture.activation
+                self._scores[n][position], self._prompts[position] = score.copy(), about
 
     def examples(self, measure: str, threshold: float, hold_out: str) -> Iterator[tuple[int, np.ndarray, Examples]]:
         """Each length, with the positions of its prompts in the study."""

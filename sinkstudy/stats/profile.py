@@ -64,18 +64,19 @@ def long_prompt_table(scores: Iterable[pd.DataFrame], min_tokens: int) -> pd.Dat
     return table.reset_index()
 
 
-def head_curves(captures: Iterable[Capture]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean score of every head at every prefix length, (layer, head, query), over the prompts that reach it.
-
-    The second array (query,) counts these prompts.
-    """
-    total, count = np.zeros((1, 1, 0)), np.zeros(0, int)
-    for _, _, scores in scored(captures):  # (prompt, layer, head, query)
-        n = scores.shape[-1]
-        if n > len(count):
-            wider = np.zeros((*scores.shape[1:3], n))
-            wider[..., : len(count)] = total
-            total, count = wider, np.pad(count, (0, n - len(count)))
-        total[..., :n] += scores.sum(0)
-        count[:n] += len(scores)
-    return total / count, count
+def head_curves(captures: Iterable[Capture]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The lengths that all prompts know which reach them; the mean score of every head there, (layer, head, length);
+    and the number of these prompts."""
+    total, prompts = np.zeros((1, 1, 0)), np.zeros((2, 0), int)  # the second: those that know a length, that reach it
+    for _, prefixes in scored(captures):
+        layers, heads = prefixes.scores.shape[1:3]
+        n, longest = prefixes.n_tokens, prompts.shape[1]
+        if n > longest:
+            wider = np.zeros((layers, heads, n))
+            wider[..., :longest] = total
+            total, prompts = wider, np.pad(prompts, ((0, 0), (0, n - longest)))
+        total[..., prefixes.lengths - 1] += prefixes.scores.sum(0)
+        prompts[0, prefixes.lengths - 1] += len(prefixes.members)
+        prompts[1, :n] += len(prefixes.members)
+    common = np.flatnonzero(prompts[0] == prompts[1])
+    return common + 1, total[..., common] / prompts[0, common], prompts[0, common]

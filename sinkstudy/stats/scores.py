@@ -1,8 +1,4 @@
-"""Sink scores from the attention mass on the first token.
-
-Everything follows from `m` (layer, head, query): causal attention over the first k tokens does not depend on what
-comes after, so the score at every prefix length is a running mean of the same array.
-"""
+"""Sink scores from the attention mass on the first token, at whole prompts; and what other statistics are made of."""
 
 from collections.abc import Iterable, Iterator
 from typing import Protocol
@@ -10,6 +6,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
+from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.store import Capture
 
 POSITIONS = 4  # the first key classes of a capture are the mass on positions 0 to 3
@@ -29,34 +26,23 @@ def excess_score(score: np.ndarray, null: np.ndarray) -> np.ndarray:
     return np.divide(score - null, 1 - null, out=np.full(score.shape, np.nan), where=null < 1)
 
 
-def prefix_scores(sink_mass: np.ndarray, row_sum: np.ndarray | None = None) -> np.ndarray:
-    """Sink score at every prefix length, (..., layer, head, query) float64; index k - 1 is length k.
+def tail_score(prefixes: Prefixes, n: int) -> np.ndarray:
+    """Mean mass over the first `n` queries but the first of all, (prompt, layer, head); NaN for a single token."""
+    if n == 1:
+        return np.full(prefixes.at(n).shape, np.nan)
+    return prefixes.mean("sink_mass", n, first=1)
 
-    The score is sum_i A[i, 0] / sum_ij A[i, j] (the original study's; Gu et al., arXiv 2410.10781, use the same
-    quantity at threshold 0.3). `row_sum` None means that rows sum to 1.
+
+def strongest_position(prefixes: Prefixes, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the first four positions draws most mass, and how much, (prompt, layer, head) each.
+
+    Averaged over those of the first `n` queries that come after all four, so that no position has a head start; NaN
+    where there is no such query.
     """
-    total = np.arange(1, sink_mass.shape[-1] + 1) if row_sum is None else np.cumsum(row_sum, -1, dtype=float)
-    return np.cumsum(sink_mass, axis=-1, dtype=float) / total
-
-
-def tail_score(sink_mass: np.ndarray) -> np.ndarray:
-    """Mean mass over the queries after the first, (..., layer, head); NaN for a single token."""
-    if sink_mass.shape[-1] == 1:
-        return np.full(sink_mass.shape[:-1], np.nan)
-    return sink_mass[..., 1:].mean(-1, dtype=float)
-
-
-def strongest_position(key_mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the first four positions draws most mass, and how much, (..., layer, head) each.
-
-    Averaged over the queries that come after all four, so that no position has a head start; NaN where there is no
-    such query. `key_mass` (..., layer, head, query, key_class).
-    """
-    if key_mass.shape[-2] <= POSITIONS:
-        undefined = np.full(key_mass.shape[:-2], np.nan)
+    if n <= POSITIONS:
+        undefined = np.full(prefixes.at(n).shape, np.nan)
         return undefined, undefined
-    later = key_mass[..., POSITIONS:, :POSITIONS].astype(float)
-    mean = np.full(later.shape[-2], 1 / later.shape[-2]) @ later  # (..., layer, head, position)
+    mean = prefixes.mean("key_mass", n, first=POSITIONS)[..., :POSITIONS]
     return mean.argmax(-1), mean.max(-1)
 
 
@@ -73,40 +59,35 @@ def in_batches(captures: Iterable[Capture]) -> Iterator[list[Capture]]:
         yield batch
 
 
-def by_length(batch: list[Capture]) -> Iterator[tuple[np.ndarray, list[Capture], np.ndarray]]:
-    """Captures of one length at a time: their positions in the batch, themselves, their scores at every prefix length.
-
-    Scores are (prompt, layer, head, query) float64, see `prefix_scores`.
-    """
+def by_length(batch: list[Capture]) -> Iterator[tuple[np.ndarray, Prefixes]]:
+    """Captures of one length at a time, with their positions in the batch."""
     lengths = np.array([capture.n_tokens for capture in batch])
     for n in np.unique(lengths):
         places = np.flatnonzero(lengths == n)
-        members = [batch[place] for place in places]
-        row_sum = None if members[0].row_sum is None else np.stack([capture.row_sum for capture in members])
-        yield places, members, prefix_scores(np.stack([capture.sink_mass for capture in members]), row_sum)
+        yield places, Prefixes([batch[place] for place in places])
 
 
-def scored(captures: Iterable[Capture]) -> Iterator[tuple[np.ndarray, list[Capture], np.ndarray]]:
+def scored(captures: Iterable[Capture]) -> Iterator[tuple[np.ndarray, Prefixes]]:
     """As `by_length`, over any number of captures: positions count from the first of all, one batch is in memory."""
     done = 0
     for batch in in_batches(captures):
-        for places, members, scores in by_length(batch):
-            yield done + places, members, scores
+        for places, prefixes in by_length(batch):
+            yield done + places, prefixes
         done += len(batch)
 
 
 class Statistic(Protocol):
-    """What is gathered from scores, captures of one length at a time."""
+    """What is gathered from captures of one length at a time."""
 
-    def add(self, order: np.ndarray, members: list[Capture], scores: np.ndarray) -> None:
-        """`order`: the positions of `members` among all captures; `scores` (prompt, layer, head, query) float64."""
+    def add(self, order: np.ndarray, prefixes: Prefixes) -> None:
+        """`order`: the positions of the captures among all."""
 
 
 def add_all(captures: Iterable[Capture], *statistics: Statistic) -> None:
     """Show every capture to each of `statistics`, in one pass and with a bounded number in memory."""
-    for order, members, scores in scored(captures):
+    for order, prefixes in scored(captures):
         for statistic in statistics:
-            statistic.add(order, members, scores)
+            statistic.add(order, prefixes)
 
 
 def score_tables(captures: Iterable[Capture], model: str, threshold: float) -> Iterator[pd.DataFrame]:
@@ -117,13 +98,12 @@ def score_tables(captures: Iterable[Capture], model: str, threshold: float) -> I
     stream, near zero for a head that does nothing.
     """
     for batch in in_batches(captures):
-        layers, heads = batch[0].sink_mass.shape[:2]
+        layers, heads = batch[0].output_norm.shape
         score, tail, position, position_score = np.empty((4, len(batch), layers, heads))
-        for places, members, scores in by_length(batch):
-            score[places] = scores[..., -1]
-            tail[places] = tail_score(np.stack([capture.sink_mass for capture in members]))
-            key_mass = np.stack([capture.key_mass for capture in members])
-            position[places], position_score[places] = strongest_position(key_mass)
+        for places, prefixes in by_length(batch):
+            n = prefixes.n_tokens
+            score[places], tail[places] = prefixes.at(n), tail_score(prefixes, n)
+            position[places], position_score[places] = strongest_position(prefixes, n)
         lengths = np.array([capture.n_tokens for capture in batch])
         null = null_score(lengths)[:, None, None]  # (prompt, 1, 1)
         each = layers * heads

@@ -3,75 +3,71 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
+from typing import Annotated, get_origin, get_type_hints
 
 import h5py
 import numpy as np
 
 from sinkstudy.errors import DamagedFileError, StudyError
 from sinkstudy.prompts import combined_digest
+from sinkstudy.store.kept import Kept, Received
 
 SCHEMA = 7
-# Type and axes of each dataset of a prompt. `row_sum` is there only where rows sum to less than 1 (learned sinks),
-# `attention` only up to maps_max_tokens, `position_mass` up to positions_max_tokens. Of the rest, what could not be
-# measured is NaN, and so is the `position_mass` of the last key.
-LAYOUT = {
-    "token_ids": (np.int32, ("query",)),
-    "tokens": (None, ("query",)),
-    "sink_mass": (np.float32, ("layer", "head", "query")),
-    "key_mass": (np.float32, ("layer", "head", "query", "key_class")),
-    "output_norm": (np.float32, ("layer", "head")),
-    "row_sum": (np.float32, ("layer", "head", "query")),
-    "activation": (np.float32, ("layer",)),
-    "activation_channel": (np.int32, ("layer", "channel")),
-    "channel_value": (np.float32, ("layer", "channel")),
-    "value_drain": (np.float32, ("layer", "head")),
-    "position_mass": (np.float32, ("layer", "head", "key")),
-    "attention": (np.float16, ("layer", "head", "query", "key")),
-}
-_NEEDED = ("token_ids", "sink_mass", "key_mass", "output_norm")
-_MASSES = ("key_mass", "row_sum")  # `position_mass` is not among them, since that of the last key is undefined
 _LARGEST_MASS = 1.1  # rows of half precision sum to 1 up to 0.05
-_IDENTITY = ("model", "source", "revision", "quantization", "dtype", "bos")
+_IDENTITY = ("model", "source", "revision", "quantization", "dtype", "bos", "keep")
 
 
 @dataclass(frozen=True)
 class Capture:
-    """One prompt's capture without its maps, see `LAYOUT`. `layers` are true layer indices; `row_sum` None means 1.
-    `text_tokens`: of the whole text, where it was cut to the model's context; None: as many as were captured.
+    """One prompt's capture without its maps, with type and axes of what is stored. What could not be measured is NaN,
+    what is not stored is None.
 
-    `activation`: the norm of the first token's residual entering a layer over the median of the others' norms;
-    `activation_channel` and `channel_value`: its largest channels. `value_drain`: the same ratio for the values that a
-    head reads. `position_mass`: the mean, over the queries after a key, of their attention to it.
+    `layers`: true layer indices. `row_sum`: only where rows sum to less than 1 (learned sinks). `activation`: the norm
+    of the first token's residual entering a layer over the median of the others' norms; `activation_channel`,
+    `channel_value`: its largest channels. `value_drain`: the same ratio for the values that a head reads.
+    `position_mass`: the mean, over the queries after a key, of their attention to it, up to positions_max_tokens; NaN
+    for the last key. `text_tokens`: of the whole text, where it was cut to the model's context. `kept` stands in place
+    of `sink_mass`, `key_mass` and `row_sum`, and `received` of `position_mass`, where a capture keeps lengths.
     """
 
     prompt: str
     set: str
     layers: np.ndarray
-    token_ids: np.ndarray
-    sink_mass: np.ndarray
-    key_mass: np.ndarray
-    output_norm: np.ndarray
-    row_sum: np.ndarray | None = None
-    activation: np.ndarray | None = None
-    activation_channel: np.ndarray | None = None
-    channel_value: np.ndarray | None = None
-    value_drain: np.ndarray | None = None
-    position_mass: np.ndarray | None = None
+    token_ids: Annotated[np.ndarray, np.int32, "query"]
+    tokens: Annotated[list[str], None, "query"]
+    sink_mass: Annotated[np.ndarray | None, np.float32, "layer head query"]
+    key_mass: Annotated[np.ndarray | None, np.float32, "layer head query key_class"]
+    output_norm: Annotated[np.ndarray, np.float32, "layer head"]
+    row_sum: Annotated[np.ndarray | None, np.float32, "layer head query"] = None
+    activation: Annotated[np.ndarray | None, np.float32, "layer"] = None
+    activation_channel: Annotated[np.ndarray | None, np.int32, "layer channel"] = None
+    channel_value: Annotated[np.ndarray | None, np.float32, "layer channel"] = None
+    value_drain: Annotated[np.ndarray | None, np.float32, "layer head"] = None
+    position_mass: Annotated[np.ndarray | None, np.float32, "layer head key"] = None
     text_tokens: int | None = None
+    kept: Kept | None = None
+    received: Received | None = None
 
     @property
     def n_tokens(self) -> int:
-        return self.sink_mass.shape[-1]
+        return len(self.token_ids)
 
     @property
     def nbytes(self) -> int:
-        large = (self.sink_mass, self.key_mass, self.row_sum, self.position_mass)
-        return sum(part.nbytes for part in large if part is not None)
+        held = [*vars(self).values(), *(vars(self.kept).values() if self.kept else ())]
+        return sum(one.nbytes for one in held if isinstance(one, np.ndarray))
 
 
-NamedCapture = tuple[Capture, list[str]]  # with its tokens, each decoded by itself
+# Type and axes of each dataset of a prompt, in the order written; `attention` is there only up to maps_max_tokens.
+LAYOUT = {
+    name: (hint.__metadata__[0], tuple(hint.__metadata__[1].split()))
+    for part in (Capture, Kept, Received)
+    for name, hint in get_type_hints(part, include_extras=True).items()
+    if get_origin(hint) is Annotated
+} | {"attention": (np.float16, ("layer", "head", "query", "key"))}
+_QUERIES = {"sink_mass", "key_mass"}
 
 
 @dataclass(frozen=True)
@@ -98,8 +94,8 @@ class Expected:
 class CaptureFile:
     """An open capture; its methods raise DamagedFileError where what they read is damaged.
 
-    `attributes`: those of the file, as text. `layers`: true layer indices. `prompts`: the digest of each prompt by its
-    id, in the order written.
+    `attributes`: those of the file, as text; `keep` says whether of every query (queries) or means at some lengths.
+    `layers`: true layer indices. `prompts`: the digest of each prompt by its id, in the order written.
     """
 
     def __init__(self, path: Path, file: h5py.File):
@@ -107,7 +103,7 @@ class CaptureFile:
         with _reading(path):
             if not file.attrs.get("complete", False) or file.attrs.get("schema") != SCHEMA:
                 raise DamagedFileError(path, f"it is not a complete capture of schema {SCHEMA}")
-            self.attributes = {name: _text(value) for name, value in file.attrs.items()}
+            self.attributes = {"keep": "queries"} | {name: _text(value) for name, value in file.attrs.items()}
             self.layers = np.asarray(file.attrs["layers"])
             self.prompts = {name: _text(file[name].attrs["digest"]) for name in file}
             if len(self.prompts) != file.attrs["prompts"]:
@@ -122,34 +118,34 @@ class CaptureFile:
         """What is stored of one prompt, without its maps."""
         with _reading(self.path):
             group = self._file[prompt]
-            optional = [name for name in group if name in LAYOUT and name not in (*_NEEDED, "tokens", "attention")]
-            arrays = {name: np.asarray(group[name], LAYOUT[name][0]) for name in (*_NEEDED, *optional)}
+            needed = _needed(Capture) if self.attributes["keep"] == "queries" else _needed(Capture, Kept) - _QUERIES
+            stored = (LAYOUT.keys() - {"attention"}) & {*needed, *group}
+            arrays = {name: np.asarray(group[name], LAYOUT[name][0]) for name in stored}
             n = len(arrays["token_ids"])
             sizes = {"layer": len(self.layers), "query": n, "key": n, "key_class": len(self._file.attrs["key_classes"])}
             fit = all(_fit(array.shape, LAYOUT[name][1], sizes) for name, array in arrays.items())
             if not fit or not all(sizes.values()) or sizes["layer"] != len(set(self.layers.tolist())):
                 raise DamagedFileError(self.path, f"prompt {prompt!r} has axes that do not fit each other")
-            if not all(map(_is_attention, (arrays[name] for name in _MASSES if name in arrays))):
+            # `position_mass` is not among them, since that of the last key is undefined.
+            if not all(_is_attention(arrays[name]) for name in stored & {"key_mass", "row_sum", "mean_key_mass"}):
                 raise DamagedFileError(self.path, f"prompt {prompt!r} holds attention that is not between 0 and 1")
-            if not np.array_equal(arrays["key_mass"][..., 0], arrays["sink_mass"]):
+            parts = {"kept": _taken(Kept, arrays), "received": _taken(Received, arrays)}
+            sink, keys = (arrays.setdefault(name) for name in ("sink_mass", "key_mass"))
+            if kept := parts["kept"]:
+                sink, keys = kept.mean_sink_mass.astype(np.float32), kept.mean_key_mass
+                if (np.diff(kept.lengths) < 1).any() or kept.lengths[0] < 1 or kept.lengths[-1] != n:
+                    raise DamagedFileError(self.path, f"prompt {prompt!r} has lengths that are not those of prefixes")
+            if not np.array_equal(keys[..., 0], sink):
                 raise DamagedFileError(self.path, f"sink_mass and key_mass of prompt {prompt!r} contradict each other")
-            whole = group.attrs.get("text_tokens")
-            about = {"set": _text(group.attrs["set"]), "text_tokens": None if whole is None else int(whole)}
-            return Capture(prompt, layers=self.layers, **about, **arrays)
-
-    def tokens(self, prompt: str) -> list[str]:
-        """The tokens of one prompt, each decoded by itself."""
-        with _reading(self.path):
-            tokens = self._file[prompt]["tokens"][()].tolist()
-            if len(tokens) != len(self._file[prompt]["token_ids"]):
-                raise DamagedFileError(self.path, f"prompt {prompt!r} has more or fewer tokens than token ids")
-            return [_text(token) for token in tokens]
+            arrays["tokens"] = [_text(token) for token in arrays["tokens"].tolist()]
+            text_tokens = int(group.attrs.get("text_tokens", n))
+            return Capture(prompt, _text(group.attrs["set"]), self.layers, text_tokens=text_tokens, **parts, **arrays)
 
     def maps(self, prompt: str, layer_row: int) -> np.ndarray:
         """One layer's maps (head, query, key) float16, by row of the layer axis."""
         with _reading(self.path):
-            maps, masses = self._file[prompt]["attention"], self._file[prompt]["sink_mass"]
-            if maps.shape != (*masses.shape, masses.shape[-1]) or not _is_attention(maps[layer_row]):
+            maps, n = self._file[prompt]["attention"], len(self._file[prompt]["token_ids"])
+            if maps.shape != (*self._file[prompt]["output_norm"].shape, n, n) or not _is_attention(maps[layer_row]):
                 raise DamagedFileError(self.path, f"the maps of prompt {prompt!r} are not attention to its tokens")
             return maps[layer_row]
 
@@ -178,30 +174,18 @@ def read_captures(paths: Iterable[Path | str], expected: Expected | None = None)
     Raises DamagedFileError as `open_capture` does, and StudyError where two files are not of the same model, weights
     and settings, or hold the same prompt.
     """
-    for capture, _ in read_named_captures(paths, expected):
-        yield capture
-
-
-def read_named_captures(paths: Iterable[Path | str], expected: Expected | None = None) -> Iterator[NamedCapture]:
-    """As `read_captures`, each with its tokens."""
     holders: dict[str, Path] = {}
     first: CaptureFile | None = None
     for path in paths:
         with open_capture(path, expected) as file:
             first = first or file
             if any(file.attributes.get(name) != first.attributes.get(name) for name in _IDENTITY):
-                raise StudyError(
-                    f"{path}: is not of the same model, weights and settings as {first.path}; delete the one that does "
-                    "not belong there and run again."
-                )
+                raise _misplaced(path, f"is not of the same model, weights and settings as {first.path}")
             for prompt in file.prompts:
                 if prompt in holders:
-                    raise StudyError(
-                        f"{path}: holds prompt {prompt!r}, as {holders[prompt]} does; delete the one that does not "
-                        "belong there and run again."
-                    )
+                    raise _misplaced(path, f"holds prompt {prompt!r}, as {holders[prompt]} does")
                 holders[prompt] = file.path
-                yield file.capture(prompt), file.tokens(prompt)
+                yield file.capture(prompt)
 
 
 def read_provenance(path: Path | str, expected: Expected | None = None) -> dict[str, str]:
@@ -225,6 +209,22 @@ def _reading(path: Path) -> Iterator[None]:
             ) from error
         reason = " ".join(str(error).strip("'\"").split())
         raise DamagedFileError(path, f"it cannot be read as a capture ({reason})") from error
+
+
+def _needed(*parts: type) -> set[str]:
+    """The datasets that are always there of a part of a capture."""
+    return {one.name for part in parts for one in fields(part) if one.name in LAYOUT and one.default is MISSING}
+
+
+def _taken(part: type[Kept | Received], arrays: dict[str, np.ndarray]) -> Kept | Received | None:
+    """A part of a capture out of its arrays, which keep the rest; None where it is not there."""
+    names = [one.name for one in fields(part)]
+    held = {name: arrays.pop(name) for name in names if name in arrays}
+    return part(**held) if held else None
+
+
+def _misplaced(path: Path | str, why: str) -> StudyError:
+    return StudyError(f"{path}: {why}; delete the one that does not belong there and run again.")
 
 
 def _fit(shape: tuple[int, ...], axes: tuple[str, ...], sizes: dict[str, int]) -> bool:

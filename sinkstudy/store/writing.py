@@ -3,7 +3,6 @@
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -16,26 +15,8 @@ from sinkstudy.store.reading import LAYOUT, SCHEMA, read_captures
 # HDF5 1.10's format is the oldest that checksums all headers, and the newest that its command-line tools mostly read.
 LIBVER = ("v110", "v110")
 _CHUNK_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class PromptRecord:
-    """What is stored of one prompt beside its tokens and maps; the first key class is the first token.
-
-    Arrays as in `LAYOUT`; None where nothing is stored (`row_sum` is 1 then). `layers`: the true layer index along the
-    layer axis, the same for all prompts of a file.
-    """
-
-    layers: list[int]
-    key_mass: np.ndarray
-    output_norm: np.ndarray
-    row_error: float
-    row_sum: np.ndarray | None = None
-    activation: np.ndarray | None = None
-    activation_channel: np.ndarray | None = None
-    channel_value: np.ndarray | None = None
-    value_drain: np.ndarray | None = None
-    position_mass: np.ndarray | None = None
+_COMPRESSED = {"compression": 2, "shuffle": True}
+_MEANS = {"mean_sink_mass", "mean_key_mass"}  # smooth along the lengths, unlike the masses of single queries
 
 
 @contextmanager
@@ -68,8 +49,7 @@ class CaptureWriter:
         self._maps: dict[str, list[np.ndarray]] = {}  # of each prompt the latest layers, less than a chunk of them
 
     def begin(self, prompt: Prompt, token_ids: list[int], tokens: list[str], text_tokens: int | None = None) -> None:
-        """Make a prompt's group; `tokens` are its token ids, each decoded by itself. `text_tokens`: how many the whole
-        text has, where it was cut to the model's context."""
+        """Make a prompt's group; `text_tokens`: of the whole text, where it was cut to the context."""
         group = self._file.create_group(prompt.id)
         about = {"set": prompt.set, "digest": prompt_digest(prompt), "text_tokens": text_tokens or len(token_ids)}
         _describe(group, about)
@@ -83,19 +63,23 @@ class CaptureWriter:
         if (len(held) + 1) * held[0].nbytes > _CHUNK_BYTES:
             self._store_maps(prompt)
 
-    def finish(self, prompt: str, record: PromptRecord) -> None:
-        """Write the rest of a prompt. Raises OSError when what was written so far did not reach the disk."""
+    def finish(self, prompt: str, layers: list[int], row_error: float, **arrays: np.ndarray) -> None:
+        """Write the rest of a prompt: `arrays` by their names in `LAYOUT`, None where there is none. `sink_mass` is the
+        first class of `key_mass`. `layers`: true indices along the layer axis, the same for all prompts of a file.
+
+        Raises OSError when what was written so far did not reach the disk.
+        """
         self._disk.check()
         self._store_maps(prompt)
-        self._layers = self._layers or record.layers
-        if record.layers != self._layers:
-            raise RuntimeError(f"prompt {prompt!r} has layers {record.layers}, others {self._layers}")
-        group = self._file[prompt]
-        _store(group, "sink_mass", record.key_mass[..., 0])
-        for name in LAYOUT:
-            if (values := getattr(record, name, None)) is not None:
-                _store(group, name, values)
-        _describe(group, {"row_sum_error": record.row_error})
+        self._layers = self._layers or layers
+        if layers != self._layers:
+            raise RuntimeError(f"prompt {prompt!r} has layers {layers}, others {self._layers}")
+        if "key_mass" in arrays:
+            arrays["sink_mass"] = arrays["key_mass"][..., 0]
+        for name in sorted(arrays, key=list(LAYOUT).index):
+            if arrays[name] is not None:
+                _store(self._file[prompt], name, arrays[name], **(_COMPRESSED if name in _MEANS else {}))
+        _describe(self._file[prompt], {"row_sum_error": row_error})
 
     def _store_maps(self, prompt: str) -> None:
         """Append the layers that are held to the prompt's maps: as many at once as share a chunk."""
@@ -105,8 +89,7 @@ class CaptureWriter:
                 group["attention"].resize(len(group["attention"]) + len(layers), axis=0)
                 group["attention"][-len(layers) :] = layers
             else:
-                growing = {"maxshape": (None, *layers.shape[1:]), "compression": 2, "shuffle": True}
-                _store(group, "attention", layers, **growing)
+                _store(group, "attention", layers, maxshape=(None, *layers.shape[1:]), **_COMPRESSED)
 
     def complete(self) -> None:
         """Describe the file as a whole and mark it complete."""

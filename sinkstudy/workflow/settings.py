@@ -140,6 +140,10 @@ class Capture(Section):
         Several[Literal["auto", "never", "always", "double"]],
         Field(description="The prompts, cut to 64 tokens, are compared under each of these settings of bos."),
     ] = ["auto"]
+    keep: Annotated[
+        Literal["queries", "lengths"],
+        Field(description="The masses of every query, or running means of them at a grid of prefix lengths."),
+    ] = "queries"
     verify_prompts: Annotated[Count, Field(description="Prompts of each model that eager attention recomputes.")] = 5
     too_long: Annotated[
         Literal["cut", "refuse"], Field(description="What happens to a prompt longer than the model's context.")

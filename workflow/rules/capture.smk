@@ -18,6 +18,7 @@ rule capture:
         runtime=120,
     params:
         code=code_of("capture.py"),
+        keep=KEEP,
         maps_max_tokens=config["capture"]["maps_max_tokens"],
         model=model_spec,
         offload=offload,

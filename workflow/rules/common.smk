@@ -58,6 +58,11 @@ PREDICTOR_LENGTHS = [*REPORTED_LENGTHS, 256, 1024]
 BOS_COMPARED = TRAINED if len(config["capture"]["bos_arms"]) > 1 else []
 MECHANISM = ["activations", "mechanism", "positions", "sink_positions"]
 SIMULATED_LENGTHS = {n for preset in config["simulation"].values() for n in preset["lengths"]}
+# Lengths at which the correlation over all prompts is tabulated: a grid, and the simulated lengths.
+CORRELATED_LENGTHS = {2, 4, 8, 10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048} | SIMULATED_LENGTHS
+# What captures keep where they do not keep every query: see `sinkstudy.store.Keep`.
+KEEP = {"lengths": sorted(CORRELATED_LENGTHS.union(REPORTED_LENGTHS, PREDICTOR_LENGTHS))}
+KEEP = KEEP | {"thresholds": config["sinks"]["thresholds"]} if config["capture"]["keep"] == "lengths" else None
 COMPARISONS = ["short_vs_long", "model_vs_model", *(["measured_vs_simulated"] if PRESETS else [])]
 
 
@@ -130,6 +135,7 @@ def expected_of(model, shards=SHARDS):
     """What a reader must find in the captures of a model, see `sinkstudy.store.Expected`: plain, sorted mappings."""
     settings = config["models"][model]
     attributes = {key: settings[key] for key in ("bos", "dtype", "source")} | {"model": model}
+    attributes["keep"] = config["capture"]["keep"]
     if stated_revision(settings):
         attributes["revision"] = stated_revision(settings)
     return {
@@ -152,11 +158,6 @@ def fitted_captures(wildcards):
     """The captures that a calibrated preset is fitted to; the formula needs none."""
     model = config["simulation"][wildcards.preset].get("fitted_to")
     return [f"results/captures/{model}/{shard}.h5" for shard in SHARDS] if model else []
-
-
-def correlation_lengths():
-    """Lengths at which the correlation over all prompts is tabulated: a grid, and the simulated lengths."""
-    return sorted({2, 4, 8, 10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048} | SIMULATED_LENGTHS)
 
 
 def drawn(name, category, kind, figure, caption=None):

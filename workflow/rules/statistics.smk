@@ -63,7 +63,7 @@ rule statistics:
     params:
         code=code_of("statistics.py"),
         expected=expected,
-        lengths=correlation_lengths(),
+        lengths=sorted(CORRELATED_LENGTHS),
         reported=REPORTED_LENGTHS,
         resampling=RESAMPLING,
         thresholds=config["sinks"]["thresholds"],

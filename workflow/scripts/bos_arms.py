@@ -10,7 +10,7 @@ from sinkstudy.models.spec import pinned
 from sinkstudy.prompts import read_prompts
 from sinkstudy.stats.bos_arms import arm_rows, bos_arm_table
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.store import read_named_captures
+from sinkstudy.store import read_captures
 from sinkstudy.store.tables import write_table
 from sinkstudy.workflow.joblog import job_log
 
@@ -25,5 +25,5 @@ with job_log(snakemake.log[0]):
         path = Path(snakemake.output.captures) / f"{arm}.h5"
         longest = max(params.lengths)
         record(path, model, under_arm, prompts, 0, longest, max_tokens=longest)
-        rows += arm_rows(read_named_captures([path]), arm, params.threshold, params.lengths)
+        rows += arm_rows(read_captures([path]), arm, params.threshold, params.lengths)
     write_table(bos_arm_table(rows, model, Resampling(**params.resampling)), snakemake.output.table)

@@ -8,6 +8,7 @@ from sinkstudy.capture.recording import record
 from sinkstudy.models.loading import load_model
 from sinkstudy.models.spec import pinned
 from sinkstudy.prompts import read_prompts, shards
+from sinkstudy.store import Keep
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
@@ -23,4 +24,5 @@ with job_log(snakemake.log[0]):
         maps_max_tokens=params.maps_max_tokens,
         positions_max_tokens=params.positions_max_tokens,
         too_long=params.too_long,
+        keep=Keep(**params.keep) if params.keep else None,
     )

@@ -11,7 +11,7 @@ from sinkstudy.workflow.joblog import job_log
 with job_log(snakemake.log[0]):
     curves, threshold = read_tables([snakemake.input.curves]), snakemake.params.threshold
     save(length_figure(curves[curves["set"] == "all"], threshold), snakemake.output.lengths[0])
-    scores, prompts = head_curves(read_captures(snakemake.input.captures, Expected(**snakemake.params.expected)))
-    null = null_score(range(1, len(prompts) + 1))
-    figure = head_curves_figure(snakemake.wildcards.model, scores, prompts, null, threshold)
+    captures = read_captures(snakemake.input.captures, Expected(**snakemake.params.expected))
+    lengths, scores, prompts = head_curves(captures)
+    figure = head_curves_figure(snakemake.wildcards.model, lengths, scores, prompts, null_score(lengths), threshold)
     save(figure, snakemake.output.heads[0])

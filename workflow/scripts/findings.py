@@ -16,7 +16,7 @@ with job_log(snakemake.log[0]):
     provenance = {}
     for path, expected in zip(files.pop("captures"), snakemake.params.expected, strict=True):
         with open_capture(path, Expected(**expected)) as capture:
-            first_token = capture.tokens(next(iter(capture.prompts)))[0]
+            first_token = capture.capture(next(iter(capture.prompts))).tokens[0]
             provenance[capture.attributes["model"]] = {**capture.attributes, "first_token": first_token}
     controls = frozenset(snakemake.params.controls)
     tables = Tables.read(files, snakemake.params.threshold, provenance=provenance, controls=controls, figures=figures)
