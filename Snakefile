@@ -15,8 +15,8 @@ report: "workflow/report/study.rst"
 include: "workflow/rules/common.smk"
 
 
-# For `--sdm apptainer`: made from the Dockerfile, see docs/slurm.md.
-container: str(ROOT / "sinkstudy.sif")
+# For `--sdm apptainer`: made from the Dockerfile in the folder that the study runs in, see docs/slurm.md.
+container: "sinkstudy.sif"
 
 
 include: "workflow/rules/models.smk"

@@ -263,10 +263,10 @@ DRAWING |= {"maps": ["maps", "examples"], "statistics": ["heldout", "layer_pairs
 
 
 @pytest.mark.parametrize("kind", DRAWING)
-def test_a_figure_depends_on_its_own_drawing_code_and_the_common_style(kind):
+def test_a_figure_depends_on_its_own_drawing_code_the_titles_and_the_common_style(kind):
     assert {name for name in modules(f"fig_{kind}.py") if name.startswith("sinkstudy.figures")} == {
         "sinkstudy.figures",
-        *(f"sinkstudy.figures.{module}" for module in ("style", *DRAWING[kind])),
+        *(f"sinkstudy.figures.{module}" for module in ("messages", "style", *DRAWING[kind])),
     }
 
 
