@@ -20,7 +20,7 @@ FILES = [
     "results/scores/untrained.csv",
     "results/curves/foreign.csv",
     "results/simulation/tiny-8b.h5",
-    "results/mechanism/foreign.csv",
+    "results/mechanism/untrained.csv",
     "results/figures/lengths_untrained.svg",
 ]
 EXPLORER, CAPTURE = "results/explorer.html", "results/captures/reference/00001.h5"  # the first is made from the second
