@@ -29,7 +29,7 @@ SHAPES = {
 }
 _PASSES, _SECONDS_PER_PROCESS = 3, 10
 METHODS = ["sinkstudy", "norms", "positions", "sdpa", "eager", "transformer_lens"]
-OURS = ("sinkstudy", "norms", "positions")  # each measures more: masses, then norms, then positions
+OURS = ("sinkstudy", "norms", "positions")  # Each measures more than the one before it.
 
 
 def main() -> None:

@@ -69,7 +69,7 @@ def made_up_capture(path: Path, args: argparse.Namespace, maps: bool) -> None:
                 mass[layer] = attention[..., :1]
                 writer.add_map(name, attention)
             norms = np.ones((args.layers, args.heads))
-            received = rng.random((args.layers, args.heads, n)) ** 8  # most tokens receive next to nothing
+            received = rng.random((args.layers, args.heads, n)) ** 8  # Most tokens receive next to nothing.
             arrays = {"key_mass": mass, "output_norm": norms, "value_drain": norms, "position_mass": received}
             writer.finish(name, list(range(args.layers)), 0.0, **arrays)
 

@@ -23,7 +23,7 @@ from sinkstudy.store import open_capture, read_captures
 from sinkstudy.store.tables import write_table
 
 _MAPS_MAX_TOKENS, _POSITIONS_MAX_TOKENS = 512, 2048
-_MOST_TOKENS = 5  # that are listed as places of sinks
+_MOST_TOKENS = 5  # So many tokens are listed as places of sinks.
 _DARK = 0.6  # scores from here on have a light background and dark digits
 
 

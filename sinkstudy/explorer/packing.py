@@ -14,7 +14,7 @@ from sinkstudy.errors import StudyError
 
 SCORE_STEPS = 1 << 14
 MAP_STEPS = 255  # quantisation steps of the square root, which is finer near 0, where most of a map lies
-POSITION_STEPS = 63  # the same of what positions receive, which there is more of
+POSITION_STEPS = 63  # What positions receive has coarser steps, because there is more of it.
 SLIDER = tuple(i / 100 for i in range(1, 101))  # thresholds that the page offers besides the configured ones
 
 

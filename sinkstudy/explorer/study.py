@@ -25,14 +25,14 @@ from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.store import Capture, Expected, open_capture
 from sinkstudy.store.reading import CaptureFile
 
-# The page stays under 25 MB.
+# The page stays under 25 MB: scores and positions have a limit each, and maps get the rest.
 PACKED_BYTES = 24_000_000
-SCORE_BYTES = 13_000_000  # of these at most
-POSITION_BYTES = 8_000_000  # of these at most; maps get the rest
+SCORE_BYTES = 13_000_000
+POSITION_BYTES = 8_000_000
 _BYTES_PER_SCORE = 7 / 3  # in the page, if nothing can be compressed: 14 bits in base64
 _BYTES_PER_CELL = 4 / 3
-_BYTES_PER_POSITION = 0.6  # 0.41 for SmolLM2 on whole passages
-_BYTES_PER_HEAD = 2 * 4 * 4 / 3  # its output norm and value drain
+_BYTES_PER_POSITION = 0.6  # SmolLM2 takes 0.41 on whole passages.
+_BYTES_PER_HEAD = 2 * 4 * 4 / 3  # A head has an output norm and a value drain, in base64.
 _DENSE = (1 << 30, 1024, 512, 256, 128, 64, 32)
 _BLOCKS = (1, 2, 4, 8, 16, 32, 64)
 

@@ -49,7 +49,7 @@ def length_figure(curves: pd.DataFrame, threshold: float) -> Figure:
     right.set_title("mean score beside\nthat of uniform attention")
     for ax in (left, right):
         _counted_lengths(ax, one["n_tokens"].to_numpy(), one["prompts"].to_numpy(), most=6)
-    figure.legend(loc="outside lower center", ncols=3)  # curves of some models leave no free corner
+    figure.legend(loc="outside lower center", ncols=3)  # The curves of some models leave no free corner.
     prompts = f"n = {one['prompts'].max()} prompts cut to each length; bands: 95% over prompts"
     headline(figure, messages.over_lengths(curves, threshold), f"{curves['model'].iloc[0]}, {prompts}")
     return figure

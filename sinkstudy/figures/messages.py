@@ -20,9 +20,9 @@ PREDICTORS = {
 KIND_NAMES = {"first": "the first token", "delimiter": "a delimiter", "other": "another token"}
 SIMULATORS = {"formula": "original formula", "calibrated": "calibrated"}
 PHASES = {"prefill": "prefill", "decode": "decoding"}
-_NEAR_NULL = 0.05  # a score this near to uniform attention's is not called above it
-_VANISHED, _KEPT = 0.1, 0.9  # of what it was: less is called gone, more is called the same
-_REACHED = 1 / 3  # of the prompts; a mean over fewer is rather one over other prompts
+_NEAR_NULL = 0.05  # A score so near to uniform attention's is not called above it.
+_VANISHED, _KEPT = 0.1, 0.9  # Below the first share of what it was it has vanished, above the second it is kept.
+_REACHED = 1 / 3  # A length is spoken of where this share of the prompts reaches it.
 _SIGNIFICANT = 0.05
 
 

@@ -45,15 +45,15 @@ _RC = {
     "svg.hashsalt": "sinkstudy",  # element ids are random without it
     "svg.fonttype": "path",
     "pdf.compression": 6,
-    "pdf.fonttype": 42,  # TrueType, because journals refuse matplotlib's default
+    "pdf.fonttype": 42,  # Journals refuse matplotlib's default, Type 3 fonts.
 }
-# What each format would say of when and by what it was written; without it the same data gives the same bytes.
+# Without the date and the program in a file, the same data gives the same bytes.
 _METADATA = {
     "png": {"Software": None},
     "svg": {"Date": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
-_MESSAGE_LETTERS, _DETAIL_LETTERS = 14, 18.5  # per inch, of rather wide text
+_MESSAGE_LETTERS, _DETAIL_LETTERS = 14, 18.5  # So many letters of wide text fit in an inch.
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -105,7 +105,7 @@ def headline(figure: Figure, message: str, details: str) -> None:
     """The figure's one message as its title, and what it was measured on (model, n, threshold) small below it."""
     width = figure.get_figwidth()
     said, below = (_lines(message, int(_MESSAGE_LETTERS * width)), _lines(details, int(_DETAIL_LETTERS * width)))
-    # Empty lines of the title keep the place of the details, which constrained layout would not see.
+    # Constrained layout does not see the details, so empty lines of the title keep their place.
     room = "\n" * (1 + below.count("\n"))
     plain = {"ha": "left", "parse_math": False}  # names may have dollar signs
     title = figure.suptitle(said + room, x=0.01, weight="bold", **plain)

@@ -16,7 +16,7 @@ from sinkstudy.attention.strategies.contract import ReplacedHeads, Strategy
 # At least so many queries share one stretch of keys, or an eighth of a long window: smaller blocks copy keys too often.
 _BLOCK = 64
 _MASKED_BLOCK = 128
-# Decoding forgets tokens so many at a time, since each time copies what stays.
+# Decoding forgets so many tokens at once, because forgetting copies all that stay.
 _SPARE = 64
 
 
