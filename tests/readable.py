@@ -61,8 +61,9 @@ def replacement(plan, layer, head, attended, values, first_layer_map):
             weights = values.new_tensor([1.0] + [r] * i)
             rows.append(weights / weights.sum() @ values[: i + 1])
     if plan.strategy == "sink_window":
+        window = (plan.windows or {}).get(layer, {}).get(head, plan.window)
         for i in range(n):
-            keys = [j for j in range(i + 1) if j < plan.sink_tokens or j > i - plan.window]
+            keys = [j for j in range(i + 1) if j < plan.sink_tokens or j > i - window]
             weights = attended[i, keys]
             rows.append(weights / weights.sum() @ values[keys])
     return torch.stack(rows)

@@ -3,6 +3,8 @@
 import math
 import time
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -129,6 +131,17 @@ def test_the_decode_ceiling_counts_weights_and_cached_keys_and_values(model):
     assert decode_ceiling(shape, n, batch, HEADS, reuse, []) == pytest.approx(total / (total - 0.5 * kv_head))
     window = Plan(heads=HEADS, strategy="sink_window", sink_tokens=3, window=7)
     assert decode_ceiling(shape, n, batch, HEADS, window, []) == pytest.approx(total / (total - kv_head * 40 / 50))
+
+
+def test_ceilings_count_every_head_with_its_own_window(model):
+    shape, n, wide = Shape.of(model), 50, {0: [0, 1], 2: [0, 1, 2, 3]}  # of six heads, two read each KV head
+    windows = {0: {0: 4, 1: 4}, 2: {0: 6, 1: 6}}
+    plan = Plan(heads=wide, strategy="sink_window", sink_tokens=3, window=7, windows=windows)
+    alone = [({0: [0, 1]}, 4), ({2: [0, 1]}, 6), ({2: [2, 3]}, 7)]
+    for ceiling in (partial(prefill_ceiling, shape, n), partial(decode_ceiling, shape, n, 3)):
+        # Of a whole, what a plan leaves out is what its parts do.
+        left_out = [1 - 1 / ceiling(of, replace(plan, heads=of, windows=None, window=w), []) for of, w in alone]
+        assert 1 - 1 / ceiling(wide, plan, []) == pytest.approx(sum(left_out))
 
 
 @pytest.mark.parametrize("model_type", ["bloom", "gpt_oss", "gemma2"])

@@ -133,7 +133,8 @@ def test_the_python_of_the_plans_page_runs():
     (code,) = re.findall(r"\n\n((?: {4}.*\n|\n(?= {4}))+)\nWhat it costs", PLANS)
     ids = prompt_ids(60)
     names = {"model": tiny_model("llama"), "fit_ids": ids, "check_ids": ids.flip(1), "input_ids": ids[:, :40]}
-    lines = [line[4:].replace("window=512", "window=8").replace("0.005", "0.5") for line in code.splitlines()]
+    shorter = {"(256, 512, 1024)": "(4, 8)", "0.005": "0.5"}
+    lines = [re.sub("|".join(map(re.escape, shorter)), lambda m: shorter[m[0]], line[4:]) for line in code.splitlines()]
     exec("\n".join(lines), names)
     assert 0 < names["plan"].replaced < 12
     assert names["answer"].shape[1] > 40

@@ -18,7 +18,7 @@ from sinkstudy.explorer import write_page
 from sinkstudy.explorer.packing import MAP_STEPS, POSITION_STEPS
 from sinkstudy.stats.scores import excess_score, null_score
 
-COSTS = [("sink_window", layer, head, 10.0 ** (-layer - head)) for layer in range(3) for head in range(4)]
+COSTS = [("sink_window", 16, layer, head, 10.0 ** (-layer - head)) for layer in range(3) for head in range(4)]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def study(tmp_path_factory) -> tuple[Path, dict[str, dict[str, np.ndarray]]]:
             }
         captures[model] = [folder / model / "00000.h5"]
         made_up_capture(captures[model][0], model, maps[model], full_rows=model == "wide")
-    costs = pd.DataFrame(COSTS, columns=["strategy", "layer", "head", "cost"])
+    costs = pd.DataFrame(COSTS, columns=["strategy", "window", "layer", "head", "cost"])
     costs.to_csv(folder / "wide.csv", index=False)
     plans = {"few.json": {"heads": {"1": [0, 3], "2": [1]}}, "first.json": {"first_layer_threshold": 0.5}}
     for name, plan in plans.items():
@@ -150,7 +150,7 @@ def test_the_heads_are_coloured_by_every_measure_and_saved_as_a_table(study, pag
         "excess": ("excess score", excess_score(scores, null_score(7)), (0, 1)),
         "norm": ("output norm", norms, (0, norms.max())),
         "drain": ("value drain", 2 * norms, (0, 2 * norms.max())),
-        "cost:sink_window": ("cost of sink_window (KL, nats per token)", [row[3] for row in COSTS], (1e-5, 1)),
+        "cost:sink_window_16": ("cost of sink_window_16 (KL, nats per token)", [row[4] for row in COSTS], (1e-5, 1)),
         "plan:few": ("plan few", named, (0, 1)),
         "plan:first": ("plan first", in_first, (0, 1)),
     }

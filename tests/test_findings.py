@@ -177,7 +177,8 @@ def test_quality_by_set_is_at_the_largest_length_with_replaced_heads_and_answers
 
 def test_a_budget_says_which_heads_are_cheap_and_from_which_length_its_plan_gains():
     made = study()
-    costs = [("sinky", "sink_window", n, h, h, 2.0**-h, 2.0**-h) for n in range(2) for h in range(4)]
+    priced = (("sink_window", 512), ("first_value", NAN))
+    costs = [("sinky", *one, n, h, h, 2.0**-h, 2.0**-h) for one in priced for n in range(2) for h in range(4)]
     of_heads = (
         ("mean_sink_score", -0.25),
         ("mean_excess_score", 0.125),
@@ -190,12 +191,15 @@ def test_a_budget_says_which_heads_are_cheap_and_from_which_length_its_plan_gain
         timed |= window | {"speedup_low": low, "speedup_high": 1.25}
     spent = replace(
         made,
-        head_costs=frame("model strategy layer head kv_head cost kv_head_cost", *costs),
-        cost_stand_ins=frame("model strategy property spearman", *(("sinky", "sink_window", *one) for one in of_heads)),
+        head_costs=frame("model strategy window layer head kv_head cost kv_head_cost", *costs),
+        cost_stand_ins=frame(
+            "model strategy window property spearman", *(("sinky", *by, *one) for by in priced for one in of_heads)
+        ),
         benchmark=pd.concat([made.benchmark, *map(pd.DataFrame, lengths)], ignore_index=True),
     )
     text = re.sub(r"\[\^\d+\]", "", markdown(spent))
-    assert "| sinky | sink_window | 8 | 2.5e-01 | 7.5e-01 | 3.8e+00 | -0.25 | 0.12 | undefined | 0.50 |" in text
+    assert "| sinky | first_value | all | 8 | 2.5e-01 |" in text
+    assert "| sinky | sink_window | 512 | 8 | 2.5e-01 | 7.5e-01 | 3.8e+00 | -0.25 | 0.12 | undefined | 0.50 |" in text
     assert "the plan of policy budget replaces 3 heads (37.50%) by windows." in text
     assert "Prefill at 4096 tokens, batch 1: 1.12 times SDPA's speed (95% interval 1.06 to 1.25)" in text
     assert "The prefill gains from 4096 tokens on" in text

@@ -1,18 +1,21 @@
 """What replacing each head would cost, against measuring it head by head, and the plans that spend a budget on it."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from tiny import prompt_ids, tiny_model
 
 from sinkstudy.attention import Plan
 from sinkstudy.evaluation.benchmark import windows
 from sinkstudy.evaluation.budget import budget, calibration_texts, window_plan
-from sinkstudy.evaluation.head_costs import head_costs
+from sinkstudy.evaluation.head_costs import COLUMNS, head_costs
 from sinkstudy.evaluation.policies import mean_kl
 from sinkstudy.models.loading import load_model, tokenize
 from sinkstudy.models.spec import ModelSpec
@@ -102,6 +105,49 @@ def test_a_plan_that_costs_more_than_estimated_is_cut_back(toy, costs):
     assert mean_kl(model, plan, [check]) <= limit
     # A text that the window would cover for the most part says nothing.
     assert budget(model, empty, costs, check[:, :27], 1.0).heads == {}
+
+
+@given(st.lists(st.lists(st.floats(1e-4, 1), min_size=3, max_size=3), min_size=4, max_size=4), st.floats(0.01, 2))
+@settings(max_examples=20, deadline=None)
+def test_nothing_saves_as_much_work_for_less_than_a_budget_of_several_windows(prices, limit):
+    model, check, widths = tiny_model("llama", num_key_value_heads=4), prompt_ids(60), (4, 9, 14)
+    rows = [
+        ("sink_window", width, 1, kv, kv, price, price)
+        for kv, of in enumerate(prices)
+        for width, price in zip(widths, sorted(of, reverse=True), strict=True)
+    ]
+    plan = budget(model, window_plan(1, 14), pd.DataFrame(rows, columns=COLUMNS), check, limit)
+
+    def saved(width):
+        return sum(max(0, i - width) for i in range(60))  # keys that a query at i, after a first token, does not see
+
+    options = [
+        [(0, 0.0), *((saved(width), price) for _, width, *_, kv, _, price in rows if kv == of)] for of in range(4)
+    ]
+    ways = [tuple(map(sum, zip(*way, strict=True))) for way in product(*options)]
+    chosen = [(saved(plan.window_of(1, head)), head) for head in plan.heads.get(1, [])]
+    cost = sum(next(price for gain, price in options[head] if gain == one) for one, head in chosen)
+    assert cost <= limit * (1 + 1e-9)
+    assert cost <= min(paid for gain, paid in ways if gain >= sum(gain for gain, _ in chosen)) * (1 + 1e-9)
+
+
+def test_a_plan_of_several_windows_runs_from_where_it_halves_the_work_of_its_heads(toy):
+    model, ids, check = toy
+    plans = [window_plan(2, width) for width in (6, 20, 60)]
+    costs = head_costs(model, ids, plans, seed=0)
+    assert costs.groupby("window").size().to_dict() == {6: 32, 20: 32, 60: 32}
+    plan = budget(model, plans[0], costs, check, 1e-2)
+    widths = [plan.window_of(layer, head) for layer, heads in plan.heads.items() for head in heads]
+    assert len(set(widths)) > 1
+    assert mean_kl(model, plan, [check]) <= 1e-2
+
+    def left(n):
+        return sum(sum(min(i + 1, 2 + width) for i in range(n)) for width in widths) / len(widths) / (n * (n + 1) / 2)
+
+    assert left(plan.min_tokens) == pytest.approx(0.5, abs=0.02)  # a window's own triangle is not counted
+    narrow = budget(model, plans[0], costs[costs["window"] == 6], check, 1e-2)
+    assert narrow.windows is None
+    assert (narrow.window, narrow.min_tokens) == (6, plans[0].min_tokens)
 
 
 @pytest.mark.parametrize("texts", [["one text alone"], ["a", "bbb", "cc"], ["same", "same"]])

@@ -27,13 +27,24 @@ def test_a_plan_runs_between_its_limits_of_length_and_nowhere_else(depth, n, run
         assert torch.allclose(found, expected, atol=1e-5) is not runs
 
 
-def test_plan_files_from_before_min_tokens_load(tmp_path):
+def test_plan_files_from_before_min_tokens_and_windows_load(tmp_path):
     plan = Plan(heads=GROUPS, **WINDOW)
     plan.save(tmp_path / "new.json")
     old = json.loads((tmp_path / "new.json").read_text())
     assert old.pop("min_tokens", "absent") is None
+    assert old.pop("windows", "absent") is None
     (tmp_path / "old.json").write_text(json.dumps(old))
     assert Plan.load(tmp_path / "old.json") == Plan.load(tmp_path / "new.json") == plan
+
+
+def test_a_plan_file_keeps_windows_of_their_own(tmp_path):
+    plan = Plan(heads=GROUPS, windows={2: {3: 9, 2: 9}, 0: {2: 7}}, **WINDOW)
+    plan.save(tmp_path / "plan.json")
+    loaded = Plan.load(tmp_path / "plan.json")
+    assert loaded == plan
+    assert [loaded.window_of(layer, head) for layer in (0, 2) for head in GROUPS[layer]] == [7, 5, 5, 5, 9, 9]
+    loaded.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "plan.json").read_bytes()
 
 
 @pytest.mark.parametrize(

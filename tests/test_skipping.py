@@ -1,5 +1,7 @@
 """A policy's heads beside as many others of their layers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,13 @@ from tiny import tiny_model
 from sinkstudy.attention import Plan, optimized
 from sinkstudy.evaluation.benchmark import windows
 from sinkstudy.evaluation.quality import compare
-from sinkstudy.evaluation.skipping import control_heads, random_heads, skipping_table, with_value_drain
+from sinkstudy.evaluation.skipping import (
+    control_heads,
+    random_heads,
+    skipping_table,
+    with_heads,
+    with_value_drain,
+)
 from sinkstudy.stats.resampling import Resampling
 
 PLAN = Plan(heads={1: [0, 1], 2: [3]}, policy="by hand", max_tokens=30)
@@ -44,6 +52,14 @@ def test_a_control_takes_as_many_heads_of_the_same_layers():
     drawn = [random_heads(PLAN, 4, np.random.default_rng(seed)) for seed in range(200)]
     assert all(len(set(one[1])) == 2 and len(one[2]) == 1 and one.keys() == {1, 2} for one in drawn)
     assert {one[2][0] for one in drawn} == {0, 1, 2, 3}
+
+
+def test_heads_drawn_instead_take_over_the_windows():
+    plan = Plan(heads=PLAN.heads, strategy="sink_window", window=8, windows={1: {0: 3, 1: 5}, 2: {0: 9}})
+    one = with_heads(plan, {1: [3, 2], 2: [1]})
+    assert one.heads == {1: [2, 3], 2: [1]}
+    assert one.windows == {1: {2: 5, 3: 3}, 2: {1: 8}}
+    assert with_heads(replace(plan, windows=None), {1: [3, 2], 2: [1]}).windows is None
 
 
 def test_the_most_drained_heads_are_found_in_the_table_of_activations():

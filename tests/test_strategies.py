@@ -9,6 +9,7 @@ from readable import readable_logits
 from tiny import prompt_ids, tiny_model
 
 from sinkstudy.attention import Plan, optimized
+from sinkstudy.attention.cache import cache_bytes
 from sinkstudy.attention.heads import AttentionInputs, HeadToKV
 from sinkstudy.attention.pattern import attention_pattern
 from sinkstudy.attention.strategies.contract import ReplacedHeads
@@ -122,6 +123,43 @@ def test_sinks_and_window_filled_token_by_token(n, sink_tokens, window, depth):
         steps = [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(1, n)]
     expected = truth_of(readable_logits, model, ids, plan)[:, 1:]
     assert_within(torch.cat(steps, 1), expected)
+
+
+# Four query heads read a KV head: in layer 0 they differ, in the others they are alike; the rest have the plan's.
+WINDOWS = {0: {0: 3, 1: 9, 3: 1}, 1: dict.fromkeys(range(4), 9), 2: dict.fromkeys(range(4), 1)}
+
+
+@pytest.mark.parametrize("depth", ["projections", "attention"])
+@pytest.mark.parametrize("heads", HEADS_OF)
+@pytest.mark.parametrize("n", [20, 150])
+@torch.no_grad()
+def test_heads_with_windows_of_their_own(n, heads, depth):
+    model, ids = model_of("4:1"), prompt_ids(n)
+    plan = Plan(heads=HEADS_OF[heads], windows=WINDOWS, **STRATEGIES["sink_window"])
+    expected = truth_of(readable_logits, model, ids, plan)
+    assert_within(logits_of(model, plan, ids, depth=depth), expected)
+    padded = torch.cat([torch.zeros(1, 7, dtype=torch.long), ids], 1)
+    mask = torch.cat([torch.zeros(1, 7, dtype=torch.long), torch.ones_like(ids)], 1)
+    assert_within(logits_of(model, plan, padded, attention_mask=mask, depth=depth)[:, 7:], expected)
+    with optimized(model, plan, depth):
+        cache = model(ids[:, :9], use_cache=True).past_key_values
+        steps = [model(ids[:, 9:15], past_key_values=cache).logits]
+        cache.batch_repeat_interleave(3)
+        cache.reorder_cache(torch.tensor([2, 0, 1]))
+        cache.batch_select_indices(torch.tensor([1]))
+        steps += [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(15, n)]
+    assert_within(torch.cat(steps, 1), expected[:, 9:])
+
+
+@torch.no_grad()
+def test_every_kv_head_keeps_its_own_window_of_the_cache():
+    model, ids = model_of("4:1"), prompt_ids(100)
+    plan = Plan(heads=HEADS_OF["every head"], windows=WINDOWS, **STRATEGIES["sink_window"])
+    with optimized(model, plan):
+        cache = model(ids, use_cache=True).past_key_values
+    # Two first tokens, and of the widest window all but the query's own place; half of the KV heads have the plan's 5.
+    numbers = sum(2 + window - 1 for window in (9, 5, 9, 5, 1, 5)) * model.config.head_dim * 2
+    assert cache_bytes(cache) == numbers * 4
 
 
 @pytest.mark.parametrize("kv_heads", [(0, 0, 0, 1, 1, 1), (0, 1, 1)], ids=["even", "uneven"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +10,13 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
 from sinkstudy.attention.heads import HeadPartition, partition_heads, select_heads
 from sinkstudy.errors import StudyError
+
+
+class Split(NamedTuple):
+    """How a layer's KV heads part: it has so many query `heads`, and those in `windows` are replaced by one each."""
+
+    heads: int
+    windows: dict[int, int]
 
 
 class PlannedLayer:
@@ -20,7 +28,7 @@ class PlannedLayer:
     """
 
     entered, owned, whole = False, True, True
-    split: tuple[int, tuple[int, ...]] | None = None
+    split: Split | None = None
     partition: HeadPartition | None = None
     state: dict[str, Tensor]
 
@@ -46,17 +54,17 @@ class PlannedLayer:
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)
-        self._change_state(lambda t: t.index_select(0, beam_idx.to(t.device)))
+        self.change_state(lambda t: t.index_select(0, beam_idx.to(t.device)))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        self._change_state(lambda t: t[indices.to(t.device)])
+        self.change_state(lambda t: t[indices.to(t.device)])
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
-        self._change_state(lambda t: t.repeat_interleave(repeats, dim=0))
+        self.change_state(lambda t: t.repeat_interleave(repeats, dim=0))
 
-    def _change_state(self, change: Callable[[Tensor], Tensor]) -> None:
+    def change_state(self, change: Callable[[Tensor], Tensor]) -> None:
         self.state = {name: change(t) for name, t in self.state.items()}
 
 
@@ -82,13 +90,16 @@ def _planned(kind: type[CacheLayerMixin]) -> type[PlannedLayer]:
 class SplitKVCache(PlannedLayer, DynamicLayer):
     """Keys and values of KV heads that kept heads read; the rest is in `state`.
 
-    Where `split` names the number of query heads and the replaced ones, KV heads that only these read go to "key" and
-    "value" of `state`, which the strategy may shorten; `update` returns the others.
+    With a `split`, KV heads that only replaced heads read go to "key" and "value" of one of `own`, where those are
+    together whose widest window is the same, and which the strategy may shorten; `update` returns the others. `own_kv`:
+    the KV heads in each.
     """
 
-    def __init__(self, *, whole: bool, split: tuple[int, tuple[int, ...]] | None = None) -> None:
+    def __init__(self, *, whole: bool, split: Split | None = None) -> None:
         super().__init__()
         self.whole, self.split, self.state = whole, split, {}
+        self.own: list[dict[str, Tensor]] = []
+        self.own_kv: list[list[int]] = []
 
     @property
     def is_croppable(self) -> bool:
@@ -97,15 +108,32 @@ class SplitKVCache(PlannedLayer, DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         self.check_entered()
         if self.split is not None:
-            heads, replaced = self.split
-            self.partition = partition_heads(heads, key_states.shape[1], replaced, key_states.device)
+            if self.partition is None:
+                self._partition(key_states)
             index = self.partition.index
-            own, kept = index(self.partition.replaced_only_kv), index(self.partition.kept_kv)
-            for name, states in {"key": key_states, "value": value_states}.items():
-                before = [self.state[name]] if name in self.state else []
-                self.state[name] = torch.cat([*before, select_heads(states, own)], 2)
+            for own, kv_heads in zip(self.own, self.own_kv, strict=True):
+                for name, states in {"key": key_states, "value": value_states}.items():
+                    before = [own[name]] if name in own else []
+                    own[name] = torch.cat([*before, select_heads(states, index(kv_heads))], 2)
+            kept = index(self.partition.kept_kv)
             key_states, value_states = select_heads(key_states, kept), select_heads(value_states, kept)
         return DynamicLayer.update(self, key_states, value_states)
+
+    def _partition(self, key_states: Tensor) -> None:
+        heads, windows = self.split
+        self.partition = partition_heads(heads, key_states.shape[1], tuple(sorted(windows)), key_states.device)
+        only, kv_of = self.partition.replaced_only_kv, self.partition.kv_of
+        widest = {kv: max(width for head, width in windows.items() if kv_of(head) == kv) for kv in only}
+        self.own_kv = [[kv for kv in only if widest[kv] == width] for width in sorted(set(widest.values()))]
+        self.own = [{} for _ in self.own_kv]
+
+    def reset(self) -> None:
+        super().reset()
+        self.own = [{} for _ in self.own]
+
+    def change_state(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().change_state(change)
+        self.own = [{name: change(t) for name, t in own.items()} for own in self.own]
 
     def get_seq_length(self) -> int:
         # The inherited method would take a cache without KV heads for an empty one.
@@ -121,5 +149,7 @@ class SplitKVCache(PlannedLayer, DynamicLayer):
 
 def cache_bytes(cache: Cache) -> int:
     """Bytes of every tensor a cache holds."""
-    held = [t for layer in cache.layers for t in (layer.keys, layer.values, *getattr(layer, "state", {}).values())]
-    return sum(t.numel() * t.element_size() for t in held if t is not None)
+    held = [t for layer in cache.layers for t in (layer.keys, layer.values) if t is not None]
+    for layer in cache.layers:
+        held += [t for state in (getattr(layer, "state", {}), *getattr(layer, "own", ())) for t in state.values()]
+    return sum(t.numel() * t.element_size() for t in held)

@@ -116,6 +116,8 @@ def _attention_under_plan(
     if isinstance(running, PrunedAttention):
         return running.attend(inputs), None
     running.check_entered(layer)
+    if not running.now.prompt.active:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **features)
     inputs = _without_empty_places(inputs, running.now.past + query.shape[2])
     if layer == running.now.first_layer:
         running.see_first_layer(inputs)

@@ -21,7 +21,8 @@ class Plan:
     layers.
     `rest_weight`: layer to head to the weight of each other token relative to the first's, for `first_value_mean`
     (None: measured on the first pass over each prompt, which in assisted generation holds guessed tokens too).
-    `sink_tokens`, `window`: what `sink_window` attends to. `policy`: the name of what chose the heads, for tables.
+    `sink_tokens`, `window`: what `sink_window` attends to. `windows`: layer to head to a window of its own; other heads
+    have `window`. `policy`: the name of what chose the heads, for tables.
 
     Raises StudyError for an unknown strategy and for settings that contradict each other.
     """
@@ -34,6 +35,7 @@ class Plan:
     rest_weight: Mapping[int, Mapping[int, float]] | None = None
     sink_tokens: int = 4
     window: int = 64
+    windows: Mapping[int, Mapping[int, int]] | None = None
     policy: str = "by hand"
 
     def __post_init__(self) -> None:
@@ -57,6 +59,11 @@ class Plan:
             raise StudyError(f"plan: first_layer_threshold is {self.first_layer_threshold}; use a score from 0 to 1.")
         if self.sink_tokens < 1 or self.window < 1:
             raise StudyError("plan: sink_tokens and window must be at least 1.")
+        if self.windows is not None:
+            if not STRATEGIES[self.strategy].forgets_tokens:
+                raise StudyError(f"plan: strategy {self.strategy!r} has no window; leave out windows.")
+            windows = {int(n): {int(h): int(w) for h, w in sorted(of.items())} for n, of in self.windows.items()}
+            object.__setattr__(self, "windows", dict(sorted(windows.items())))
         if self.rest_weight is not None:
             weights = {int(n): {int(h): float(w) for h, w in of.items()} for n, of in self.rest_weight.items()}
             object.__setattr__(self, "rest_weight", weights)
@@ -76,6 +83,16 @@ class Plan:
     def replaced(self) -> int:
         """Number of heads the plan names (0 where they are decided at inference)."""
         return sum(len(heads) for heads in self.heads.values())
+
+    def window_of(self, layer: int, head: int) -> int:
+        return (self.windows or {}).get(layer, {}).get(head, self.window)
+
+    def by_window(self, layer: int, heads: Sequence[int]) -> dict[int, tuple[int, ...]]:
+        """These heads of `layer`, those of one window together."""
+        if self.windows is None:
+            return {self.window: tuple(heads)} if heads else {}
+        widths = sorted({self.window_of(layer, head) for head in heads})
+        return {width: tuple(h for h in heads if self.window_of(layer, h) == width) for width in widths}
 
     def covers(self, tokens: int) -> bool:
         """Whether a prompt of so many tokens runs under the plan."""
@@ -107,6 +124,9 @@ def _check_types(plan: Plan) -> None:
         value = getattr(plan, name)
         if not _is_whole(value) and not (value is None and name in ("min_tokens", "max_tokens")):
             raise StudyError(f"plan: {name} is {value!r}, but must be a whole number.")
+    widths = plan.windows if plan.windows is not None else {}
+    if not isinstance(widths, Mapping) or not all(map(_is_windows, widths.values())):
+        raise StudyError("plan: windows must give heads of layers whole numbers from 1, such as {1: {0: 256}}.")
     for name in ("strategy", "policy"):
         if not isinstance(getattr(plan, name), str):
             raise StudyError(f"plan: {name} is {getattr(plan, name)!r}, but must be a name.")
@@ -114,6 +134,10 @@ def _check_types(plan: Plan) -> None:
 
 def _is_list(value: object) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, str | Mapping)
+
+
+def _is_windows(of_heads: object) -> bool:
+    return isinstance(of_heads, Mapping) and all(_is_whole(width) and width >= 1 for width in of_heads.values())
 
 
 def _is_whole(value: object) -> bool:

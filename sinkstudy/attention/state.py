@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from sinkstudy.attention.cache import PlannedLayer, SplitKVCache, as_planned
+from sinkstudy.attention.cache import PlannedLayer, Split, SplitKVCache, as_planned
 from sinkstudy.attention.heads import (
     AttentionInputs,
     HeadPartition,
@@ -94,8 +94,12 @@ class PlanState:
     def enter_layer(self, attention: nn.Module, args: tuple, kwargs: dict) -> None:
         """Runs before every attention module: finds the prompt that the pass continues, and the layer's cache."""
         now, layer = self.now, attention.layer_idx
+        begins = now.first_layer is None
+        if not begins and now.past and not now.prompt.active:
+            now.layer = layer  # Nothing of a prompt that the plan leaves alone needs looking at again.
+            return
         cache = next((one for one in (*args, *kwargs.values()) if isinstance(one, Cache)), None)
-        if now.first_layer is None:
+        if begins:
             now.first_layer = layer
             now.past = 0 if cache is None else int(cache.get_seq_length(layer))
             hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
@@ -161,7 +165,8 @@ class PlanState:
             return DynamicLayer()
         replaced = self.replaced_heads(layer)
         if replaced and self.strategy.forgets_tokens and not slides(self.config, layer):
-            return SplitKVCache(whole=False, split=(self.config.num_attention_heads, replaced))
+            windows = {head: self.plan.window_of(layer, head) for head in replaced}
+            return SplitKVCache(whole=False, split=Split(self.config.num_attention_heads, windows))
         return SplitKVCache(whole=layer not in self.pruned)
 
     def replaced_heads(self, layer: int) -> tuple[int, ...]:
@@ -212,34 +217,34 @@ class PlanState:
     def head_inputs(
         self, layer: int, partition: HeadPartition, inputs: AttentionInputs
     ) -> Iterator[tuple[tuple[int, ...], ReplacedHeads]]:
-        """Replaced heads, and what the strategy is given of them: all at once, or, where the layer's cache is split,
-        first those that share KV heads with kept ones, then those whose KV heads the strategy keeps."""
+        """Replaced heads of one window, and what the strategy is given of them: at once, or, where the layer's cache is
+        split, first those that share KV heads with kept ones, then those whose KV heads the strategy keeps."""
         cache = self.now.layer_cache
         if cache is None or cache.partition is None:
             memory = {} if cache is None else cache.state
             parts = [(range(partition.kv_heads), inputs.key, inputs.value, memory)]
         else:
-            own = partition.replaced_only_kv, cache.state["key"], cache.state["value"], cache.state
-            parts = [(partition.kept_kv, inputs.key, inputs.value, {}), own]
+            parts = [(partition.kept_kv, inputs.key, inputs.value, {})]
+            parts += [(kv, own["key"], own["value"], own) for kv, own in zip(cache.own_kv, cache.own, strict=True)]
         for kv_heads, key, value, memory in parts:
-            heads = tuple(h for h in partition.replaced if partition.kv_of(h) in kv_heads)
-            if not heads:
-                continue
-            given = ReplacedHeads(
-                query=select_heads(inputs.query, partition.index(heads)),
-                key=key,
-                value=value,
-                to_kv=HeadToKV.of(tuple(kv_heads.index(partition.kv_of(h)) for h in heads), partition.device),
-                mask=inputs.mask,
-                scale=inputs.scale,
-                sink_tokens=self.plan.sink_tokens,
-                window=self.plan.window,
-                rest_weight=self.rest_weight(layer, heads, partition.device),
-                memory=memory,
-                first_layer_pattern=partial(self.first_layer_pattern, heads, key.shape[2]),
-                start=self.now.past + inputs.query.shape[2] - key.shape[2],
-            )
-            yield heads, given
+            here = [h for h in partition.replaced if partition.kv_of(h) in kv_heads]
+            groups = self.plan.by_window(layer, here)
+            for window, heads in groups.items():
+                given = ReplacedHeads(
+                    query=select_heads(inputs.query, partition.index(heads)),
+                    key=key,
+                    value=value,
+                    to_kv=HeadToKV.of(tuple(kv_heads.index(partition.kv_of(h)) for h in heads), partition.device),
+                    mask=inputs.mask,
+                    scale=inputs.scale,
+                    sink_tokens=self.plan.sink_tokens,
+                    window=window,
+                    rest_weight=self.rest_weight(layer, heads, partition.device),
+                    memory=memory if window == max(groups) else {},  # others may not forget what the widest reads
+                    first_layer_pattern=partial(self.first_layer_pattern, heads, key.shape[2]),
+                    start=self.now.past + inputs.query.shape[2] - key.shape[2],
+                )
+                yield heads, given
 
     def rest_weight(self, layer: int, heads: tuple[int, ...], device: torch.device) -> Tensor | None:
         """The plan's weights of these heads, (1, head) float32; None where it leaves them to be measured."""

@@ -64,7 +64,9 @@ def plan(
     text: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A file of your own text.")],
     output: Annotated[Path, typer.Option(help="Where the plan is written, as JSON.")] = Path("plan.json"),
     kl: Annotated[float, typer.Option(min=0, help="What the plan may cost: KL divergence, nats per token.")] = 0.005,
-    window: Annotated[int, typer.Option(min=1, help="Recent tokens that a replaced head sees.")] = 512,
+    window: Annotated[
+        list[int], typer.Option(min=1, help="Recent tokens that a replaced head sees; given twice, the better of two.")
+    ] = (256, 512),
     sink_tokens: Annotated[int, typer.Option(min=1, help="First tokens that a replaced head sees.")] = 4,
     gguf: Gguf = None,
     sha256: Sha256 = None,

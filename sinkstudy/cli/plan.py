@@ -1,7 +1,7 @@
 """`sinkstudy plan`: windows for the heads that cost least, fitted to one half of a text and priced on the other."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +20,39 @@ _MOST_TOKENS = 2048  # of each half: the backward pass over them has to fit into
 
 
 def plan(
-    source: str, text: Path, given: Mapping[str, Any], kl: float, sink_tokens: int, window: int, output: Path
+    source: str,
+    text: Path,
+    given: Mapping[str, Any],
+    kl: float,
+    sink_tokens: int,
+    windows: Sequence[int],
+    output: Path,
 ) -> None:
-    """Write the plan to `output` and print its price. Raises StudyError where the text is too short for the window, or
-    the model cannot run under a plan."""
+    """Write the plan to `output` and print its price. Raises StudyError where the text is too short for any of the
+    windows, or the model cannot run under a plan."""
     name, loaded = model_of(source, given)
     if not runs_on_sdpa(loaded.model):
         raise StudyError(f"model {name!r} does not run on SDPA, so it cannot run under a plan.")
-    empty = window_plan(sink_tokens, window)
+    plans = [window_plan(sink_tokens, window) for window in sorted(windows)]
+    narrow = plans[0]
     ids = tokenize(loaded, text.read_text(encoding="utf-8"), text.name)
     half = min(len(ids) // 2, _MOST_TOKENS)
-    if not empty.covers(half):
+    if not narrow.covers(half):
         raise StudyError(
-            f"{text}: each half has {half} tokens (at most {_MOST_TOKENS} are read), where a window of {window} saves "
-            f"work from {empty.min_tokens} on; give a longer text or a smaller --window."
+            f"{text}: each half has {half} tokens (at most {_MOST_TOKENS} are read), where a window of "
+            f"{narrow.window} saves work from {narrow.min_tokens} on; give a longer text or a smaller --window."
         )
     fit, check = (torch.tensor([part], device=loaded.model.device) for part in (ids[:half], ids[-half:]))
-    fitted = budget(loaded.model, empty, head_costs(loaded.model, fit, [empty]), check, kl)
+    fitted = budget(loaded.model, narrow, head_costs(loaded.model, fit, plans), check, kl)
     with atomic_write(output) as path:
         fitted.save(path)
     config = loaded.model.config.get_text_config()
     share = fitted.replaced / (config.num_hidden_layers * config.num_attention_heads)
+    used = {fitted.window_of(layer, head) for layer, heads in fitted.heads.items() for head in heads}
+    widths = " or ".join(map(str, sorted(used or {fitted.window})))
     price = mean_kl(loaded.model, fitted, [check])
     print(
-        f"{output}: {fitted.replaced} heads ({share:.1%}) see {sink_tokens} tokens and a window of {window}, from "
+        f"{output}: {fitted.replaced} heads ({share:.1%}) see {sink_tokens} tokens and a window of {widths}, from "
         f"{fitted.min_tokens} tokens on; on the second half of {text} this costs a KL of {price:.2g} nats per token.",
         file=sys.stderr,
     )

@@ -1,12 +1,12 @@
 """Policy `budget`: windows for the KV heads that cost least, until a stated KL divergence is spent.
 
-A KV head goes with all query heads that read it, because only then does its cache shrink. All of them do the same work,
-so that the cheapest per work saved are the cheapest.
+A KV head goes with all query heads that read it, because only then does its cache shrink. Each may have one of several
+windows; what is spent next is always what costs least for the work it saves.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -14,24 +14,34 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sinkstudy.attention.plan import Plan
+from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.evaluation.policies import mean_kl
 
 STRATEGY = "sink_window"
 _SEPARATOR = "\n\n"
-# Of causal attention to n tokens a window of w leaves a share of 1 - (1 - w / n)^2, half of it at this n / w.
-_HALVES_WORK = 1 / (1 - 0.5**0.5)
 
 
 def window_plan(sink_tokens: int, window: int, max_tokens: int | None = None) -> Plan:
     """A plan without heads yet; shorter prompts than those whose work it halves run unchanged, as they gain nothing."""
     return Plan(
         strategy=STRATEGY,
-        min_tokens=math.ceil(_HALVES_WORK * (sink_tokens + window)),
+        min_tokens=halves_work(sink_tokens, [window]),
         max_tokens=max_tokens,
         sink_tokens=sink_tokens,
         window=window,
         policy="budget",
     )
+
+
+def halves_work(sink_tokens: int, windows: Iterable[int]) -> int:
+    """The shortest prompt of whose attention heads with these windows leave out half, taken together: about 3.4 times
+    the window."""
+    widths = sink_tokens + np.array(list(windows))
+    tokens = widths.max()
+    # Of causal attention to n tokens a window of w leaves out a share of about (1 - w / n)^2.
+    while np.square(1 - widths / tokens).mean() < 0.5:
+        tokens += 1
+    return int(tokens)
 
 
 def calibration_texts(texts: Sequence[str]) -> tuple[str, str]:
@@ -44,21 +54,21 @@ def calibration_texts(texts: Sequence[str]) -> tuple[str, str]:
 
 
 def budget(model: PreTrainedModel, plan: Plan, costs: pd.DataFrame, check_ids: Tensor, limit: float) -> Plan:
-    """`plan` with the KV heads that cost at most `limit` nats per token together.
+    """`plan` with KV heads, and a window for each, that cost at most `limit` nats per token together.
 
-    `costs`: rows of `head_costs`. Estimates add up costs as if heads did not interact, so the divergence is measured on
-    `check_ids` (1, query), which the costs were not estimated on; where it exceeds the limit, the plan is cut back.
-    Without heads, for a text shorter than the plan's `min_tokens`.
+    `costs`: rows of `head_costs`, for one window or several. Estimates add up costs as if heads did not interact, so
+    the divergence is measured on `check_ids` (1, query), which the costs were not estimated on; where it exceeds the
+    limit, the plan is cut back. Without heads, for a text longer than the plan covers, or too short for any of the
+    windows to halve its work.
     """
-    if not plan.covers(check_ids.shape[1]):
+    tokens = check_ids.shape[1]
+    if plan.max_tokens is not None and plan.max_tokens < tokens:
         return plan
-    costs = costs[costs["strategy"] == plan.strategy]
-    of_kv = costs.drop_duplicates(["layer", "kv_head"]).sort_values(["kv_head_cost", "layer", "kv_head"])
-    spent, allowed = of_kv["kv_head_cost"].cumsum().to_numpy(), limit
+    steps = _steps(costs[costs["strategy"] == plan.strategy], plan.sink_tokens, tokens)
+    spent, allowed = steps["cost"].cumsum().to_numpy(), limit
     count = int(np.searchsorted(spent, allowed, side="right"))
     while count:
-        chosen = costs.merge(of_kv.head(count)[["layer", "kv_head"]])
-        fitted = replace(plan, heads=chosen.groupby("layer")["head"].agg(list).to_dict())
+        fitted = _with_windows(plan, costs, steps.head(count))
         measured = mean_kl(model, fitted, [check_ids])
         if measured <= limit:
             return fitted
@@ -66,3 +76,49 @@ def budget(model: PreTrainedModel, plan: Plan, costs: pd.DataFrame, check_ids: T
         allowed *= limit / measured
         count = min(count - 1, int(np.searchsorted(spent, allowed, side="right")))
     return plan
+
+
+def _steps(costs: pd.DataFrame, sink_tokens: int, tokens: int) -> pd.DataFrame:
+    """What may be spent on, in the order in which it should be: each row gives a KV head (layer, kv_head) a `window`
+    narrower than it had before, at an added `cost`."""
+    work = STRATEGIES[STRATEGY].work
+    saved = {w: work(tokens, 1, 0, tokens) - work(tokens, 1, sink_tokens, w) for w in costs["window"].unique()}
+    rows = []
+    for (layer, kv_head), options in costs.drop_duplicates(["layer", "kv_head", "window"]).groupby(
+        ["layer", "kv_head"]
+    ):
+        priced = [(saved[w], cost, int(w)) for w, cost in zip(options["window"], options["kv_head_cost"], strict=True)]
+        usable = [(gain, cost, w) for gain, cost, w in priced if halves_work(sink_tokens, [w]) <= tokens]
+        for (gained, paid, _), (gain, cost, window) in _cheapest(sorted(usable)):
+            rows.append(((cost - paid) / (gain - gained), layer, kv_head, window, cost - paid))
+    return pd.DataFrame(sorted(rows), columns=["price", "layer", "kv_head", "window", "cost"])
+
+
+def _cheapest(options: Sequence[tuple[float, float, int]]) -> Iterable[tuple[tuple, tuple]]:
+    """Steps from nothing to ever more work saved, each dearer per work than the one before: the lower convex hull of
+    `options` (work saved, cost, window), which are sorted."""
+    hull = [(0.0, 0.0, 0)]
+    for one in options:
+        while len(hull) > 1 and _price(hull[-2], hull[-1]) >= _price(hull[-1], one):
+            hull.pop()
+        hull.append(one)
+    return pairwise(hull)
+
+
+def _price(before: tuple[float, float, int], after: tuple[float, float, int]) -> float:
+    return (after[1] - before[1]) / (after[0] - before[0])
+
+
+def _with_windows(plan: Plan, costs: pd.DataFrame, steps: pd.DataFrame) -> Plan:
+    """`plan` after these steps."""
+    reached = steps.drop_duplicates(["layer", "kv_head"], keep="last")[["layer", "kv_head", "window"]]
+    chosen = costs[["layer", "kv_head", "head"]].drop_duplicates().merge(reached).sort_values(["layer", "head"])
+    widths = sorted(chosen["window"].unique().tolist(), reverse=True)
+    windows = {layer: dict(zip(of["head"], of["window"], strict=True)) for layer, of in chosen.groupby("layer")}
+    return replace(
+        plan,
+        heads={layer: list(of) for layer, of in windows.items()},
+        min_tokens=halves_work(plan.sink_tokens, chosen["window"]),
+        window=widths[0],
+        windows=windows if len(widths) > 1 else None,
+    )

@@ -56,8 +56,12 @@ def prefill_ceiling(shape: Shape, n_tokens: int, replaced: Heads, plan: Plan, cu
     weighted sum, each width x n (n + 1) / 2. `replaced`: heads by layer. `cut_layers`: layers whose projections are
     cut."""
     per_head = shape.width * n_tokens * (n_tokens + 1)
-    left = STRATEGIES[plan.strategy].work(n_tokens, shape.width, plan.sink_tokens, plan.window)
-    saved = sum(len(heads) * (per_head - left) for heads in replaced.values())
+    work = STRATEGIES[plan.strategy].work
+    saved = sum(
+        len(alike) * (per_head - work(n_tokens, shape.width, plan.sink_tokens, window))
+        for layer, heads in replaced.items()
+        for window, alike in plan.by_window(layer, heads).items()
+    )
     saved += n_tokens * sum(_weights_left_out(shape, replaced[layer], plan) for layer in cut_layers)
     total = n_tokens * (shape.weights - shape.head_weights) + shape.head_weights
     total += shape.layers * shape.heads * per_head
@@ -73,12 +77,13 @@ def decode_ceiling(
     saved = 0.0
     for layer, heads in replaced.items():
         strategy = STRATEGIES[plan.strategy]
-        read = strategy.reads(n_tokens, plan.sink_tokens, plan.window)
         if layer in cut_layers:
             saved += _weights_left_out(shape, heads, plan)
-            if strategy.from_hidden is not None:
+        for window, alike in plan.by_window(layer, heads).items():
+            read = strategy.reads(n_tokens, plan.sink_tokens, window)
+            if layer in cut_layers and strategy.from_hidden is not None:
                 read = 0.0  # what it keeps does not grow with the tokens
-        saved += shape.whole_groups(heads) * kv_head * (1 - read)
+            saved += shape.whole_groups(alike) * kv_head * (1 - read)
     return total / (total - saved)
 
 

@@ -30,17 +30,18 @@ from sinkstudy.attention.strategies.contract import ReplacedHeads
 from sinkstudy.models.implementation import attention_implementation
 
 _NAME = "sinkstudy_head_costs"
-COLUMNS = ["strategy", "layer", "head", "kv_head", "cost", "kv_head_cost"]
+COLUMNS = ["strategy", "window", "layer", "head", "kv_head", "cost", "kv_head_cost"]
 
 
 def head_costs(model: PreTrainedModel, input_ids: Tensor, plans: Sequence[Plan], seed: int = 0) -> pd.DataFrame:
     """Expected KL divergence, nats per token, from replacing each head alone, and each KV head with all that read it.
 
-    `input_ids` (1, query): calibration text. `plans`: one per strategy, of which strategy, `sink_tokens` and `window`
-    are read. `seed`: of the drawn tokens. One row per strategy and head with COLUMNS; heads that a plan would leave as
-    they are, in layers with a sliding window shorter than the text or where the strategy needs the first layer, have
-    none. Layers are recomputed in the backward pass, so that the activations of one are held at a time, and beside
-    them two tensors (query, vocabulary). The model must run on SDPA. Without plans there are no rows.
+    `input_ids` (1, query): calibration text. `plans`: what to price, of which strategy, `sink_tokens` and `window` are
+    read. `seed`: of the drawn tokens. One row per plan and head with COLUMNS, `window` empty where the strategy has
+    none; heads that a plan would leave as they are, in layers with a sliding window shorter than the text or where the
+    strategy needs the first layer, have no row. Layers are recomputed in the backward pass, so that the activations of
+    one are held at a time, and beside them two tensors (query, vocabulary). The model must run on SDPA. Without plans
+    there are no rows.
     """
     if not plans:
         return pd.DataFrame(columns=COLUMNS)
@@ -54,7 +55,8 @@ def head_costs(model: PreTrainedModel, input_ids: Tensor, plans: Sequence[Plan],
             drawn = torch.multinomial(slope[0], 1, generator=torch.Generator(model.device).manual_seed(seed))
             slope = slope.neg_().scatter_add_(-1, drawn[None], torch.ones_like(drawn[None], dtype=slope.dtype))
         logits.backward(slope.to(logits.dtype))
-    return pd.DataFrame(costs.rows, columns=COLUMNS).sort_values(COLUMNS[:3], ignore_index=True)
+    found = pd.DataFrame(costs.rows, columns=COLUMNS).astype({"window": "Int64"})
+    return found.sort_values(COLUMNS[:4], ignore_index=True)
 
 
 class _Costs:
@@ -85,7 +87,7 @@ class _Costs:
             for plan in self.plans:
                 if module.layer_idx != self.first[0] or not STRATEGIES[plan.strategy].needs_first_layer:
                     change = self._replaced(plan, inputs).transpose(1, 2) - output.detach()
-                    output.register_hook(partial(self._add, plan.strategy, module.layer_idx, key.shape[1], change))
+                    output.register_hook(partial(self._add, plan, module.layer_idx, key.shape[1], change))
         return output, None
 
     @torch.no_grad()
@@ -105,12 +107,13 @@ class _Costs:
         )
         return STRATEGIES[plan.strategy].from_heads(given)
 
-    def _add(self, strategy: str, layer: int, kv_heads: int, change: Tensor, gradient: Tensor) -> None:
+    def _add(self, plan: Plan, layer: int, kv_heads: int, change: Tensor, gradient: Tensor) -> None:
         product = (gradient * change).sum(-1).double()  # (batch, query, head)
         of_kv = product.unflatten(-1, (kv_heads, -1)).sum(-1)
         cost, of_kv = (part.square().mean((0, 1)).div(2).tolist() for part in (product, of_kv))
         size = len(cost) // kv_heads
-        self.rows += [(strategy, layer, head, head // size, one, of_kv[head // size]) for head, one in enumerate(cost)]
+        priced = plan.strategy, plan.window if STRATEGIES[plan.strategy].forgets_tokens else None, layer
+        self.rows += [(*priced, head, head // size, one, of_kv[head // size]) for head, one in enumerate(cost)]
 
 
 @contextmanager

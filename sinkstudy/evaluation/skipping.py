@@ -80,6 +80,15 @@ def random_heads(plan: Plan, heads: int, rng: np.random.Generator) -> dict[int, 
     return {layer: rng.permutation(heads)[: len(chosen)].tolist() for layer, chosen in plan.heads.items()}
 
 
+def with_heads(plan: Plan, chosen: dict[int, list[int]]) -> Plan:
+    """`plan` with other heads, as many in each layer, which take over the windows."""
+    windows = plan.windows and {
+        layer: {head: plan.window_of(layer, old) for head, old in zip(of, plan.heads[layer], strict=True)}
+        for layer, of in chosen.items()
+    }
+    return replace(plan, heads=chosen, windows=windows, rest_weight=None)
+
+
 @torch.inference_mode()
 def _measured(
     model: PreTrainedModel, plan: Plan, texts: Sequence[Tensor], heads: pd.DataFrame, seed: int
@@ -93,16 +102,15 @@ def _measured(
     for at, ids in enumerate(texts):
         with running(model, SDPA):
             reference = model(ids, use_cache=False).logits
-        found: dict[str, Quality] = {}
+        found: dict[str, Quality] = {}  # heads of one choice may be those of another
         for chosen_by, chosen in (fixed | {"random": random_heads(plan, count, rng)}).items():
-            weights = plan.rest_weight if chosen_by == "policy" else None
-            one = replace(plan, heads=chosen, rest_weight=weights)
-            if str(one.heads) not in found:
+            one = plan if chosen_by == "policy" else with_heads(plan, chosen)
+            if (same := str((one.heads, one.windows))) not in found:
                 with optimized(model, one):
-                    found[str(one.heads)] = compare(reference, model(ids, use_cache=False).logits, ids)
+                    found[same] = compare(reference, model(ids, use_cache=False).logits, ids)
             shared = sum(len(set(plan.heads[layer]) & set(of)) for layer, of in chosen.items())
             row = {"text": at, "chosen_by": chosen_by, "heads_replaced": plan.replaced, "shared_heads": shared}
-            rows.append(row | vars(found[str(one.heads)]))
+            rows.append(row | vars(found[same]))
     return rows
 
 

@@ -117,15 +117,18 @@ class AtWork:
 
     def leaves_out_work(self, n_tokens: int) -> bool:
         """Whether replaced heads do less on so many tokens than attention does: not under a window that spans them."""
-        plan = self.variant.plan
-        return STRATEGIES[plan.strategy].work(n_tokens, 1, plan.sink_tokens, plan.window) < n_tokens * (n_tokens + 1)
+        plan, whole = self.variant.plan, n_tokens * (n_tokens + 1)
+        widths = {width for layer, heads in self.heads.items() for width in plan.by_window(layer, heads)}
+        work = STRATEGIES[plan.strategy].work
+        return any(work(n_tokens, 1, plan.sink_tokens, width) < whole for width in widths)
 
 
 def _settings(plan: Plan, heads: dict[int, tuple[int, ...]]) -> tuple:
     """What besides the heads decides the output of a plan under its strategy."""
     weights = plan.rest_weight if STRATEGIES[plan.strategy].needs_rest_weight else None
     chosen = weights and tuple(weights[layer][head] for layer, row in heads.items() for head in row)
-    return plan.sink_tokens, plan.window, chosen
+    widths = tuple(plan.window_of(layer, head) for layer, row in heads.items() for head in row)
+    return plan.sink_tokens, widths, chosen
 
 
 def runs_on_sdpa(model: PreTrainedModel) -> bool:

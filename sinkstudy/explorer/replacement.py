@@ -9,11 +9,12 @@ from sinkstudy.store.tables import read_tables
 
 
 def read_costs(path: Path, layers: list[int], heads: int) -> dict[str, list[float | None]]:
-    """By strategy, the estimated cost of replacing each head (KL divergence, nats per token), by layer and head; None
-    for a head that `path`, a table of head costs, does not have."""
+    """By strategy, and window where it has one, the estimated cost of replacing each head (KL divergence, nats per
+    token), by layer and head; None for a head that `path`, a table of head costs, does not have."""
     table = read_tables([path])
     every = [(layer, head) for layer in layers for head in range(heads)]
-    costs = {s: part.set_index(["layer", "head"])["cost"].reindex(every) for s, part in table.groupby("strategy")}
+    table["name"] = table["strategy"] + table["window"].map("_{:.0f}".format, na_action="ignore").fillna("")
+    costs = {name: part.set_index(["layer", "head"])["cost"].reindex(every) for name, part in table.groupby("name")}
     return {name: [None if np.isnan(cost) else float(cost) for cost in of.tolist()] for name, of in costs.items()}
 
 

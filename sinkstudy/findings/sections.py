@@ -143,16 +143,26 @@ def quality(t: Tables) -> list[Row]:
 
 
 def head_costs(t: Tables) -> list[Row]:
-    """A row per model and strategy: the cost of the cheapest quarter and half of the KV heads and of all, and how it
-    goes with properties of the heads."""
-    rows = []
-    for (model, strategy), part in t.head_costs.groupby(["model", "strategy"], sort=False) if len(t.head_costs) else ():
+    """A row per model, strategy and window: the cost of the cheapest quarter and half of the KV heads and of all, and
+    how it goes with properties of the heads."""
+    rows, by = [], ["model", "strategy", "window"]
+    for key, part in t.head_costs.groupby(by, sort=False, dropna=False) if len(t.head_costs) else ():
+        model, strategy, window = (None if pd.isna(one) else one for one in key)
         spent = part.drop_duplicates(["layer", "kv_head"])["kv_head_cost"].sort_values().cumsum().to_numpy()
-        found = t.of("cost_stand_ins", model=model, strategy=strategy).set_index("property")["spearman"]
-        notes = note(file_of("head_costs", model), f"strategy={strategy}, sums over KV heads")
-        notes += note(file_of("cost_stand_ins", model), f"strategy={strategy}")
+        found = t.of("cost_stand_ins", model=model, strategy=strategy, window=window)
+        found = found.set_index("property")["spearman"]
+        rows_of = f"strategy={strategy}" + (f", window={window:.0f}" if window else "")
+        notes = note(file_of("head_costs", model), f"{rows_of}, sums over KV heads")
+        notes += note(file_of("cost_stand_ins", model), rows_of)
         rows.append(
-            {"model": model, "strategy": strategy, "heads": len(part), "note": Markdown(notes), **found}
+            {
+                "model": model,
+                "strategy": strategy,
+                "window": window,
+                "heads": len(part),
+                "note": Markdown(notes),
+                **found,
+            }
             | {name: spent[round(share * len(spent)) - 1] for name, share in _SHARES.items()}
         )
     return rows

@@ -8,7 +8,7 @@ _KEY = ["model", "layer", "head"]
 
 
 def with_scores(costs: pd.DataFrame, heads: pd.DataFrame, activations: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `costs` (model, strategy, layer, head, ...) with each head's PROPERTIES, means over all prompts.
+    """Rows of `costs` (model, strategy, window, layer, head, ...) with each head's PROPERTIES, means over all prompts.
 
     `heads`: the table of heads, of which the rows of set `all` are read. `activations`: the table with value drains.
     """
@@ -19,12 +19,12 @@ def with_scores(costs: pd.DataFrame, heads: pd.DataFrame, activations: pd.DataFr
 
 
 def stand_in_table(costs: pd.DataFrame) -> pd.DataFrame:
-    """Spearman's correlation of each property with the cost, over the heads that have both: model, strategy, property,
-    heads, spearman, p_value. `costs`: as `with_scores` gives it."""
-    rows = []
-    for (model, strategy), part in costs.groupby(["model", "strategy"], sort=False):
+    """Spearman's correlation of each property with the cost, over the heads that have both: model, strategy,
+    window, property, heads, spearman, p_value. `costs`: as `with_scores` gives it."""
+    rows, by = [], ["model", "strategy", "window"]
+    for priced, part in costs.groupby(by, sort=False, dropna=False):
         for name in PROPERTIES:
             known = part.dropna(subset=[name])
             found = spearmanr(known["cost"], known[name])
-            rows.append((model, strategy, name, len(known), found.statistic, found.pvalue))
-    return pd.DataFrame(rows, columns=["model", "strategy", "property", "heads", "spearman", "p_value"])
+            rows.append((*priced, name, len(known), found.statistic, found.pvalue))
+    return pd.DataFrame(rows, columns=[*by, "property", "heads", "spearman", "p_value"])

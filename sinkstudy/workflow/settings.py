@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from sinkstudy.models.spec import WHEEL
 
@@ -206,8 +206,10 @@ class Benchmark(Section):
         float, Field(ge=0, description="Policy budget: KV heads that cost at most this KL in all, nats per token, ...")
     ] = 0.005
     budget_window: Annotated[
-        Count, Field(description="... where they see a window of so many tokens and the sinks ...")
-    ] = 512
+        Several[Count],
+        BeforeValidator(lambda given: [given] if isinstance(given, int) else given),
+        Field(description="... where they see the sinks and a window, each the best of these widths in tokens, ..."),
+    ] = [512]
     budget_tokens: Annotated[Count, Field(description="... of stretches of so many tokens of the prompts.")] = 2048
     sink_tokens: Annotated[Count, Field(description="Strategy sink_window: the first tokens it attends to ...")] = 4
     window: Annotated[Count, Field(description="... and the recent ones.")] = 64

@@ -24,11 +24,11 @@ with job_log(snakemake.log[0]):
     length = min(spending["tokens"], context_length(model) or spending["tokens"])
     texts = calibration_texts([one.text for one in read_prompts(Path(snakemake.input.prompts))])
     fit, check = (torch.tensor([tokenize(loaded, text, "calibration")[:length]], device=model.device) for text in texts)
-    plan = window_plan(params.sink_tokens, spending["window"], params.max_tokens)
-    plans = [plan, replace(plan, strategy="first_value")] if runs_on_sdpa(model) else []
-    costs = head_costs(model, fit, plans, params.seed)
+    plans = [window_plan(params.sink_tokens, window, params.max_tokens) for window in spending["window"]]
+    priced = [*plans, replace(plans[0], strategy="first_value")] if runs_on_sdpa(model) else []
+    costs = head_costs(model, fit, priced, params.seed)
     with atomic_write(snakemake.output.plan) as path:
-        budget(model, plan, costs, check, spending["kl"]).save(path)
+        budget(model, plans[0], costs, check, spending["kl"]).save(path)
     heads, activations = (read_tables([snakemake.input[name]]) for name in ("heads", "activations"))
     costs = with_scores(costs.assign(model=snakemake.wildcards.model), heads, activations)
     write_table(costs, snakemake.output.costs)
