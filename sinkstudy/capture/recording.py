@@ -15,7 +15,7 @@ from sinkstudy.capture import Forward, watched
 from sinkstudy.capture.masses import KEY_CLASSES, Masses
 from sinkstudy.capture.norms import CHANNELS
 from sinkstudy.errors import StudyError
-from sinkstudy.models.loading import LoadedModel, encode, within_context
+from sinkstudy.models.loading import LoadedModel, context_length, encode, within_context
 from sinkstudy.prompts import Prompt
 from sinkstudy.store import Keep, write_capture
 from sinkstudy.store.writing import CaptureWriter
@@ -24,6 +24,8 @@ from sinkstudy.store.writing import CaptureWriter
 # disk, and a GPU needs many tokens to be busy. Offloading itself does not decide: rounding depends on the batch.
 _SMALL_BATCH, _LARGE_BATCH = 1024, 4096  # tokens
 _LARGE_MODEL = 1 << 31  # bytes of weights
+# Kernels sum shorter rows in another order, so that what is stored of a prompt would depend on what shares its batch.
+_LEAST_WIDTH = 16  # tokens
 # Maps are rounded to multiples of 2^-14, below float16's own error near 1; their noise would fill a third of the room.
 _MAP_STEPS = 1 << 14
 # Rows further from 1 than this are a broken mask or kernel, not rounding.
@@ -80,8 +82,9 @@ def _record_batch(
     keep: Keep | None,
 ) -> None:
     lengths = [len(token_ids[p]) for p in batch]
-    padded = torch.tensor([token_ids[p] + [0] * (max(lengths) - n) for p, n in zip(batch, lengths, strict=True)])
-    own = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]  # (batch, query): not padding
+    width = max(*lengths, min(_LEAST_WIDTH, context_length(loaded.model) or _LEAST_WIDTH))
+    padded = torch.tensor([token_ids[p] + [0] * (width - n) for p, n in zip(batch, lengths, strict=True)])
+    own = torch.arange(width) < torch.tensor(lengths)[:, None]  # (batch, query): not padding
     kept = _Kept(own)
 
     def on_layer(layer: int, masses: Masses) -> None:
