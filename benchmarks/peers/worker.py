@@ -1,0 +1,37 @@
+"""One environment's share of the comparison, started by run.py: worker.py ENVIRONMENT WHAT TASKS OUT ROUNDS."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+from measure import AGAIN, UNMODIFIED, quality, seconds
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging
+
+METHODS = {"sinkstudy": "ours", "kvpress": "presses"}
+_TIMED_LEVEL = 0.5  # of peers, whose time depends little on how much they drop
+
+
+def main() -> None:
+    environment, what, given, out, rounds = sys.argv[1:]
+    given = json.loads(Path(given).read_text(encoding="utf-8"))
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(given["folder"], dtype=torch.float32, attn_implementation="sdpa")
+    methods = importlib.import_module(METHODS[environment]).methods
+    rows = []
+    for n, tasks in given["tasks"].items():
+        found = methods(model, given, n)
+        if what == "quality":
+            made = quality(model, [UNMODIFIED, *found], tasks)
+        else:
+            timed = [one for one in found if environment == "sinkstudy" or one.level == _TIMED_LEVEL]
+            made = seconds(model, [UNMODIFIED, AGAIN, *timed], tasks[0], int(rounds))
+        rows += [{"environment": environment, "n_tokens": int(n), **row} for row in made]
+        pd.DataFrame(rows).to_csv(out, index=False)
+
+
+if __name__ == "__main__":
+    main()
