@@ -26,7 +26,8 @@ _WARM_TOKENS = 256
 @dataclass(frozen=True)
 class Method:
     """`prefill`: entered around a prefill; `after`: around what continues its cache. `level`: whose KV bytes it takes.
-    `columns`: what the table says of it besides. `read_share`: how much of the cache it attends to, after a prefill."""
+    `columns`: what the table says of it besides. `read_share`: how much of the cache it attends to, after a prefill.
+    `at_once`: how many tokens a cache is continued by."""
 
     name: str
     level: float = 0
@@ -34,6 +35,7 @@ class Method:
     after: Callable[[], AbstractContextManager] = nullcontext
     columns: dict = field(default_factory=dict)
     read_share: Callable[[], float] = lambda: 1.0
+    at_once: int = 256
 
     @property
     def key(self) -> dict:
@@ -100,8 +102,13 @@ def _measured(
 def _continued(model: PreTrainedModel, method: Method, cache: Cache, ids: Tensor, before: int) -> Tensor:
     """Logits (1, query, vocabulary) of `ids` (1, query), which come `before` tokens into the text. The cache stays."""
     positions = torch.arange(before, before + ids.shape[1])[None]
+    cache, pieces = (
+        copy.deepcopy(cache),
+        zip(ids.split(method.at_once, 1), positions.split(method.at_once, 1), strict=True),
+    )
     with method.after():
-        return model(ids, past_key_values=copy.deepcopy(cache), position_ids=positions).logits
+        logits = [model(some, past_key_values=cache, position_ids=at).logits for some, at in pieces]
+    return torch.cat(logits, 1)
 
 
 def held_bytes(cache: Cache) -> int:

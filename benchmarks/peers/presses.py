@@ -5,7 +5,6 @@ DuoAttention scores heads on the fly, from the texts that our plans were made fr
 would fetch. It drops nothing from the cache: in decoding it masks what streaming heads should not see.
 """
 
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +16,12 @@ from measure import Method
 from transformers import PreTrainedModel
 
 _DUO_KEPT = 128 + 256  # sinks and recent tokens that kvpress keeps for heads scored on the fly
+
+# To mask a key, kvpress looks for one that no query of the call sees, which it does not find for many queries at once.
+_AT_ONCE = 4
+
+# To mask a key, kvpress looks for one that no query of a call sees, and finds none where these are many.
+_AT_ONCE = 1
 
 
 def methods(model: PreTrainedModel, given: dict, n: str) -> list[Method]:
@@ -32,10 +37,9 @@ def methods(model: PreTrainedModel, given: dict, n: str) -> list[Method]:
             found.append(Method(name, float(level), partial(press, model), columns=dropped))
         heads = (1 - share) / (1 - _DUO_KEPT / int(n))
         duo = DuoAttentionPress(heads, on_the_fly_scoring=True)
-        shown = partial(_read_share, duo)
-        found.append(
-            Method("DuoAttention", float(level), partial(duo, model), nullcontext, {"heads": heads} | dropped, shown)
-        )
+        columns, shown = {"heads": heads} | dropped, partial(_read_share, duo)
+        run = partial(duo, model)
+        found.append(Method("DuoAttention", float(level), run, columns=columns, read_share=shown, at_once=_AT_ONCE))
     return found
 
 

@@ -37,19 +37,19 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, default=2, help="texts of each length that are continued")
     parser.add_argument("--rounds", type=int, default=3, help="of timing, at each length")
     parser.add_argument("--work", type=Path, default=Path("build/peers"), help="for the environment and the plans")
+    parser.add_argument("--out", type=Path, default=HERE / "peers.csv")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     pythons = {"sinkstudy": sys.executable, "kvpress": environment(given.work.absolute() / "venv")}
     tasks = write_tasks(given)
-    out = HERE / "peers.csv"
     for what in [given.only] if given.only else ["quality", "timing"]:
         # One after the other: timings share the machine with nothing else.
         rows = pd.concat([measured(pythons[name], name, what, tasks, given) for name in ENVIRONMENTS])
         made = timing_rows(rows) if what == "timing" else rows
-        table = merged(read_tables([out] if out.exists() else []), made)
+        table = merged(read_tables([given.out] if given.out.exists() else []), made)
         check_yardstick(table)
-        write_table(table, out)
-        figure(table).savefig(out.with_suffix(".png"), dpi=150)
+        write_table(table, given.out)
+        figure(table).savefig(given.out.with_suffix(".png"), dpi=150)
     print(table.drop(columns="note").to_string(index=False))
 
 

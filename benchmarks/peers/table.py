@@ -16,7 +16,8 @@ NOTES = {
     "sdpa": "the unmodified model",
     "sdpa again": "the same timed twice: what it gains over itself is noise",
     "budget plan": "made for long prompts: chosen heads see sinks and a window in prefill and decoding",
-    "StreamingLLM": f"made for endless streams of which only recent tokens matter; {_WHOLE}",
+    "StreamingLLM": "made for endless streams of which only recent tokens matter; positions as they were, kvpress's "
+    f"default; {_WHOLE}",
     "SnapKV": f"made for prompts that end in the question, which shows it what to keep; {_WHOLE}",
     "DuoAttention": "made for head patterns trained on retrieval, here scored on the fly, which kvpress calls "
     "experimental; kvpress masks keys in decoding only: no prefill time and no byte of the cache is saved",
@@ -68,16 +69,17 @@ def check_yardstick(table: pd.DataFrame) -> None:
 def figure(table: pd.DataFrame) -> Figure:
     """What each method costs and gains over the share of keys and values that it attends to; a row per length."""
     lengths = sorted(table["n_tokens"].unique())
-    drawn, axes = new_figure(7.2, 2.3 * len(lengths), columns=len(_PANELS), rows=len(lengths))
+    drawn, axes = new_figure(9, 2.2 * len(lengths) + 0.4, columns=len(_PANELS), rows=len(lengths))
     for row, n in enumerate(lengths):
         cell = table[table["n_tokens"] == n]
         whole = cell.loc[cell["method"] == "sdpa", "kv_mb"].max()
         for ax, (title, measure, lengthy) in zip(axes[row * len(_PANELS) :], _PANELS, strict=False):
             _draw(ax, cell.assign(x=cell["kv_read_mb"] / whole, y=_value(cell, measure)), measure)
-            ax.set(title=title if row == 0 else "", xlabel="share of the KV cache read" if n == lengths[-1] else "")
+            ax.set_title(title if row == 0 else "")
             ax.set_yscale("log" if lengthy else "linear")
         axes[row * len(_PANELS)].set_ylabel(f"{n:,} tokens")
-    axes[0].legend()
+    drawn.supxlabel("share of the keys and values that are attended to in decoding", fontsize=8)
+    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(COLOURS))
     return drawn
 
 
@@ -96,7 +98,7 @@ def _draw(ax: Axes, cell: pd.DataFrame, measure: str) -> None:
 
 _PANELS = (
     ("KL (nats per token)", "kl", True),
-    ("key found: log-probability", "log_prob", False),
+    ("log-probability of the key", "log_prob", False),
     ("... asked for in the prompt", "log_prob_in_prompt", False),
     ("prefill, × SDPA", "prefill_vs_sdpa", False),
     ("decoding, × SDPA", "decode_vs_sdpa", False),
