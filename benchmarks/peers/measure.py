@@ -3,7 +3,7 @@
 import copy
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -102,10 +102,8 @@ def _measured(
 def _continued(model: PreTrainedModel, method: Method, cache: Cache, ids: Tensor, before: int) -> Tensor:
     """Logits (1, query, vocabulary) of `ids` (1, query), which come `before` tokens into the text. The cache stays."""
     positions = torch.arange(before, before + ids.shape[1])[None]
-    cache, pieces = (
-        copy.deepcopy(cache),
-        zip(ids.split(method.at_once, 1), positions.split(method.at_once, 1), strict=True),
-    )
+    cache, size = copy.deepcopy(cache), method.at_once
+    pieces = zip(ids.split(size, 1), positions.split(size, 1), strict=True)
     with method.after():
         logits = [model(some, past_key_values=cache, position_ids=at).logits for some, at in pieces]
     return torch.cat(logits, 1)
@@ -113,9 +111,16 @@ def _continued(model: PreTrainedModel, method: Method, cache: Cache, ids: Tensor
 
 def held_bytes(cache: Cache) -> int:
     """Memory of all tensors that a cache holds, shared or not, whole storages."""
-    tensors = [t for layer in cache.layers for t in (*vars(layer).values(), *getattr(layer, "state", {}).values())]
-    storages = [t.untyped_storage() for t in tensors if isinstance(t, Tensor)]
+    storages = [t.untyped_storage() for layer in cache.layers for t in _tensors(vars(layer))]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def _tensors(held: object) -> Iterator[Tensor]:
+    if isinstance(held, Tensor):
+        yield held
+    elif isinstance(held, dict | list | tuple):
+        for one in held.values() if isinstance(held, dict) else held:
+            yield from _tensors(one)
 
 
 @torch.inference_mode()
