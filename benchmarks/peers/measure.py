@@ -19,6 +19,7 @@ from sinkstudy.evaluation.retrieval import scored_answer
 from sinkstudy.evaluation.timing import Alternative, peak_bytes
 from sinkstudy.evaluation.variants import last_logits
 
+PATTERN = "duo_attention.csv"  # what kvpress makes of the calibration text, beside the tasks
 _DECODED = 8  # tokens per sample of decoding
 _WARM_TOKENS = 256
 

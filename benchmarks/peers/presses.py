@@ -27,7 +27,7 @@ _AT_ONCE = 1
 def methods(model: PreTrainedModel, given: dict, n: str) -> list[Method]:
     """Each press at each level, for contexts of `n` tokens."""
     duo_attention_press.load_dataset = lambda *_, **__: Dataset.from_dict({"chapter": given["calibration"]})
-    scores = _head_scores(model, Path(given["pattern"]))
+    scores = _head_scores(model, given["pattern"])
     duo_attention_press.duo_attention_on_the_fly = lambda _: scores
     found = []
     for level, share in given["kv_share"][n].items():

@@ -18,14 +18,13 @@ import venv
 from pathlib import Path
 
 import pandas as pd
+from measure import PATTERN
+from table import check_yardstick, figure, merged, timing_rows
+from tasks import PROMPTS, TEXT, make_tasks
 
 from sinkstudy.store.tables import read_tables, write_table
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-from table import check_yardstick, figure, merged, timing_rows  # noqa: E402
-from tasks import PROMPTS, TEXT, make_tasks  # noqa: E402
-
 ENVIRONMENTS = ("sinkstudy", "kvpress")
 
 
@@ -69,9 +68,8 @@ def write_tasks(given: argparse.Namespace) -> Path:
     settings = [given.folder, given.lengths, given.contexts, hashlib.sha256(read).hexdigest()]
     if not path.exists() or json.loads(path.read_text("utf-8"))["settings"] != settings:
         tasks = make_tasks(given.folder, given.lengths, given.contexts)
-        pattern = given.work / "duo_attention.csv"
-        pattern.unlink(missing_ok=True)
-        path.write_text(json.dumps(tasks | {"settings": settings, "pattern": str(pattern)}), "utf-8")
+        (given.work / PATTERN).unlink(missing_ok=True)  # of other texts
+        path.write_text(json.dumps(tasks | {"settings": settings}), "utf-8")
     return path
 
 

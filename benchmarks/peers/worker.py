@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from measure import AGAIN, UNMODIFIED, quality, seconds
+from measure import AGAIN, PATTERN, UNMODIFIED, quality, seconds
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
@@ -16,19 +16,19 @@ _TIMED_LEVEL = 0.5  # of peers, whose time depends little on how much they drop
 
 
 def main() -> None:
-    environment, what, given, out, rounds = sys.argv[1:]
-    given = json.loads(Path(given).read_text(encoding="utf-8"))
+    environment, what, tasks, out, rounds = sys.argv[1:]
+    given = json.loads(Path(tasks).read_text(encoding="utf-8")) | {"pattern": Path(tasks).with_name(PATTERN)}
     logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(given["folder"], dtype=torch.float32, attn_implementation="sdpa")
     methods = importlib.import_module(METHODS[environment]).methods
     rows = []
-    for n, tasks in given["tasks"].items():
+    for n, of_length in given["tasks"].items():
         found = methods(model, given, n)
         if what == "quality":
-            made = quality(model, [UNMODIFIED, *found], tasks)
+            made = quality(model, [UNMODIFIED, *found], of_length)
         else:
             timed = [one for one in found if environment == "sinkstudy" or one.level == _TIMED_LEVEL]
-            made = seconds(model, [UNMODIFIED, AGAIN, *timed], tasks[0], int(rounds))
+            made = seconds(model, [UNMODIFIED, AGAIN, *timed], of_length[0], int(rounds))
         rows += [{"environment": environment, "n_tokens": int(n), **row} for row in made]
         pd.DataFrame(rows).to_csv(out, index=False)
 
