@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("--only", choices=["quality", "timing"])
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 4096])
+    parser.add_argument("--environments", nargs="+", choices=ENVIRONMENTS, default=ENVIRONMENTS)
     parser.add_argument("--contexts", type=int, default=2, help="texts of each length that are continued")
     parser.add_argument("--rounds", type=int, default=3, help="of timing, at each length")
     parser.add_argument("--work", type=Path, default=Path("build/peers"), help="for the environment and the plans")
@@ -43,7 +44,7 @@ def main() -> None:
     tasks = write_tasks(given)
     for what in [given.only] if given.only else ["quality", "timing"]:
         # One after the other: timings share the machine with nothing else.
-        rows = pd.concat([measured(pythons[name], name, what, tasks, given) for name in ENVIRONMENTS])
+        rows = pd.concat([measured(pythons[name], name, what, tasks, given) for name in given.environments])
         made = timing_rows(rows) if what == "timing" else rows
         table = merged(read_tables([given.out] if given.out.exists() else []), made)
         check_yardstick(table)
@@ -63,10 +64,11 @@ def environment(folder: Path) -> str:
 
 
 def write_tasks(given: argparse.Namespace) -> Path:
-    """The file that both processes read; made once for the same settings, prompts and texts."""
+    """The file that both processes read; made once for the same model, texts and lengths."""
     path, read = given.work / "tasks.json", b"".join(Path(name).read_bytes() for name in (PROMPTS, TEXT))
-    settings = [given.folder, given.lengths, given.contexts, hashlib.sha256(read).hexdigest()]
-    if not path.exists() or json.loads(path.read_text("utf-8"))["settings"] != settings:
+    settings = [given.folder, given.contexts, hashlib.sha256(read).hexdigest()]
+    made = json.loads(path.read_text("utf-8")) if path.exists() else {"settings": None, "tasks": {}}
+    if made["settings"] != settings or not set(map(str, given.lengths)) <= made["tasks"].keys():
         tasks = make_tasks(given.folder, given.lengths, given.contexts)
         (given.work / PATTERN).unlink(missing_ok=True)  # of other texts
         path.write_text(json.dumps(tasks | {"settings": settings}), "utf-8")
@@ -77,7 +79,7 @@ def measured(python: str, name: str, what: str, tasks: Path, given: argparse.Nam
     """What worker.py finds in one environment."""
     out = given.work / f"{what}_{name}.csv"
     paths = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "HF_HUB_OFFLINE": "1"}
-    command = [python, HERE / "worker.py", name, what, tasks, out, str(given.rounds)]
+    command = [python, HERE / "worker.py", name, what, tasks, out, str(given.rounds), *map(str, given.lengths)]
     subprocess.run(command, check=True, env=paths)
     return pd.read_csv(out)
 

@@ -1,4 +1,4 @@
-"""One environment's share of the comparison, started by run.py: worker.py ENVIRONMENT WHAT TASKS OUT ROUNDS."""
+"""One environment's share of the comparison, started by run.py: worker.py ENVIRONMENT WHAT TASKS OUT ROUNDS LENGTHS."""
 
 import importlib
 import json
@@ -16,13 +16,14 @@ _TIMED_LEVEL = 0.5  # of peers, whose time depends little on how much they drop
 
 
 def main() -> None:
-    environment, what, tasks, out, rounds = sys.argv[1:]
+    environment, what, tasks, out, rounds, *lengths = sys.argv[1:]
     given = json.loads(Path(tasks).read_text(encoding="utf-8")) | {"pattern": Path(tasks).with_name(PATTERN)}
     logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(given["folder"], dtype=torch.float32, attn_implementation="sdpa")
     methods = importlib.import_module(METHODS[environment]).methods
     rows = []
-    for n, of_length in given["tasks"].items():
+    for n in lengths:
+        of_length = given["tasks"][n]
         found = methods(model, given, n)
         if what == "quality":
             made = quality(model, [UNMODIFIED, *found], of_length)
