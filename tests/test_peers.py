@@ -55,7 +55,7 @@ def test_what_is_not_measured_anew_stays_in_the_table():
     assert table["kl"].to_dict() == {"sdpa": 0.0, "StreamingLLM": 0.3, "SnapKV": 0.2}
     assert table.loc["SnapKV", "prefill_s"] == 2.0
     assert table["note"].to_dict() == {method: NOTES[method] for method in table.index}
-    assert len(figure(table.reset_index().assign(kv_mb=1, kv_read_mb=0.5)).axes) == 5
+    assert len(figure(table.reset_index().assign(kv_mb=1, kv_read_mb=0.5, prefill_vs_sdpa=1.5)).axes) == 2
 
 
 def test_environments_in_which_the_unmodified_model_differs_are_refused():

@@ -67,17 +67,19 @@ def check_yardstick(table: pd.DataFrame) -> None:
 
 @styled
 def figure(table: pd.DataFrame) -> Figure:
-    """What each method costs and gains over the share of keys and values that it attends to; a row per length."""
+    """What each method costs and gains over the share of keys and values that it attends to, as far as it was measured;
+    a row per length."""
     lengths = sorted(table["n_tokens"].unique())
-    drawn, axes = new_figure(9, 2.2 * len(lengths) + 0.4, columns=len(_PANELS), rows=len(lengths))
+    panels = [panel for panel in _PANELS if _value(table, panel[1]).notna().any()]
+    drawn, axes = new_figure(1.8 * len(panels), 2.2 * len(lengths) + 0.4, columns=len(panels), rows=len(lengths))
     for row, n in enumerate(lengths):
         cell = table[table["n_tokens"] == n]
         whole = cell.loc[cell["method"] == "sdpa", "kv_mb"].max()
-        for ax, (title, measure, lengthy) in zip(axes[row * len(_PANELS) :], _PANELS, strict=False):
+        for ax, (title, measure, lengthy) in zip(axes[row * len(panels) :], panels, strict=False):
             _draw(ax, cell.assign(x=cell["kv_read_mb"] / whole, y=_value(cell, measure)), measure)
             ax.set_title(title if row == 0 else "")
             ax.set_yscale("log" if lengthy else "linear")
-        axes[row * len(_PANELS)].set_ylabel(f"{n:,} tokens")
+        axes[row * len(panels)].set_ylabel(f"{n:,} tokens")
     drawn.supxlabel("share of the keys and values that are attended to in decoding", fontsize=8)
     drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(COLOURS))
     return drawn
@@ -98,8 +100,8 @@ def _draw(ax: Axes, cell: pd.DataFrame, measure: str) -> None:
 
 _PANELS = (
     ("KL (nats per token)", "kl", True),
-    ("log-probability of the key", "log_prob", False),
-    ("... asked for in the prompt", "log_prob_in_prompt", False),
+    ("log-prob. of the key", "log_prob", False),
+    ("asked in the prompt", "log_prob_in_prompt", False),
     ("prefill, × SDPA", "prefill_vs_sdpa", False),
     ("decoding, × SDPA", "decode_vs_sdpa", False),
 )
