@@ -205,6 +205,12 @@ def test_a_budget_says_which_heads_are_cheap_and_from_which_length_its_plan_gain
     assert "The prefill gains from 4096 tokens on" in text
     assert 'Plan.load("results/plans/sinky/budget.json")' in text
     assert "### Which heads are cheap" not in markdown(made)
+    beyond = "Policy budget found no plan of 25.00% of its heads that keeps the perplexity at × 1.010 or below"
+    assert beyond not in text
+    short = spent.benchmark["n_tokens"] == 512
+    dear = spent.benchmark.assign(perplexity_ratio=spent.benchmark["perplexity_ratio"].mask(short, 1.0625))
+    for benchmark in (dear, spent.benchmark.assign(head_fraction=0.125), made.benchmark):
+        assert beyond in markdown(replace(spent, benchmark=benchmark))
 
 
 SENTENCES = [

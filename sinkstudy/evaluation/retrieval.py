@@ -44,7 +44,7 @@ def retrieval_table(
     for n in lengths if cases else ():
         texts = [("copy", float("nan"), token_ids[: n // 2] * 2, n // 2 - _AFTER)] if n // 2 > _AFTER else []
         for depth, case in product(DEPTHS, range(cases)):
-            fact, question, answer = _fact(encode, case)
+            fact, question, answer = told_fact(encode, case)
             if len(fact) + len(question) + len(answer) < n / 2:
                 around = token_ids[: n - len(fact) - len(question) - len(answer)]
                 place = max(1, round(depth * len(around)))  # behind the first token, which may be BOS
@@ -55,21 +55,21 @@ def retrieval_table(
             inputs = torch.tensor([ids], device=model.device)
             for variant, policies in [(baseline, [baseline.policy]), *((one.variant, one.policies) for one in ways)]:
                 with running(model, variant), torch.inference_mode():
-                    found = _answer(model(inputs, use_cache=False, logits_to_keep=asked + 1).logits, inputs, task)
+                    found = scored_answer(model(inputs, use_cache=False, logits_to_keep=asked + 1).logits, inputs, task)
                 rows += [(name, task, n, depth, variant.strategy, policy, *found) for policy in policies]
     table = pd.DataFrame(rows, columns=[*_KEY, "log_prob", "rank", "accuracy"])
     means = table.groupby(_KEY, sort=False, dropna=False).agg("mean")
     return means.assign(cases=table.groupby(_KEY, sort=False, dropna=False).size()).reset_index()
 
 
-def _fact(encode: Callable[[str], list[int]], case: int) -> tuple[list[int], list[int], list[int]]:
+def told_fact(encode: Callable[[str], list[int]], case: int) -> tuple[list[int], list[int], list[int]]:
     """Token ids of a fact as it is told, of the question for it, and of the answer."""
     thing, number = THINGS[case % len(THINGS)], _NUMBERS[(case + case // len(THINGS)) % len(_NUMBERS)]
     question, answer = encode(_TOLD.format(thing)), encode(f" {number}")
     return [*question, *answer, *encode(".\n")], question, answer
 
 
-def _answer(logits: Tensor, inputs: Tensor, task: str) -> tuple[float, float, float]:
+def scored_answer(logits: Tensor, inputs: Tensor, task: str) -> tuple[float, float, float]:
     """Mean log-probability and rank of the last tokens of `inputs` (1, query), and whether all are the most likely."""
     log_prob = torch.log_softmax(logits[0, :-1].double(), -1)
     answer = inputs[0, -len(log_prob) :, None]

@@ -13,6 +13,7 @@ from sinkstudy.stats.speedups import corrected_low
 HARMLESS_KL = 1e-2
 HARMLESS_AGREEMENT = 0.98
 WORTHWHILE_SPEEDUP = 1.02
+A_SHARE, ITS_PERPLEXITY = 0.25, 1.01  # of the heads, and the perplexity ratio that a plan of so many should stay under
 PHASES = {"prefill": "prefill", "decode": "decoding"}
 HARMLESS = f"KL at most {HARMLESS_KL:g} and top-1 agreement at least {HARMLESS_AGREEMENT:g}"
 OTHER_HEADS = {"random": "drawn at random", "no_sinks": "they are those with the lowest sink scores"}
@@ -106,6 +107,16 @@ def worth_by_length(benchmark: pd.DataFrame) -> list[tuple[str, Verdict]]:
     rows = benchmark[benchmark["batch"] == benchmark["batch"].min()]
     ways, cells = len(harmless_ways(rows)), rows.groupby(["phase", "n_tokens"], sort=False)
     return [(f"{PHASES[phase]} at {n} tokens", worth_replacing(cell, ways)) for (phase, n), cell in cells]
+
+
+def keeps_a_share(benchmark: pd.DataFrame) -> bool:
+    """Whether some plan of policy `budget` replaces A_SHARE of the heads or more, and at every length at which it was
+    timed stays at ITS_PERPLEXITY or below."""
+    if benchmark.empty:
+        return False
+    plans = benchmark[(benchmark["policy"] == "budget") & (benchmark["head_fraction"] >= A_SHARE)]
+    highest = plans.groupby(["strategy", "heads_replaced"])["perplexity_ratio"].max()
+    return bool((highest <= ITS_PERPLEXITY).any())
 
 
 def harmless_ways(benchmark: pd.DataFrame) -> pd.DataFrame:
