@@ -1,7 +1,8 @@
 """Running a model that is larger than memory: its decoder layers stay in the checkpoint and come in one at a time.
 
-Transformers reads offloaded weights from the checkpoint's own safetensors. It writes copies only of those that it has
-to convert beyond their type (experts that are stored apart, for example), into a folder that goes with the process.
+Weights are read from the checkpoint's own safetensors, one module's at a time. Only where Transformers has to convert
+them beyond their type (experts that are stored apart, for example) does it load the checkpoint once, and writes copies
+into a folder that goes with the process.
 """
 
 import atexit
@@ -14,11 +15,17 @@ from pathlib import Path
 
 import psutil
 import torch
+from accelerate import dispatch_model, init_empty_weights
+from accelerate.utils import set_module_tensor_to_device
+from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter
 
 from sinkstudy.errors import StudyError
 from sinkstudy.models.cache import cache_folder
+from sinkstudy.models.checkpoint import stored_tensors
 
 SHARE = 0.6  # a model whose weights would take more of the free memory than this is offloaded
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
@@ -46,6 +53,43 @@ def offload_map(
     if wanted == "never" or (wanted == "auto" and needed <= SHARE * free):
         return None
     return dict(_places(model, str(device)))
+
+
+def left_in_place(
+    folder: Path, dtype: str, places: dict[str, str], device: torch.device, trust_remote_code: bool
+) -> PreTrainedModel | None:
+    """The model, of which only what is not `disk` in `places` has been read; the rest comes in as modules run.
+
+    None where the checkpoint's tensors are not the model's by name and shape, or Transformers converts them. Loading
+    a checkpoint through Transformers maps all of its files until the end, and what was read of them counts as memory.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    of_dtype = getattr(torch, dtype)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=of_dtype, trust_remote_code=trust_remote_code)
+    stored = stored_tensors(folder)
+    own = {name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys}
+    converted = any(isinstance(one, WeightConverter) for one in get_model_conversion_mapping(model))
+    if (
+        converted
+        or model._get_dtype_plan(of_dtype)
+        or any(name not in stored or stored[name].shape != tuple(tensor.shape) for name, tensor in own.items())
+    ):
+        return None
+    buffers = {name for name, _ in model.named_buffers()}
+    on_disk = tuple(f"{name}." for name, place in places.items() if place == "disk")
+    index = {}
+    for name in own:
+        file = str(stored[name].file)
+        if name.startswith(on_disk) and name not in buffers:
+            index[name] = {"safetensors_file": file, "weight_name": name, "dtype": dtype}
+            continue
+        with safe_open(file, framework="pt") as weights:
+            value = weights.get_tensor(name).to(device, of_dtype, copy=True)  # a view would keep the whole file mapped
+        set_module_tensor_to_device(model, name, device, value=value)
+    model.tie_weights()
+    skipped = model._skip_keys_device_placement
+    return dispatch_model(model, places, main_device=str(device), offload_index=index, skip_keys=skipped)
 
 
 def free_memory() -> int:
