@@ -18,7 +18,7 @@ import torch
 from accelerate import dispatch_model, init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter
@@ -67,8 +67,8 @@ def left_in_place(
     of_dtype = getattr(torch, dtype)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=of_dtype, trust_remote_code=trust_remote_code)
-    stored = stored_tensors(folder)
-    own = {name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys}
+    stored, tied, embedding = stored_tensors(folder), model.all_tied_weights_keys, model.get_input_embeddings()
+    own = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
     converted = any(isinstance(one, WeightConverter) for one in get_model_conversion_mapping(model))
     if (
         converted
@@ -76,20 +76,45 @@ def left_in_place(
         or any(name not in stored or stored[name].shape != tuple(tensor.shape) for name, tensor in own.items())
     ):
         return None
-    buffers = {name for name, _ in model.named_buffers()}
+    # A head that shares the embedding's weights stays on disk as others do: a capture needs rows of them, at most.
+    places = places | {name.rpartition(".")[0]: "disk" for name in tied}
+    source = {name: tied.get(name, name) for name in model.state_dict()}
     on_disk = tuple(f"{name}." for name, place in places.items() if place == "disk")
+    buffers = {name for name, _ in model.named_buffers()}
+    of_embedding = next(f"{name}.weight" for name, module in model.named_modules() if module is embedding)
     index = {}
-    for name in own:
-        file = str(stored[name].file)
+    for name, stored_name in source.items():
+        file = stored[stored_name].file
         if name.startswith(on_disk) and name not in buffers:
-            index[name] = {"safetensors_file": file, "weight_name": name, "dtype": dtype}
-            continue
-        with safe_open(file, framework="pt") as weights:
-            value = weights.get_tensor(name).to(device, of_dtype, copy=True)  # a view would keep the whole file mapped
-        set_module_tensor_to_device(model, name, device, value=value)
-    model.tie_weights()
+            index[name] = {"safetensors_file": str(file), "weight_name": stored_name, "dtype": dtype}
+        elif name == of_embedding:
+            _leave_rows(embedding, file, name, of_dtype, device)
+        else:
+            with safe_open(file, framework="pt") as weights:
+                value = weights.get_tensor(name).to(device, of_dtype, copy=True)  # a view would keep the file mapped
+            set_module_tensor_to_device(model, name, device, value=value)
     skipped = model._skip_keys_device_placement
     return dispatch_model(model, places, main_device=str(device), offload_index=index, skip_keys=skipped)
+
+
+def _leave_rows(embedding: nn.Module, file: Path, name: str, dtype: torch.dtype, device: torch.device) -> None:
+    """Have `embedding` read, for each call, the rows of the tokens that it is given."""
+
+    def bring(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        tokens, row = args[0].unique(return_inverse=True)
+        with safe_open(file, framework="pt") as weights:
+            hold(module, weights.get_tensor(name)[tokens.cpu()])
+        return (row,)
+
+    def hold(module: nn.Module, rows: Tensor) -> None:
+        module.weight = nn.Parameter(rows.to(device, dtype), requires_grad=False)
+
+    def release(module: nn.Module, *_: object) -> None:
+        hold(module, torch.empty(0, module.embedding_dim))
+
+    release(embedding)
+    embedding.register_forward_pre_hook(bring)
+    embedding.register_forward_hook(release)
 
 
 def free_memory() -> int:
