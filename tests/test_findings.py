@@ -360,6 +360,7 @@ def empty(*names: str) -> dict[str, pd.DataFrame]:
             "Replacing",
             "Nothing was timed.",
         ),
+        ({"benchmark": pd.DataFrame({"model": []})}, "Replacing", "**sinky** was not timed: of a model whose layers"),
         ({"simulation": pd.DataFrame()}, "Simulated", "names no simulation"),
         (
             {"beside_simulated": pd.DataFrame()},

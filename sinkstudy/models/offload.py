@@ -117,6 +117,11 @@ def _leave_rows(embedding: nn.Module, file: Path, name: str, dtype: torch.dtype,
     embedding.register_forward_hook(release)
 
 
+def is_offloaded(model: PreTrainedModel) -> bool:
+    """Whether some of the model's weights come in only while a pass needs them."""
+    return any(parameter.is_meta for parameter in model.parameters())
+
+
 def free_memory() -> int:
     """Bytes that this process may still take: of the machine, its control group, and its own limit."""
     limits = [psutil.virtual_memory().available]
