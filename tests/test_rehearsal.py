@@ -51,9 +51,10 @@ def test_the_page_shows_the_costs_that_were_measured():
     lines = (ROOT / "docs/rehearsal.md").read_text(encoding="utf-8").splitlines()
     shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")][2:]
     assert len(shown) == len(costs)
-    for (stage, jobs, time, longest, memory), (_, row) in zip(shown, costs.iterrows(), strict=True):
+    for (stage, jobs, time, longest, processor, memory), (_, row) in zip(shown, costs.iterrows(), strict=True):
         assert (stage, jobs) == (row["stage"], str(row["jobs"]))
         assert (time, longest) == (f"{row['total_s']:.1f} s", f"{row['longest_s']:.1f} s")
+        assert processor == f"{row['cpu_s']:.0f} s"
         unknown = pd.isna(row["peak_rss_mib"])
         assert memory == ("too short to sample" if unknown else f"{row['peak_rss_mib']:.0f} MiB")
 
