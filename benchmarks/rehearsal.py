@@ -1,6 +1,9 @@
-"""The whole study on a checkpoint of full size: the shape of Llama-3.2-1B, with planted sinks, so the truth is known.
+"""The study on a checkpoint of full size with planted sinks, so the truth is known: of Llama-3.1-8B's shape, or 1B's.
 
-    python benchmarks/rehearsal.py ~/rehearsal              # 2.5 GB of model, then every result, in that folder
+    python benchmarks/rehearsal.py ~/rehearsal                # 16 GB of model, then every result, in that folder
+    python benchmarks/rehearsal.py ~/rehearsal --only scores  # no further than the scores
+    python benchmarks/rehearsal.py ~/rehearsal --only scores --memory 8                  # every process within 8 GiB
+    python benchmarks/rehearsal.py ~/rehearsal --only scores --memory 8 --offload never  # ends in one sentence
 
 Builds the model (bfloat16 safetensors in shards, a byte-level BPE tokenizer) and a configuration, runs Snakemake on
 it, and compares every head of every prompt with what was planted. Fails where one differs. Nothing is downloaded, and
@@ -8,10 +11,13 @@ nothing is written outside the folder.
 """
 
 import argparse
+import csv
+import resource
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,55 +28,75 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from sinkstudy.reference.planted import plant_sinks
+from sinkstudy.prompts import read_prompts
+from sinkstudy.reference.planted import save_planted
 
 ROOT = Path(__file__).resolve().parent.parent
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
 STRENGTH = 0.99  # sink score of a planted head at PLANTED_AT tokens; shorter prompts score higher still
 PLANTED_AT = 512
-FULL = {
-    "vocab_size": 128256,
-    "hidden_size": 2048,
-    "intermediate_size": 8192,
-    "num_hidden_layers": 16,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 64,
-}
-# To try the command itself: the same in miniature.
-SMALL = {
-    "vocab_size": 600,
-    "hidden_size": 256,
-    "intermediate_size": 256,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 32,
+MAX_TOKENS = 128  # of the study's prompts those up to this long are captured
+SHARD_BYTES = 1 << 30
+SHAPES = {
+    "8b": {
+        "vocab_size": 128256,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "tie_word_embeddings": False,
+    },
+    "1b": {
+        "vocab_size": 128256,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "tie_word_embeddings": True,
+    },
+    # To try the command itself: the same in miniature.
+    "small": {
+        "vocab_size": 600,
+        "hidden_size": 256,
+        "intermediate_size": 256,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 32,
+        "tie_word_embeddings": True,
+    },
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where model and results go; outside the repository")
+    parser.add_argument("--shape", choices=SHAPES, default="8b")
     parser.add_argument("--cores", type=int, default=2)
-    parser.add_argument("--small", action="store_true", help="3 layers of 8 heads instead of 16 of 32")
+    parser.add_argument("--only", choices=["scores"], help="no further than this table")
+    parser.add_argument("--offload", choices=["auto", "always", "never"], default="auto")
+    parser.add_argument("--memory", type=float, help="GiB of address space that each process may use")
     arguments = parser.parse_args()
-    folder = arguments.folder.expanduser().resolve()
+    folder, shape = arguments.folder.expanduser().resolve(), SHAPES[arguments.shape]
     if folder.is_relative_to(ROOT):
         parser.error(f"{folder} is inside the repository; give a folder outside of it")
     folder.mkdir(parents=True, exist_ok=True)
-    planted = planted_heads(SMALL if arguments.small else FULL)
+    planted = planted_heads(shape)
     start = time.perf_counter()
-    if not (folder / "model/config.json").exists():
-        build(folder / "model", SMALL if arguments.small else FULL, planted)
+    if not (folder / "model/tokenizer.json").exists():
+        build(folder / "model", shape, planted)
     built = time.perf_counter()
-    write_study(folder)
-    peak = run(folder, arguments.cores)
+    write_study(folder, arguments.offload)
+    peaks = run(folder, arguments.cores, arguments.only, arguments.memory)
     done = time.perf_counter()
     print(check(pd.read_csv(folder / "results/scores/planted.csv"), planted))
     print(f"model {(built - start) / 60:.1f} min, study {(done - built) / 60:.1f} min on {arguments.cores} cores")
-    print(f"largest memory of all processes together: {peak / 1e9:.1f} GB (resident, sampled every second)")
-    print(f"{folder}/results/findings.md has the cost of every stage")
+    for whose, peak in peaks.items():
+        print(f"largest memory of {whose}: {peak / 2**30:.2f} GiB (resident, sampled five times a second)")
 
 
 def planted_heads(shape: dict[str, int]) -> np.ndarray:
@@ -84,17 +110,16 @@ def planted_heads(shape: dict[str, int]) -> np.ndarray:
 
 
 def build(folder: Path, shape: dict[str, int], planted: np.ndarray) -> None:
-    """Write the checkpoint and its tokenizer."""
+    """Write the checkpoint and, last of all, its tokenizer."""
     config = LlamaConfig(
         **shape,
         max_position_embeddings=4096,
         rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
-        tie_word_embeddings=True,
         bos_token_id=0,
         eos_token_id=1,
     )
-    model = plant_sinks(config, planted * STRENGTH, n_tokens=PLANTED_AT)
-    model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="1GB" if shape is FULL else "1MB")
+    shard_bytes = SHARD_BYTES if shape is not SHAPES["small"] else 1 << 20
+    save_planted(folder, config, planted * STRENGTH, PLANTED_AT, torch.bfloat16, shard_bytes)
     tokenizer().save_pretrained(folder)
 
 
@@ -112,11 +137,18 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=BOS, eos_token=EOS)
 
 
-def write_study(folder: Path) -> None:
-    """The repository's prompts, and a modest grid of timings: a pass over this model takes seconds on a CPU."""
+def write_study(folder: Path, offload: str) -> None:
+    """The repository's short prompts, and a modest grid of timings: a pass over these models takes long on a CPU."""
+    encode = tokenizer()
+    prompts = [one for one in read_prompts(ROOT / "prompts.tsv") if len(encode(one.text)["input_ids"]) <= MAX_TOKENS]
+    with (folder / "prompts.tsv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows(
+            [("prompt", "set", "text"), *((one.id, one.set, one.text) for one in prompts)]
+        )
     config = {
         "models": {"planted": {"source": "model"}},
-        "prompts": str(ROOT / "config/quick_prompts.tsv"),
+        "prompts": "prompts.tsv",
+        "capture": {"offload": offload},
         "benchmark": {
             "text": str(ROOT / "texts/heldout.txt"),
             "lengths": [24, 128],
@@ -129,15 +161,23 @@ def write_study(folder: Path) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
 
 
-def run(folder: Path, cores: int) -> int:
-    """Run the study; the most bytes that Snakemake and its jobs held at once."""
+def run(folder: Path, cores: int, only: str | None, memory: float | None) -> dict[str, int]:
+    """Run the study; the most bytes that one of its processes held, and all of them at once."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", str(cores)]
-    process = subprocess.Popen([*command, "--directory", str(folder)])
-    peak, ended = [0], threading.Event()
+    command += ["--directory", str(folder), *([f"results/{only}/planted.csv"] if only else [])]
+    peaks, ended = {"one process": 0, "all processes together": 0}, threading.Event()
+
+    def limit() -> None:
+        if memory:
+            resource.setrlimit(resource.RLIMIT_AS, (int(memory * 2**30),) * 2)
+
+    process = subprocess.Popen(command, preexec_fn=limit)
 
     def watch() -> None:
-        while not ended.wait(1.0):
-            peak.append(max(peak.pop(), _resident(process.pid)))
+        while not ended.wait(0.2):
+            held = _resident(process.pid)
+            for whose, amount in zip(peaks, (max(held, default=0), sum(held)), strict=True):
+                peaks[whose] = max(peaks[whose], amount)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -146,17 +186,16 @@ def run(folder: Path, cores: int) -> int:
     watcher.join()
     if status:
         sys.exit(f"the study failed; its logs are in {folder}/logs")
-    return peak[0]
+    return peaks
 
 
-def _resident(pid: int) -> int:
-    total = 0
-    try:
+def _resident(pid: int) -> list[int]:
+    """Bytes of each process of a tree."""
+    held = []
+    with suppress(psutil.NoSuchProcess):  # ended between listing and looking
         for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
-            total += process.memory_info().rss
-    except psutil.NoSuchProcess:  # ended between listing and looking
-        pass
-    return total
+            held.append(process.memory_info().rss)
+    return held
 
 
 def check(scores: pd.DataFrame, planted: np.ndarray) -> str:

@@ -171,7 +171,17 @@ def study(prompts: tuple = (("hello", "short", 2), ("fox", "long", 30)), names=(
             (sinky, plain, 0.9, 24, 1, 0.75, 0.0, 0.75, NAN, NAN, 0.75, 0.125, 0.625, NAN, NAN),
         ),
         comparison=frame("comparison group side kind sink_percent mean_score correlation_percent", *comparison),
-        simulation=frame("preset n_tokens fitted_to", ("toy", 5, None)),
+        simulation=frame(
+            "preset n_tokens fitted_to simulated_layers simulated_heads",
+            ("toy", 5, None, 2, 8),
+            ("big", 5, None, 32, 1024),
+        ),
+        beside_simulated=frame(
+            "model preset threshold n_tokens layer prompts measured ci_low ci_high simulated",
+            (sinky, "toy", 0.9, 5, 0, 2, 0.75, 0.625, 0.875, 0.25),
+            (sinky, "toy", 0.9, 5, 1, 2, 0.5, 0.375, 0.625, 0.1875),
+            (sinky, "toy", 0.9, 5, NAN, 2, 0.625, 0.5625, 0.6875, 0.21875),
+        ),
         heldout_errors=frame(
             "model simulator threshold cells layer_error sink_fraction_error correlation_error chance_error p_value",
             (sinky, "formula", 0.9, 16, 0.40625, 0.3125, 0.21875, 0.015625, 0.0078125),

@@ -156,6 +156,17 @@ def test_only_reuse_where_the_first_layers_head_is_a_sink_is_called_the_original
     assert ("original proposal" in markdown(replace(tables, benchmark=rows))) is named
 
 
+def test_a_model_of_the_simulated_size_stands_beside_it_over_length_and_layer_by_layer(text):
+    assert ["|".join(row.values()) for row in tables_in(text, "Simulated")[1]] == [
+        "5|all|2|62.50%|56.25% to 68.75%|21.88%",
+        "5|0|2|75.00%|62.50% to 87.50%|25.00%",
+        "5|1|2|50.00%|37.50% to 62.50%|18.75%",
+    ]
+    said = " ".join(section(text, "Simulated").split())
+    assert "describe sinky? **No, it is rejected**: its sink fraction per layer errs by 40.62 percentage points" in said
+    assert "95% intervals of what was measured reach 12.50 to either side" in said
+
+
 def test_quality_by_set_is_at_the_largest_length_with_replaced_heads_and_answers_are_counted(text):
     _, skipping, quality, answers = tables_in(text, "Replacing")
     assert ["|".join(row.values()) for row in skipping] == [
@@ -355,7 +366,24 @@ def empty(*names: str) -> dict[str, pd.DataFrame]:
             "Replacing",
             "Nothing was timed.",
         ),
+        ({"benchmark": pd.DataFrame({"model": []})}, "Replacing", "**sinky** was not timed: of a model whose layers"),
         ({"simulation": pd.DataFrame()}, "Simulated", "names no simulation"),
+        (
+            {"beside_simulated": pd.DataFrame()},
+            "Simulated",
+            "No measured model has the 2 layers of 4 heads of simulated toy. To set one beside it, add it to `models`",
+        ),
+        ({}, "Simulated", "No measured model has the 32 layers of 32 heads of simulated big."),
+        (
+            {"beside_simulated": study().beside_simulated.assign(ci_low=0.0, ci_high=1.0)},
+            "Simulated",
+            "Does simulated toy describe sinky? **It is not rejected**",
+        ),
+        (
+            {"beside_simulated": study().beside_simulated.assign(ci_low=float("nan"))},
+            "Simulated",
+            "Does simulated toy describe sinky? **It cannot be said**",
+        ),
         ({"simulation": study().simulation.assign(fitted_to="sinky")}, "Simulated", "fitted to the captures of sinky"),
         (empty("heldout_errors"), "Which sim", "too few or too short"),
         (empty("set_dependence"), "Consistent", "No prompt is long enough"),

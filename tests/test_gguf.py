@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -18,6 +19,7 @@ from study import SMALL, documented, planned, snakemake, write_study
 from tiny import prompt_ids, tiny_model
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from sinkstudy.models import conversion
 from sinkstudy.models.cache import VARIABLE, converted_folder
 from sinkstudy.models.conversion import convert_once
 from sinkstudy.models.loading import encode, load_model
@@ -310,8 +312,18 @@ if sys.argv[2] != "never":
 conversion.convert_once(Path(sys.argv[1]), None)
 """
 
+# Shards are made small, as the model is; the last line is the most memory the process held, in bytes.
+PEAK = """
+import sys
+from pathlib import Path
+from sinkstudy.models import conversion, sharded
+conversion.write_shards = lambda folder, parts: sharded.write_shards(folder, parts, 1 << 20)
+conversion.convert_once(Path(sys.argv[1]), None)
+print(next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:")))
+"""
 
-@pytest.mark.parametrize("moment", ["tokenizer_of", "GgufConfig", "check_saved"])
+
+@pytest.mark.parametrize("moment", ["tokenizer_of", "write_shards", "check_saved"])
 def test_a_kill_during_conversion_leaves_nothing_under_the_final_name(path, moment, cache):
     write_gguf(model_of("llama"), path)
     run = [sys.executable, "-c", CONVERT, str(path)]
@@ -320,6 +332,44 @@ def test_a_kill_during_conversion_leaves_nothing_under_the_final_name(path, mome
     record = convert_once(path, None)
     assert (converted_folder(record["sha256"]) / "model.safetensors").is_file()
     assert not list(cache.glob("converted/.*.unfinished"))
+
+
+def test_a_conversion_that_does_not_fit_the_disk_is_refused_before_it_begins(path, cache, refuses, monkeypatch, capsys):
+    model = model_of("llama", tie_word_embeddings=True)
+    write_gguf(model, path)
+    needed = 4 * sum(parameter.numel() for parameter in model.parameters())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
+    with refuses(f"takes {needed / 1e9:.1f} GB in {cache}", "set cache to a folder of a larger disk"):
+        convert_once(path, None)
+    assert not [folder for folder in cache.glob("converted/*") if folder.is_dir()]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
+    convert_once(path, None)
+    assert f"takes {needed / 1e9:.1f} GB" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_conversion_is_what_transformers_makes_of_the_file(family, path, cache, monkeypatch):
+    write_gguf(model_of(family), path, quantized=Kind.Q4_1)
+    layerwise = converted(path)
+    monkeypatch.setenv(VARIABLE, str(cache / "whole"))
+    monkeypatch.setattr(conversion, "WeightConverter", object)  # as for models that only Transformers puts together
+    whole = converted(path)
+    assert whole != layerwise
+    names = sorted(file.name for file in whole.iterdir())
+    assert names == sorted(file.name for file in layerwise.iterdir())
+    assert all((whole / name).read_bytes() == (layerwise / name).read_bytes() for name in names)
+
+
+def test_a_conversion_never_holds_the_whole_model(path, cache):
+    """Peak memory of converting 24 layers grows by less than a quarter of what 20 more of them weigh."""
+    peaks, bytes_of = [], []
+    for layers in (4, 24):
+        model = model_of("llama", hidden_size=512, intermediate_size=2048, num_hidden_layers=layers)
+        bytes_of.append(4 * sum(parameter.numel() for parameter in model.parameters()))
+        write_gguf(model, path.with_name(f"{layers}.gguf"))
+        run = [sys.executable, "-c", PEAK, str(path.with_name(f"{layers}.gguf"))]
+        peaks.append(int(subprocess.run(run, capture_output=True, text=True, check=True).stdout))
+    assert peaks[1] - peaks[0] < (bytes_of[1] - bytes_of[0]) / 4
 
 
 def test_two_studies_that_convert_at_once_convert_once(path):

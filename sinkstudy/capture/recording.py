@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import transformers
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from sinkstudy.capture import Forward, watched
 from sinkstudy.capture.masses import KEY_CLASSES, Masses
@@ -23,7 +24,7 @@ from sinkstudy.store.writing import CaptureWriter
 # On a CPU, layers of a small model stay in its cache. Those of a large one are read in every pass, from memory or from
 # disk, and a GPU needs many tokens to be busy. Offloading itself does not decide: rounding depends on the batch.
 _SMALL_BATCH, _LARGE_BATCH = 1024, 4096  # tokens
-_LARGE_MODEL = 1 << 31  # bytes of weights
+_LARGE_MODEL = 1 << 31  # bytes of weights that a pass reads
 # Kernels sum shorter rows in another order, so that what is stored of a prompt would depend on what shares its batch.
 _LEAST_WIDTH = 16  # tokens
 # Maps are rounded to multiples of 2^-14, below float16's own error near 1; their noise would fill a third of the room.
@@ -63,7 +64,7 @@ def record(
         for prompt in prompts:
             ids = token_ids[prompt.id]
             writer.begin(prompt, ids, [decoded(i) for i in ids], text_tokens=len(whole[prompt.id]))
-        large = sum(part.numel() * part.itemsize for part in loaded.model.parameters()) >= _LARGE_MODEL
+        large = _decoder_bytes(loaded.model) >= _LARGE_MODEL
         tokens = _LARGE_BATCH if large or loaded.model.device.type == "cuda" else _SMALL_BATCH
         limits = (maps_max_tokens, positions_max_tokens)
         batches = list(_batches(token_ids, tokens, limits))
@@ -182,6 +183,13 @@ def _batches(token_ids: dict[str, list[int]], tokens: int, limits: tuple[int, ..
         batch.append(prompt)
     if batch:
         yield batch
+
+
+def _decoder_bytes(model: PreTrainedModel) -> int:
+    """Without embedding and head, of which an offloaded model holds other parts than one in memory."""
+    ends = [module for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None]
+    aside = {id(part) for module in ends for part in module.parameters()}
+    return sum(part.numel() * part.itemsize for part in model.parameters() if id(part) not in aside)
 
 
 def _attributes(name: str, loaded: LoadedModel) -> dict[str, str]:

@@ -36,8 +36,10 @@ from sinkstudy.evaluation.variants import (
     variants_of,
 )
 from sinkstudy.models.loading import context_length
+from sinkstudy.models.offload import is_offloaded
 from sinkstudy.stats.speedups import speedups
 
+CELL = ["phase", "n_tokens", "batch"]
 _DECODED = 4  # tokens per sample of decoding
 _NO_ATTENTION = Variant("sinkstudy_no_attention")
 
@@ -52,8 +54,10 @@ def benchmark_table(
     length; of plans that replace the same heads in the same way one is timed, and its numbers stand in the row of each.
     Lengths beyond the model's context or the text are left out; raises StudyError where none remains. SDPA is timed
     twice over (policy `again`). A model that cannot run on SDPA has one row per cell, `eager`, and no comparison with
-    it.
+    it. One whose layers are on disk is not timed, since that would time the disk, and has no rows.
     """
+    if is_offloaded(model):
+        return pd.DataFrame(columns=["model", *CELL, "strategy", "policy", "heads_replaced"])
     baselines, variants = [EAGER], []
     if runs_on_sdpa(model):
         baselines, variants = [EAGER, SDPA, AGAIN], variants_of(model, plans, grid["strategies"])

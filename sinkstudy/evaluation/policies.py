@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from sinkstudy.attention.optimize import optimized
 from sinkstudy.attention.plan import Plan
 from sinkstudy.evaluation.quality import compare
-from sinkstudy.evaluation.variants import runs_on_sdpa
+from sinkstudy.evaluation.variants import takes_plans
 
 # Layer costs are measured on so many prompts, spread over their lengths, and on at most so many tokens of each.
 CALIBRATION_PROMPTS, CALIBRATION_TOKENS = 8, 256
@@ -67,7 +67,7 @@ def layerwise(model: PreTrainedModel, plan: Plan, prompts: Sequence[Tensor], bud
     divergence of all of them together stays within the budget. `prompts`: calibration prompts, (1, query) each; those
     of a length that the plan does not cover are left out. The plan of a model that cannot run on SDPA is empty.
     """
-    if not runs_on_sdpa(model):
+    if not takes_plans(model):
         return replace(_only(plan, []), policy="layerwise")
     used = [ids for ids in prompts if plan.covers(ids.shape[1])]
     cost = {layer: mean_kl(model, _only(plan, [layer]), used) / len(heads) for layer, heads in plan.heads.items()}

@@ -14,6 +14,7 @@ from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.state import PlanState
 from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.models.implementation import attention_implementation, uses_attention_interface
+from sinkstudy.models.offload import is_offloaded
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ AGAIN = Variant("sdpa", "again")  # the same once more: how far it differs from 
 def last_logits(model: PreTrainedModel) -> dict[str, int]:
     """What spares a prefill the logits of all positions but the last, as in `generate`, where the model knows it."""
     return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+
+
+def takes_plans(model: PreTrainedModel) -> bool:
+    """Whether plans can be measured on this model: SDPA runs it, and its weights, which plans cut, are in memory."""
+    return not is_offloaded(model) and runs_on_sdpa(model)
 
 
 @contextmanager

@@ -12,9 +12,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from sinkstudy.figures import messages
-from sinkstudy.figures.style import COLOURS, DASHES, MARKERS, PAGE, headline, new_figure, styled
+from sinkstudy.figures.style import COLOURS, DASHES, MARKERS, PAGE, headline, new_figure, nothing_figure, styled
 from sinkstudy.stats.pareto import pareto_front
 
+_NOT_TIMED = ("not timed: its layers stay on disk", "a timing would be one of the disk")
 _WIDE = 1.35  # the points of one length lie within this factor of it
 _AGAIN = {"color": "0.85", "linewidth": 0, "zorder": 0}
 _LEAST_KL = 1e-8  # nats per token; what lies below, zero included, is drawn there
@@ -28,6 +29,8 @@ def timing_figure(benchmark: pd.DataFrame) -> Figure:
     hollow, and no line leads to or from it. Short bars mark the ceiling of each point: its speedup if all that is left
     out were saved perfectly.
     """
+    if benchmark.empty:
+        return nothing_figure(*_NOT_TIMED)
     rows = benchmark[benchmark["batch"] == benchmark["batch"].min()]
     phases = [phase for phase in messages.PHASES if phase in set(rows["phase"])]
     policies = list(dict.fromkeys(rows.loc[rows["heads_replaced"] > 0, "policy"])) or ["none"]
@@ -98,6 +101,8 @@ def tradeoff_figure(benchmark: pd.DataFrame) -> Figure:
     A line joins the Pareto front, points that no other one beats in both, of those that can be told from SDPA timed
     twice (grey); the others are hollow. SDPA itself is at the left end, at no cost and a speedup of 1.
     """
+    if benchmark.empty:
+        return nothing_figure(*_NOT_TIMED)
     rows = benchmark[(benchmark["batch"] == benchmark["batch"].min()) & (benchmark["phase"] == "prefill")]
     strategies = _strategies(rows)
     policies = list(dict.fromkeys(rows.loc[rows["heads_replaced"] > 0, "policy"]))

@@ -12,7 +12,7 @@ from sinkstudy.store.tables import LongTable, read_tables
 
 PUBLISHED = Path(__file__).with_name("published.csv")  # figures of other studies, each with its source
 _LONG = ("scores", "lengths", "correlation", "sink_positions")
-_OF_THE_STUDY = ("control", "comparison", "costs")  # one file, not one per model
+_OF_THE_STUDY = ("beside_simulated", "control", "comparison", "costs")  # one file, not one per model
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Tables:
     control: pd.DataFrame
     comparison: pd.DataFrame
     simulation: pd.DataFrame
+    beside_simulated: pd.DataFrame
     heldout_errors: pd.DataFrame
     published: pd.DataFrame
     benchmark: pd.DataFrame

@@ -122,6 +122,40 @@ def consistency(t: Tables, model: str) -> list[Row]:
     ]
 
 
+def beside_simulated(t: Tables) -> list[Row]:
+    """Every model that has the shape of a simulation: its name and shape, the rows of each preset, and a row per length
+    (layer empty) and per layer (at the longest length) with what each preset simulates."""
+    found = []
+    for model, cells in t.beside_simulated.groupby("model", sort=False) if len(t.beside_simulated) else ():
+        presets = list(dict.fromkeys(cells["preset"]))
+        longest = cells.loc[cells["preset"] == presets[0], "n_tokens"].max()
+        by_preset = cells.pivot(index=["n_tokens", "layer"], columns="preset", values="simulated")
+        rows = cells.drop_duplicates(["n_tokens", "layer"]).to_dict("records")
+        rows = [
+            row
+            | {"simulated": by_preset.loc[(row["n_tokens"], row["layer"])].to_dict()}
+            | {"file": file_of("beside_simulated", model)}
+            for row in rows
+        ]
+        found.append(
+            {
+                "model": model,
+                "layers": int(cells["layer"].max()) + 1,
+                "presets": {preset: cells[cells["preset"] == preset] for preset in presets},
+                "over_length": [row for row in rows if pd.isna(row["layer"])],
+                "per_layer": [row for row in rows if row["n_tokens"] == longest and pd.notna(row["layer"])],
+                "longest": longest,
+            }
+        )
+    return found
+
+
+def never_measured(t: Tables) -> list[Row]:
+    """A row of the simulation table per preset whose shape no model has."""
+    rows = t.simulation.drop_duplicates("preset").to_dict("records")
+    return [row for row in rows if not len(t.of("beside_simulated", preset=row["preset"]))]
+
+
 def timings(t: Tables) -> list[Row]:
     """The rows of the benchmark that replace nothing, and of the others those that no row of their cell beats."""
     shown = [t.benchmark.iloc[:0]]

@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
@@ -47,7 +47,7 @@ def check_checkpoint(folder: Path, weights: bool = True, pickled: bool = False) 
             f"{folder} holds no *.safetensors; save the weights in that format, since loading any other can run code "
             "(allow_pickle: true takes *.bin nevertheless)."
         )
-    tensors = [name for file in files for name in _tensors(file)]
+    tensors = stored_tensors(folder)
     stored = 1 + max((int(found[1]) for found in map(_OF_LAYER.match, tensors) if found), default=-1)
     if layers is not None and stored > layers:
         raise StudyError(
@@ -88,11 +88,23 @@ def _beside(index: Path, name: str) -> Path:
     return index.parent / name
 
 
-def _tensors(path: Path) -> Iterable[str]:
-    """Names of the tensors of a safetensors file, whose header must fit its size."""
+class StoredTensor(NamedTuple):
+    file: Path
+    shape: tuple[int, ...]
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """The tensors of a model's safetensors files by name.
+
+    Raises StudyError for a file whose header does not fit its size.
+    """
+    return {name: StoredTensor(file, shape) for file in _weight_files(folder) for name, shape in _tensors(file)}
+
+
+def _tensors(path: Path) -> list[tuple[str, tuple[int, ...]]]:
     try:
         with safe_open(path, framework="numpy") as stored:
-            return list(stored.keys())
+            return [(name, tuple(stored.get_slice(name).get_shape())) for name in stored.keys()]  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         said = str(error).removeprefix("Error while deserializing header: ")
         raise StudyError(

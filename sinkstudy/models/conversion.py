@@ -1,6 +1,7 @@
 """A GGUF file made into a directory in Hugging Face format, once for all studies of this machine."""
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,12 +9,9 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
-from transformers.modeling_gguf_pytorch_utils import (
-    GGUF_SUPPORTED_ARCHITECTURES,
-    TENSOR_PROCESSORS,
-    TensorProcessor,
-    get_gguf_hf_weights_map,
-)
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter
+from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 from transformers.utils import logging
 from transformers.utils.quantization_config import GgufConfig
 
@@ -22,12 +20,13 @@ from sinkstudy.models.cache import cache_folder, converted_folder, fetched_gguf,
 from sinkstudy.models.gguf_config import complete_config
 from sinkstudy.models.gguf_file import GGUFFile, read_gguf
 from sinkstudy.models.gguf_tokenizer import adds_bos, check_saved, tokenizer_of
+from sinkstudy.models.gguf_weights import layers_of, refuse
 from sinkstudy.models.loading import not_finite
+from sinkstudy.models.sharded import write_shards
 from sinkstudy.models.sources import check_sha256, file_sha256, resolve_source
 from sinkstudy.models.spec import WHEEL, is_remote
 
 RECORD = "sinkstudy.json"
-_NO_WEIGHTS = {"rope_freqs.weight"}  # `gguf_config` reads it as a setting of RoPE
 
 
 def gguf_path(settings: Mapping[str, Any], inputs: Sequence[str], root: Path) -> Path | None:
@@ -50,7 +49,8 @@ def convert_once(gguf: Path | None, sha256: str | None) -> dict[str, Any]:
     `gguf` may be None where `sha256` names a file whose conversion is there. The record holds `sha256`, `bytes` (of the
     file), `architecture`, `quantization` (tensor types with counts) and `adds_bos`.
 
-    Raises StudyError when the file is not whole, not the one with that digest, or cannot be carried over exactly.
+    Raises StudyError when the file is not whole, not the one with that digest, or cannot be carried over exactly, or
+    when there is no room for the conversion.
     """
     if gguf is None and not (sha256 and converted_folder(sha256).exists()):
         raise StudyError(
@@ -72,9 +72,9 @@ def _convert(file: GGUFFile, sha256: str, folder: Path) -> None:
     logging.disable_progress_bar()  # Transformers' own; what takes time here is said in one line
     config = _config(file)
     tokenizer = tokenizer_of(file)
-    model = _load(file, config)
+    _check_room(file, folder.parent)
     folder.mkdir()
-    model.save_pretrained(folder)
+    _write_weights(file, config, folder)
     tokenizer.save_pretrained(folder)
     check_saved(tokenizer, folder)
     record = {
@@ -109,6 +109,32 @@ def _by_new_reader() -> set[str]:
     return set(GGUF_CONFIG_ARCHS)
 
 
+def _check_room(file: GGUFFile, cache: Path) -> None:
+    """Say what the conversion takes; raise StudyError where the disk does not have it."""
+    needed, free = 4 * file.elements, shutil.disk_usage(cache).free
+    if needed > free:
+        raise StudyError(
+            f"{file.path}: its conversion to float32 takes {needed / 1e9:.1f} GB in {cache}, where {free / 1e9:.1f} GB "
+            "are free; make room there, or set cache to a folder of a larger disk."
+        )
+    print(f"the conversion of {file.path} takes {needed / 1e9:.1f} GB in {cache}", file=sys.stderr)
+
+
+def _write_weights(file: GGUFFile, config: Any, folder: Path) -> None:
+    """Weights and configuration; a layer in memory at a time, unless Transformers alone knows how to put them together
+    or takes them apart again when saving (experts)."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    converters = [one for one in get_model_conversion_mapping(model) if isinstance(one, WeightConverter)]
+    if converters or file.architecture in _by_new_reader():
+        _load(file, config).save_pretrained(folder)
+        return
+    write_shards(folder, layers_of(file, model))
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    GenerationConfig.from_model_config(model.config).save_pretrained(folder)
+
+
 def _load(file: GGUFFile, config: Any) -> PreTrainedModel:
     """The model with dequantized float32 weights, every tensor of the file in its place."""
     try:
@@ -124,23 +150,10 @@ def _load(file: GGUFFile, config: Any) -> PreTrainedModel:
     except Exception as error:
         raise StudyError(f"{file.path} could not be loaded by Transformers ({first_sentence(error)}).") from error
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if info[kind]:
-            _refuse_tensors(file, sorted(map(str, info[kind])), f"are {kind.split('_')[0]}")
-    if file.architecture not in _by_new_reader():
-        processor = TENSOR_PROCESSORS.get(file.architecture, TensorProcessor)(config=config.to_dict())
-        named = set(get_gguf_hf_weights_map(model, processor)) | _NO_WEIGHTS
-        _refuse_tensors(file, sorted(set(file.tensor_types) - named), "have no place in Transformers' model")
-    _refuse_tensors(file, not_finite(model), "hold numbers that are not finite")
+        refuse(file, sorted(map(str, info[kind])), f"are {kind.split('_')[0]}")
+    refuse(file, not_finite(model), "hold numbers that are not finite")
     # The weights are plain float32 now, which Transformers refuses to save as a quantized model's.
     vars(model.config).pop("quantization_config", None)
     model.hf_quantizer = None
     model.generation_config = GenerationConfig.from_model_config(model.config)
     return model
-
-
-def _refuse_tensors(file: GGUFFile, names: list[str], what: str) -> None:
-    if names:
-        raise StudyError(
-            f"{file.path}: {len(names)} tensors {what} (first: {names[0]}); the file is incomplete, or of a kind that "
-            "cannot be carried over exactly."
-        )

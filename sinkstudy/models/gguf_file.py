@@ -19,6 +19,7 @@ class GGUFFile:
     path: Path
     metadata: dict[str, Any]
     tensor_types: dict[str, str]
+    elements: int  # of all tensors together
     vocabulary_rows: int | None  # rows of the embedding
     rope_factors: np.ndarray | None  # (head_dim / 2,): what llama.cpp divides the RoPE frequencies by
 
@@ -76,6 +77,7 @@ def read_gguf(path: Path) -> GGUFFile:
         path=path,
         metadata=metadata,
         tensor_types={name: tensor.tensor_type.name for name, tensor in tensors.items()},
+        elements=sum(int(tensor.n_elements) for tensor in tensors.values()),
         vocabulary_rows=None if embedding is None else int(embedding.shape[1]),
         rope_factors=None if factors is None else np.array(factors.data, dtype=np.float32),
     )

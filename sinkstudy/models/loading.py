@@ -18,7 +18,7 @@ from transformers.utils import logging
 from sinkstudy.errors import StudyError, first_sentence
 from sinkstudy.models.cache import cache_folder, converted_folder
 from sinkstudy.models.checkpoint import check_checkpoint
-from sinkstudy.models.offload import copies_folder, offload_map
+from sinkstudy.models.offload import copies_folder, left_in_place, offload_map, return_freed_memory
 from sinkstudy.models.sources import content_digest, file_patterns, resolve_source
 from sinkstudy.models.spec import ModelSpec
 
@@ -49,6 +49,8 @@ def load_model(spec: ModelSpec, offload: str | None = None, memory: int | None =
     if spec.random_weights is None:
         if offload is not None:
             places = offload_map(folder, spec.dtype, offload, device, spec.trust_remote_code, memory)
+            if places:
+                return_freed_memory()
         model = _pretrained(spec, folder, places)
         resolved = _resolved(spec, folder)
     else:
@@ -210,6 +212,10 @@ def _pretrained(spec: ModelSpec, folder: Path, places: dict[str, str] | None) ->
     check_checkpoint(folder, pickled=spec.allow_pickle)  # what was fetched has not been looked at before
     offloading = {"device_map": places, "offload_folder": copies_folder()} if places else {}
     try:
+        if places and not spec.allow_pickle:
+            model = left_in_place(folder, spec.dtype, places, pick_device(spec.device), spec.trust_remote_code)
+            if model is not None:
+                return _finite(model, source)
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, spec.dtype),
@@ -228,6 +234,10 @@ def _pretrained(spec: ModelSpec, folder: Path, places: dict[str, str] | None) ->
                 f"model source {source!r}: {len(info[kind])} tensors are {kind.split('_')[0]} (first: {first}); the "
                 "checkpoint is incomplete or does not fit its config.json."
             )
+    return _finite(model, source)
+
+
+def _finite(model: PreTrainedModel, source: str) -> PreTrainedModel:
     if names := not_finite(model):
         raise StudyError(f"model source {source!r}: tensor {names[0]} is not finite everywhere; copy it again.")
     return model
@@ -236,4 +246,11 @@ def _pretrained(spec: ModelSpec, folder: Path, places: dict[str, str] | None) ->
 def not_finite(model: PreTrainedModel) -> list[str]:
     """Names of the tensors that hold infinities or NaN; of offloaded layers they show when attention does."""
     here = {name: tensor for name, tensor in model.state_dict().items() if not tensor.is_meta}
-    return [name for name, tensor in here.items() if not torch.isfinite(tensor).all()]
+    return [name for name, tensor in here.items() if not is_finite(tensor)]
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no number is infinite or NaN; without a second copy of the tensor, which `torch.isfinite` makes."""
+    if not tensor.numel() or not tensor.is_floating_point():
+        return True
+    return bool(torch.isfinite(torch.stack(tensor.aminmax())).all())

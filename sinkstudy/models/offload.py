@@ -1,10 +1,12 @@
 """Running a model that is larger than memory: its decoder layers stay in the checkpoint and come in one at a time.
 
-Transformers reads offloaded weights from the checkpoint's own safetensors. It writes copies only of those that it has
-to convert beyond their type (experts that are stored apart, for example), into a folder that goes with the process.
+Weights are read from the checkpoint's own safetensors, one module's at a time. Only where Transformers has to convert
+them beyond their type (experts that are stored apart, for example) does it load the checkpoint once, and writes copies
+into a folder that goes with the process.
 """
 
 import atexit
+import ctypes
 import os
 import resource
 import shutil
@@ -14,13 +16,20 @@ from pathlib import Path
 
 import psutil
 import torch
-from torch import nn
+from accelerate import dispatch_model, init_empty_weights
+from accelerate.utils import set_module_tensor_to_device
+from safetensors import safe_open
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter
 
 from sinkstudy.errors import StudyError
 from sinkstudy.models.cache import cache_folder
+from sinkstudy.models.checkpoint import stored_tensors
 
 SHARE = 0.6  # a model whose weights would take more of the free memory than this is offloaded
+_MMAP_THRESHOLD = -3  # the name of a parameter in glibc's malloc.h
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -46,6 +55,83 @@ def offload_map(
     if wanted == "never" or (wanted == "auto" and needed <= SHARE * free):
         return None
     return dict(_places(model, str(device)))
+
+
+def left_in_place(
+    folder: Path, dtype: str, places: dict[str, str], device: torch.device, trust_remote_code: bool
+) -> PreTrainedModel | None:
+    """The model, of which only what is not `disk` in `places` has been read; the rest comes in as modules run.
+
+    None where the checkpoint's tensors are not the model's by name and shape, or Transformers converts them. Loading
+    a checkpoint through Transformers maps all of its files until the end, and what was read of them counts as memory.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    of_dtype = getattr(torch, dtype)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=of_dtype, trust_remote_code=trust_remote_code)
+    stored, tied, embedding = stored_tensors(folder), model.all_tied_weights_keys, model.get_input_embeddings()
+    own = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    converted = any(isinstance(one, WeightConverter) for one in get_model_conversion_mapping(model))
+    if (
+        converted
+        or model._get_dtype_plan(of_dtype)
+        or any(name not in stored or stored[name].shape != tuple(tensor.shape) for name, tensor in own.items())
+    ):
+        return None
+    # A head that shares the embedding's weights stays on disk as others do: a capture needs rows of them, at most.
+    places = places | {name.rpartition(".")[0]: "disk" for name in tied}
+    source = {name: tied.get(name, name) for name in model.state_dict()}
+    on_disk = tuple(f"{name}." for name, place in places.items() if place == "disk")
+    buffers = {name for name, _ in model.named_buffers()}
+    of_embedding = next(f"{name}.weight" for name, module in model.named_modules() if module is embedding)
+    index = {}
+    for name, stored_name in source.items():
+        file = stored[stored_name].file
+        if name.startswith(on_disk) and name not in buffers:
+            index[name] = {"safetensors_file": str(file), "weight_name": stored_name, "dtype": dtype}
+        elif name == of_embedding:
+            _leave_rows(embedding, file, name, of_dtype, device)
+        else:
+            with safe_open(file, framework="pt") as weights:
+                value = weights.get_tensor(name).to(device, of_dtype, copy=True)  # a view would keep the file mapped
+            set_module_tensor_to_device(model, name, device, value=value)
+    skipped = model._skip_keys_device_placement
+    return dispatch_model(model, places, main_device=str(device), offload_index=index, skip_keys=skipped)
+
+
+def _leave_rows(embedding: nn.Module, file: Path, name: str, dtype: torch.dtype, device: torch.device) -> None:
+    """Have `embedding` read, for each call, the rows of the tokens that it is given."""
+
+    def bring(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        tokens, row = args[0].unique(return_inverse=True)
+        with safe_open(file, framework="pt") as weights:
+            hold(module, weights.get_tensor(name)[tokens.cpu()])
+        return (row,)
+
+    def hold(module: nn.Module, rows: Tensor) -> None:
+        module.weight = nn.Parameter(rows.to(device, dtype), requires_grad=False)
+
+    def release(module: nn.Module, *_: object) -> None:
+        hold(module, torch.empty(0, module.embedding_dim))
+
+    release(embedding)
+    embedding.register_forward_pre_hook(bring)
+    embedding.register_forward_hook(release)
+
+
+def return_freed_memory() -> None:
+    """Have this process give freed blocks of 4 MiB and more back to the system (with glibc).
+
+    By default blocks of up to 32 MiB stay with the process for reuse. Weights that come and go, between results that
+    stay, tear so many holes in what it keeps that it grows with every layer.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 4 << 20)
+
+
+def is_offloaded(model: PreTrainedModel) -> bool:
+    """Whether some of the model's weights come in only while a pass needs them."""
+    return any(parameter.is_meta for parameter in model.parameters())
 
 
 def free_memory() -> int:

@@ -6,6 +6,8 @@ of the chosen heads read the constant one there, so they always attend to BOS, a
 """
 
 import math
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sinkstudy.errors import StudyError
+from sinkstudy.models.sharded import write_shards
 
 _NOISE = 0.3  # standard deviation of every other query and key component; other scores are near zero
 
@@ -29,39 +32,67 @@ def plant_sinks(
 
     Raises StudyError when `strength` does not have the model's shape or lies at or above 1.
     """
+    model = LlamaForCausalLM(config).eval()
+    for part in _planted(config, strength, n_tokens, seed, output_scale):
+        model.load_state_dict(part, strict=False)
+    return model
+
+
+def save_planted(
+    folder: Path, config: LlamaConfig, strength: np.ndarray, n_tokens: int, dtype: torch.dtype, shard_bytes: int
+) -> None:
+    """Write such a model as a checkpoint in shards of about `shard_bytes`, without ever holding more of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = _planted(config, strength, n_tokens)
+    write_shards(folder, ({name: weight.to(dtype) for name, weight in part.items()} for part in parts), shard_bytes)
+    config.architectures, config.dtype = ["LlamaForCausalLM"], dtype
+    config.save_pretrained(folder)
+
+
+def _planted(
+    config: LlamaConfig, strength: np.ndarray, n_tokens: int, seed: int = 0, output_scale: float = 0.05
+) -> Iterator[dict[str, Tensor]]:
+    """The weights of a planted model by name, float32: the embedding, then a layer at a time, then the rest."""
     shape = (config.num_hidden_layers, config.num_attention_heads)
     if strength.shape != shape or not ((strength >= 0) & (strength < 1)).all():
         raise StudyError(f"planted strengths must be below 1 and of shape {shape}, not {strength.shape}.")
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(config).eval()
-    hidden, width = config.hidden_size, config.head_dim
+    generator = torch.Generator().manual_seed(seed)
+    hidden, width, inner = config.hidden_size, config.head_dim, config.intermediate_size
+    queries, keys = (width * n for n in (config.num_attention_heads, config.num_key_value_heads))
     constant, bos = hidden - 2, hidden - 1  # the two residual dimensions
     slow = width // 2 - 1  # the first of the pair that the rotary embedding turns slowest
-    with torch.no_grad():
-        embedding = model.get_input_embeddings().weight.normal_()
-        embedding[:, [constant, bos]] = 0.0
-        embedding *= math.sqrt(hidden) / embedding.norm(dim=1, keepdim=True)
-        embedding[:, constant] = math.sqrt(hidden)
-        embedding[config.bos_token_id, bos] = math.sqrt(hidden)
-        if not config.tie_word_embeddings:
-            model.lm_head.weight.normal_(0, hidden**-0.5)
-        for layer, decoder in enumerate(model.model.layers):
-            attention, mlp = decoder.self_attn, decoder.mlp
-            for linear in (attention.q_proj, attention.k_proj):
-                linear.weight.normal_(0, _NOISE * hidden**-0.5)
-            for linear in (attention.v_proj, mlp.gate_proj, mlp.up_proj):
-                linear.weight.normal_(0, hidden**-0.5)
-            for linear in (attention.o_proj, mlp.down_proj):
-                linear.weight.normal_(0, output_scale * linear.in_features**-0.5)
-                linear.weight[[constant, bos]] = 0.0
-            query = attention.q_proj.weight.view(-1, width, hidden)
-            key = attention.k_proj.weight.view(-1, width, hidden)
-            for pair in (slow, slow + width // 2):
-                query[:, pair] = key[:, pair] = 0.0
-            key[:, slow, bos] = 1.0
-            gaps = torch.tensor([_gap(s, n_tokens) for s in strength[layer]])
-            query[:, slow, constant] = gaps / _unit_score(hidden, width)
-    return model
+
+    def drawn(outputs: int, inputs: int, scale: float = 1.0) -> Tensor:
+        return torch.empty(outputs, inputs).normal_(0, scale * inputs**-0.5, generator=generator)
+
+    def writing(inputs: int) -> Tensor:
+        weight = drawn(hidden, inputs, output_scale)
+        weight[[constant, bos]] = 0.0
+        return weight
+
+    embedding = drawn(config.vocab_size, hidden)
+    embedding[:, [constant, bos]] = 0.0
+    embedding *= math.sqrt(hidden) / embedding.norm(dim=1, keepdim=True)
+    embedding[:, constant] = math.sqrt(hidden)
+    embedding[config.bos_token_id, bos] = math.sqrt(hidden)
+    yield {"model.embed_tokens.weight": embedding}
+    del embedding
+    for layer in range(config.num_hidden_layers):
+        query, key = drawn(queries, hidden, _NOISE), drawn(keys, hidden, _NOISE)
+        of_heads = query.view(-1, width, hidden), key.view(-1, width, hidden)
+        for pair in (slow, slow + width // 2):
+            for weight in of_heads:
+                weight[:, pair] = 0.0
+        of_heads[1][:, slow, bos] = 1.0
+        gaps = torch.tensor([_gap(s, n_tokens) for s in strength[layer]])
+        of_heads[0][:, slow, constant] = gaps / _unit_score(hidden, width)
+        linear = {"self_attn.q_proj": query, "self_attn.k_proj": key, "self_attn.v_proj": drawn(keys, hidden)}
+        linear |= {"self_attn.o_proj": writing(queries), "mlp.gate_proj": drawn(inner, hidden)}
+        linear |= {"mlp.up_proj": drawn(inner, hidden), "mlp.down_proj": writing(inner)}
+        norms = {name: torch.ones(hidden) for name in ("input_layernorm", "post_attention_layernorm")}
+        yield {f"model.layers.{layer}.{name}.weight": weight for name, weight in (linear | norms).items()}
+    head = {} if config.tie_word_embeddings else {"lm_head.weight": drawn(config.vocab_size, hidden)}
+    yield head | {"model.norm.weight": torch.ones(hidden)}
 
 
 def _unit_score(hidden: int, width: int) -> float:

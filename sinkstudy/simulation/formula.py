@@ -85,6 +85,7 @@ def summary_table(
                 "fitted_to": fitted_to,
                 "n_tokens": one.n_tokens,
                 "threshold": threshold,
+                "simulated_layers": len(one.is_sink),
                 "simulated_heads": one.is_sink.size,
                 "simulated_sinks": int(one.is_sink.sum()),
                 "simulated_sink_fraction": one.is_sink.mean(),
@@ -110,11 +111,8 @@ def write_simulation(path: Path, preset: str, simulated: list[SimulatedSinks], t
         write_file(path, file.id.get_file_image())
 
 
-def read_simulation(path: Path) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """Lengths, simulated scores (length, layer, head) and simulated sink decisions of the same shape."""
+def read_simulation(path: Path) -> list[SimulatedSinks]:
+    """What `write_simulation` wrote."""
     with h5py.File(path, "r") as file:
-        return (
-            file["simulated_n_tokens"][()].tolist(),
-            file["simulated_score"][()],
-            file["simulated_is_sink"][()],
-        )
+        arrays = [file[f"simulated_{name}"][()] for name in ("n_tokens", "probability", "is_sink", "score")]
+    return [SimulatedSinks(int(n), *matrices) for n, *matrices in zip(*arrays, strict=True)]

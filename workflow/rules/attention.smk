@@ -47,6 +47,7 @@ rule layerwise_plan:
         budget=config["benchmark"]["layerwise_budget"],
         code=code_of("plan_layerwise.py"),
         model=model_spec,
+        offload=offload,
     message:
         "Measuring what replacing the heads of {wildcards.model} costs, layer by layer"
     script:
@@ -79,6 +80,7 @@ rule budget_plan:
         code=code_of("plan_budget.py"),
         max_tokens=config["benchmark"]["max_tokens"],
         model=model_spec,
+        offload=offload,
         seed=config["statistics"]["seed"],
         sink_tokens=config["benchmark"]["sink_tokens"],
     message:
@@ -113,6 +115,7 @@ rule benchmark:
             for key in ("batches", "lengths", "precision", "repeats", "seconds_per_cell", "strategies")
         },
         model=model_spec,
+        offload=offload,
     message:
         "Timing {wildcards.model} with and without its sink heads replaced"
     script:
@@ -146,6 +149,7 @@ rule quality:
         code=code_of("quality.py"),
         lengths=config["benchmark"]["lengths"],
         model=model_spec,
+        offload=offload,
         retrieval_cases=config["benchmark"]["retrieval_cases"],
         strategies=config["benchmark"]["strategies"],
     message:
@@ -178,6 +182,7 @@ rule skipping:
         code=code_of("skipping.py"),
         lengths=[n for n in config["benchmark"]["lengths"] if n <= config["benchmark"]["skipping_tokens"]],
         model=model_spec,
+        offload=offload,
         resampling=RESAMPLING,
     message:
         "Replacing the heads that policies chose in {wildcards.model}, and as many others"

@@ -10,6 +10,7 @@ rule findings:
         },
         answers=expand("results/answers/{model}.csv", model=TRAINED),
         benchmark=expand("results/benchmark/{model}.csv", model=TRAINED),
+        beside_simulated="results/beside_simulated.csv",
         bos_arms=expand("results/bos_arms/{model}.csv", model=BOS_COMPARED),
         captures=expand("results/captures/{model}/{shard}.h5", model=MODELS, shard=list(SHARDS)[0]),
         comparison="results/comparison.csv",

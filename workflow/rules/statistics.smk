@@ -129,9 +129,12 @@ rule comparison:
     input:
         correlation=expand("results/correlation/{model}.csv", model=MODELS),
         heads=expand("results/heads/{model}.csv", model=MODELS),
+        heldout=expand("results/heldout/{model}.csv", model=MODELS),
         lengths=expand("results/lengths/{model}.csv", model=MODELS),
+        simulated=expand("results/simulation/{preset}.h5", preset=PRESETS),
         simulation=expand("results/simulation/{preset}.csv", preset=PRESETS),
     output:
+        beside_simulated="results/beside_simulated.csv",
         comparison="results/comparison.csv",
         control="results/control.csv",
     log:

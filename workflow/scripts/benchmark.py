@@ -13,7 +13,7 @@ from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
-    loaded = load_model(pinned(snakemake.params.model, snakemake.input.model, Path.cwd()))
+    loaded = load_model(pinned(snakemake.params.model, snakemake.input.model, Path.cwd()), snakemake.params.offload)
     text = Path(snakemake.input.text)
     token_ids = tokenize(loaded, text.read_text(encoding="utf-8"), prompt=text.name)
     plans = [Plan.load(path) for path in snakemake.input.plans]

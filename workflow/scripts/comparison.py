@@ -1,5 +1,9 @@
 """Set short beside long prompts, model beside model, measured beside simulated, and trained beside untrained."""
 
+from pathlib import Path
+
+from sinkstudy.simulation.formula import read_simulation
+from sinkstudy.stats.beside_simulated import beside_simulated_table
 from sinkstudy.stats.comparison import comparison_table
 from sinkstudy.stats.control import control_table
 from sinkstudy.stats.resampling import Resampling
@@ -13,5 +17,11 @@ with job_log(snakemake.log[0]):
     correlation = LongTable(files.correlation).only(lambda rows: rows["prompt"] == "all")
     comparison = comparison_table(heads, lengths, correlation, simulation, threshold=params.threshold)
     control = control_table(lengths, params.controls, params.reported, Resampling(**params.resampling))
+    probability = {
+        Path(path).stem: {one.n_tokens: one.probability for one in read_simulation(Path(path))}
+        for path in files.simulated
+    }
+    beside = beside_simulated_table(read_tables(files.heldout), heads, probability, params.threshold)
+    write_table(beside, snakemake.output.beside_simulated)
     write_table(comparison, snakemake.output.comparison)
     write_table(control, snakemake.output.control)

@@ -7,7 +7,7 @@ import torch
 
 from sinkstudy.evaluation.budget import budget, calibration_texts, window_plan
 from sinkstudy.evaluation.head_costs import head_costs
-from sinkstudy.evaluation.variants import runs_on_sdpa
+from sinkstudy.evaluation.variants import takes_plans
 from sinkstudy.models.loading import context_length, load_model, tokenize
 from sinkstudy.models.spec import pinned
 from sinkstudy.prompts import read_prompts
@@ -19,13 +19,13 @@ from sinkstudy.workflow.joblog import job_log
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
     params, spending = snakemake.params, snakemake.params.budget
-    loaded = load_model(pinned(params.model, snakemake.input.model, Path.cwd()))
+    loaded = load_model(pinned(params.model, snakemake.input.model, Path.cwd()), params.offload)
     model = loaded.model
     length = min(spending["tokens"], context_length(model) or spending["tokens"])
     texts = calibration_texts([one.text for one in read_prompts(Path(snakemake.input.prompts))])
     fit, check = (torch.tensor([tokenize(loaded, text, "calibration")[:length]], device=model.device) for text in texts)
     plans = [window_plan(params.sink_tokens, window, params.max_tokens) for window in spending["window"]]
-    priced = [*plans, replace(plans[0], strategy="first_value")] if runs_on_sdpa(model) else []
+    priced = [*plans, replace(plans[0], strategy="first_value")] if takes_plans(model) else []
     costs = head_costs(model, fit, priced, params.seed)
     with atomic_write(snakemake.output.plan) as path:
         budget(model, plans[0], costs, check, spending["kl"]).save(path)

@@ -14,7 +14,7 @@ from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
-    loaded = load_model(pinned(snakemake.params.model, snakemake.input.model, Path.cwd()))
+    loaded = load_model(pinned(snakemake.params.model, snakemake.input.model, Path.cwd()), snakemake.params.offload)
     texts = {one.id: one.text for one in read_prompts(Path(snakemake.input.prompts))}
     token_ids = within_context(loaded, encode(loaded, texts), "cut")
     chosen = [token_ids[name][:CALIBRATION_TOKENS] for name in spread_over_lengths(token_ids, CALIBRATION_PROMPTS)]

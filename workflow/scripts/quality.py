@@ -9,7 +9,7 @@ from sinkstudy.evaluation.answers import answers_table
 from sinkstudy.evaluation.benchmark import usable_lengths, windows
 from sinkstudy.evaluation.quality import quality_table
 from sinkstudy.evaluation.retrieval import retrieval_table
-from sinkstudy.evaluation.variants import runs_on_sdpa, variants_of
+from sinkstudy.evaluation.variants import takes_plans, variants_of
 from sinkstudy.models.loading import encode, load_model, tokenize
 from sinkstudy.models.spec import pinned
 from sinkstudy.prompts import read_prompts, spread_over_lengths
@@ -21,9 +21,9 @@ _WINDOWS = 3  # predictions are compared on so many stretches of the text, per l
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
     params, name = snakemake.params, snakemake.wildcards.model
-    loaded = load_model(pinned(params.model, snakemake.input.model, Path.cwd()))
+    loaded = load_model(pinned(params.model, snakemake.input.model, Path.cwd()), params.offload)
     model, text = loaded.model, Path(snakemake.input.text)
-    plans = [Plan.load(path) for path in snakemake.input.plans] if runs_on_sdpa(model) else []
+    plans = [Plan.load(path) for path in snakemake.input.plans] if takes_plans(model) else []
     variants = variants_of(model, plans, params.strategies)
     read = read_prompts(Path(snakemake.input.prompts))
     token_ids = encode(loaded, {one.id: one.text for one in read})

@@ -6,7 +6,7 @@ import torch
 
 from sinkstudy.attention.plan import Plan
 from sinkstudy.evaluation.skipping import skipping_table, with_value_drain
-from sinkstudy.evaluation.variants import runs_on_sdpa
+from sinkstudy.evaluation.variants import takes_plans
 from sinkstudy.models.loading import load_model, tokenize
 from sinkstudy.models.spec import pinned
 from sinkstudy.stats.resampling import Resampling
@@ -16,10 +16,10 @@ from sinkstudy.workflow.joblog import job_log
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
     params, name = snakemake.params, snakemake.wildcards.model
-    loaded = load_model(pinned(params.model, snakemake.input.model, Path.cwd()))
+    loaded = load_model(pinned(params.model, snakemake.input.model, Path.cwd()), params.offload)
     text = Path(snakemake.input.text)
     token_ids = tokenize(loaded, text.read_text(encoding="utf-8"), prompt=text.name)
-    plans = [Plan.load(path) for path in snakemake.input.plans] if runs_on_sdpa(loaded.model) else []
+    plans = [Plan.load(path) for path in snakemake.input.plans] if takes_plans(loaded.model) else []
     heads = read_tables([snakemake.input.heads]).query("set == 'all'")
     heads = with_value_drain(heads, read_tables([snakemake.input.activations]))
     resampling = Resampling(**params.resampling)
