@@ -1,10 +1,13 @@
 """Intervals by resampling prompts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
+# Arrays whose first axis is that of the prompts, a bounded number of prompts at a time, as often as it is called.
+Blocks = Callable[[], Iterable[Sequence[np.ndarray]]]
 _NUMBERS_AT_ONCE = 1 << 18
 _COLUMNS_AT_ONCE = 1 << 11
 
@@ -24,11 +27,37 @@ def resamples(prompts: int, resampling: Resampling, width: int = 1) -> Iterator[
     The draws come in parts of bounded size; `width` is how many numbers the caller makes of each. They depend on the
     seed and the number of prompts alone, not on how many come at once.
     """
-    rng = np.random.default_rng(resampling.seed)
     at_once = max(1, _NUMBERS_AT_ONCE // max(width, prompts))
     for start in range(0, resampling.bootstrap, at_once):
-        draws = min(at_once, resampling.bootstrap - start)
-        yield rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=draws).astype(float)
+        yield _drawn(prompts, resampling)[start : start + at_once].astype(float)
+
+
+@lru_cache(maxsize=1)
+def _drawn(prompts: int, resampling: Resampling) -> np.ndarray:
+    """All draws, (draw, prompt), in a byte each: no prompt is drawn 256 times."""
+    rng, share = np.random.default_rng(resampling.seed), np.full(prompts, 1 / prompts)
+    at_once = max(1, _NUMBERS_AT_ONCE // prompts)
+    sizes = (min(at_once, resampling.bootstrap - start) for start in range(0, resampling.bootstrap, at_once))
+    return np.concatenate([rng.multinomial(prompts, share, size=size).astype(np.uint8) for size in sizes])
+
+
+def sums(blocks: Blocks) -> list[np.ndarray]:
+    """The sums over all prompts of each array of a block, float64."""
+    return _added([one.sum(0, dtype=float) for one in block] for block in blocks())
+
+
+def drawn_sums(blocks: Blocks, prompts: int, resampling: Resampling, draws: slice = slice(None)) -> list[np.ndarray]:
+    """The sums over the prompts of each draw, (draw, column) float64 for each array (prompt, column) of a block."""
+    drawn, done = _drawn(prompts, resampling)[draws], 0
+
+    def weighted() -> Iterator[list[np.ndarray]]:
+        nonlocal done
+        for block in blocks():
+            weights = drawn[:, done : done + len(block[0])].astype(float)
+            done += len(block[0])
+            yield [weights @ one for one in block]
+
+    return _added(weighted())
 
 
 def ratio_intervals(part: np.ndarray, whole: np.ndarray, resampling: Resampling) -> tuple[np.ndarray, np.ndarray]:
@@ -38,13 +67,17 @@ def ratio_intervals(part: np.ndarray, whole: np.ndarray, resampling: Resampling)
     (Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13). NaN where fewer than two prompts have a whole:
     one prompt does not show how prompts vary.
     """
-    ends = np.full((2, part.shape[1]), np.nan)
-    usable = np.flatnonzero((whole > 0).sum(0) > 1)
+    return ratio_intervals_of(lambda: [(part, whole)], resampling)
+
+
+def ratio_intervals_of(blocks: Blocks, resampling: Resampling) -> tuple[np.ndarray, np.ndarray]:
+    """As `ratio_intervals`, of blocks (part, whole)."""
+    prompts, wholes = sums(lambda: ((np.ones(len(whole)), whole > 0) for _, whole in blocks()))
+    ends, usable = np.full((2, len(wholes)), np.nan), np.flatnonzero(wholes > 1)
     for start in range(0, len(usable), _COLUMNS_AT_ONCE):
         columns = usable[start : start + _COLUMNS_AT_ONCE]
-        parts, wholes = (side[:, columns].astype(float, copy=False) for side in (part, whole))
-        draws = resamples(len(part), resampling)
-        ends[:, columns] = percentiles(np.concatenate([_ratio(draw @ parts, draw @ wholes) for draw in draws]))
+        chosen = lambda: ([side[:, columns] for side in block] for block in blocks())  # noqa: E731, B023
+        ends[:, columns] = percentiles(_ratio(*drawn_sums(chosen, int(prompts), resampling)))
     return ends[0], ends[1]
 
 
@@ -68,3 +101,10 @@ def interval_ends(draws: np.ndarray) -> tuple[float, float]:
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+
+
+def _added(several: Iterable[list[np.ndarray]]) -> list[np.ndarray]:
+    total: list[np.ndarray] = []
+    for arrays in several:
+        total = [np.add(one, other, out=one) for one, other in zip(total, arrays, strict=True)] if total else arrays
+    return total

@@ -171,6 +171,9 @@ class Statistics(Section):
     hold_out: Annotated[
         Literal["prompt", "set"], Field(description="What predictors of sinks are judged on without having seen it.")
     ] = "prompt"
+    tokens_per_job: Annotated[
+        Count, Field(description="Captures of about so many tokens are reduced to what statistics need by one job.")
+    ] = 65536
 
 
 class Preset(Section):

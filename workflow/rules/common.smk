@@ -9,7 +9,7 @@ from snakemake.common.configfile import load_configfile
 from sinkstudy.models.cache import VARIABLE
 from sinkstudy.models.sources import as_path, file_patterns, model_files
 from sinkstudy.models.spec import WHEEL, is_gguf, is_remote, stated_revision
-from sinkstudy.prompts import digest, read_prompts, shards
+from sinkstudy.prompts import digest, parts, read_prompts, shards
 from sinkstudy.workflow.config import COMMAND_LINE, check_config, control_pairs, replaced_by_overlays, typed
 from sinkstudy.workflow.files import check_folders
 from sinkstudy.workflow.fingerprint import fingerprint
@@ -37,6 +37,8 @@ MODELS = sorted(config["models"])
 TRAINED = [name for name in MODELS if config["models"][name]["random_weights"] is None]  # controls are never timed
 SETS = list(dict.fromkeys(prompt.set for prompt in PROMPTS))
 SHARDS = shards(PROMPTS, config["capture"]["tokens_per_job"])
+DIGESTS = {shard: digest(prompts) for shard, prompts in SHARDS.items()}
+PARTS = parts(SHARDS, config["statistics"]["tokens_per_job"])  # the shards of each
 PRESETS = sorted(config["simulation"])
 POLICIES = config["benchmark"]["policies"]
 COSTED = TRAINED if "budget" in POLICIES else []  # models whose heads are costed
@@ -73,7 +75,8 @@ onstart:
 
 wildcard_constraints:
     model="|".join(map(re.escape, MODELS)),
-    shard="|".join(map(re.escape, SHARDS)),
+    shard="[0-9]{5}",
+    part="[0-9]{5}",
     preset="|".join(map(re.escape, PRESETS)) or "none",
     policy="first_layer|consistent",
 
@@ -128,7 +131,7 @@ def gguf_request(wildcards):
 
 def shard_digest(wildcards):
     """Changes when, and only when, a prompt of this shard changes."""
-    return digest(SHARDS[wildcards.shard])
+    return DIGESTS[wildcards.shard]
 
 
 def expected_of(model, shards=SHARDS):
@@ -140,7 +143,7 @@ def expected_of(model, shards=SHARDS):
         attributes["revision"] = stated_revision(settings)
     return {
         "attributes": dict(sorted(attributes.items())),
-        "shards": {shard: digest(SHARDS[shard]) for shard in sorted(shards)},
+        "shards": {shard: DIGESTS[shard] for shard in sorted(shards)},
     }
 
 
@@ -152,6 +155,10 @@ def expected(wildcards):
 
 def captures(wildcards):
     return [f"results/captures/{wildcards.model}/{shard}.h5" for shard in SHARDS]
+
+
+def reduced(wildcards):
+    return [f"results/reduced/{wildcards.model}/{part}.h5" for part in PARTS]
 
 
 def fitted_captures(wildcards):

@@ -1,6 +1,35 @@
+# What tables are made of, from some shards each, so that a cluster shares the work; the tables gather it.
+rule reduced:
+    input:
+        lambda wildcards: [f"results/captures/{wildcards.model}/{shard}.h5" for shard in PARTS[wildcards.part]],
+    output:
+        "results/reduced/{model}/{part}.h5",
+    log:
+        "logs/reduced/{model}/{part}.log",
+    benchmark:
+        "results/costs/reduced/{model}/{part}.tsv"
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        code=code_of("reduced.py"),
+        expected=lambda wildcards: expected_of(wildcards.model, PARTS[wildcards.part]),
+        needs={
+            "lengths": sorted(CORRELATED_LENGTHS.union(REPORTED_LENGTHS)),
+            "scored": PREDICTOR_LENGTHS,
+            "thresholds": config["sinks"]["thresholds"],
+        },
+    message:
+        "Reducing captures of {wildcards.model}, part {wildcards.part}"
+    script:
+        "../scripts/reduced.py"
+
+
 rule scores:
     input:
-        captures,
+        reduced,
     output:
         "results/scores/{model}.csv",
     log:
@@ -14,7 +43,6 @@ rule scores:
         runtime=30,
     params:
         code=code_of("scores.py"),
-        expected=expected,
         threshold=THRESHOLD,
     message:
         "Scoring every head of {wildcards.model}"
@@ -48,7 +76,7 @@ rule heads:
 
 rule statistics:
     input:
-        captures,
+        reduced,
     output:
         **{name: f"results/{name}/{{model}}.csv" for name in STATISTICS},
     log:
@@ -62,11 +90,9 @@ rule statistics:
         runtime=60,
     params:
         code=code_of("statistics.py"),
-        expected=expected,
         lengths=sorted(CORRELATED_LENGTHS),
         reported=REPORTED_LENGTHS,
         resampling=RESAMPLING,
-        thresholds=config["sinks"]["thresholds"],
     message:
         "Correlating the layers of {wildcards.model}, at every length and over its prompt sets"
     script:
@@ -75,7 +101,7 @@ rule statistics:
 
 rule predictors:
     input:
-        captures,
+        reduced,
     output:
         learning="results/learning/{model}.csv",
         predictors="results/predictors/{model}.csv",
@@ -90,11 +116,9 @@ rule predictors:
         runtime=60,
     params:
         code=code_of("predictors.py"),
-        expected=expected,
         hold_out=config["statistics"]["hold_out"],
         lengths=PREDICTOR_LENGTHS,
         resampling=RESAMPLING,
-        thresholds=config["sinks"]["thresholds"],
     message:
         "Predicting sinks of {wildcards.model} on prompts not seen before"
     script:
@@ -103,7 +127,7 @@ rule predictors:
 
 rule mechanism:
     input:
-        captures,
+        reduced,
     output:
         **{name: f"results/{name}/{{model}}.csv" for name in MECHANISM},
     log:
@@ -117,7 +141,6 @@ rule mechanism:
         runtime=30,
     params:
         code=code_of("mechanism.py"),
-        expected=expected,
         resampling=RESAMPLING,
     message:
         "Relating the sinks of {wildcards.model} to activations, values and positions"
