@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ConstantInputWarning, spearmanr
 
-from sinkstudy.stats.resampling import Resampling, drawn_sums, interval_ends, sums
+from sinkstudy.stats.resampling import Resampling, drawn_means, interval_ends
 from sinkstudy.stats.scores import excess_score, null_score
 from sinkstudy.store.reduced import Reduced
 
@@ -72,11 +72,8 @@ def mechanism_table(reduced: Reduced, model: str, resampling: Resampling) -> pd.
             names = ("activation", "value_drain", "excess_score")
             yield [values[name].reshape(len(block), -1).astype(float) for name in names]
 
-    # The first row takes every prompt once: the value itself. The others are bootstrap draws.
-    points = [one[None] for one in sums(blocks)]
-    if n > 1:
-        points = [np.concatenate(pair) for pair in zip(points, drawn_sums(blocks, n, resampling), strict=True)]
-    activation, drain, excess = (one / n for one in points)  # (draw, layer), (draw, layer and head) twice
+    # The first row is the value itself, the others are bootstrap draws.
+    activation, drain, excess = drawn_means(blocks, n, resampling)  # (draw, layer), (draw, layer and head) twice
     is_sink = excess[0] >= SINK_EXCESS
     by_layer = {
         "activation": activation,

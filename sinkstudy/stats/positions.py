@@ -5,7 +5,7 @@ here, that is the importance score of Gu et al. (arXiv 2410.10781), who call a p
 """
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -42,17 +42,17 @@ def received_of(capture: Capture) -> Received | None:
 
 
 def position_tables(reduced: Reduced, model: str) -> Iterator[pd.DataFrame]:
-    """An empty part, and one per prompt whose positions were captured, with a row per position.
+    """An empty part, and some with a row per position of each prompt whose positions were captured.
 
     `mean_attention` over heads, beside `uniform_attention`; of the heads, the share for which the position is a sink
     (`sink_heads`: mean attention of EPSILON or more) and for which it receives most (`strongest_heads`), both empty
     where it is no candidate.
     """
-    yield pd.DataFrame(columns=_ABOUT + _OF_POSITION + _OF_ALL_HEADS)  # so that an empty table has a header
-    for about, tokens, found in _with_positions(reduced, model, ("mean_received", "sink_heads", "strongest_heads")):
+
+    def rows(tokens: list[str], found: dict[str, np.ndarray]) -> dict[str, object]:
         n, heads = len(tokens), np.prod(reduced.shape)
         known = np.where(np.arange(n) < candidates(n), 1 / heads, np.nan)
-        columns = {
+        return {
             "position": range(n),
             "token": _printed(tokens),
             "kind": _kinds(tokens),
@@ -61,20 +61,19 @@ def position_tables(reduced: Reduced, model: str) -> Iterator[pd.DataFrame]:
             "sink_heads": found["sink_heads"] * known,
             "strongest_heads": found["strongest_heads"] * known,
         }
-        yield pd.DataFrame(about | columns)
+
+    yield pd.DataFrame(columns=_ABOUT + _OF_POSITION + _OF_ALL_HEADS)  # so that an empty table has a header
+    yield from _with_positions(reduced, model, ("mean_received", "sink_heads", "strongest_heads"), rows)
 
 
 def sink_position_tables(reduced: Reduced, model: str) -> Iterator[pd.DataFrame]:
-    """An empty part, and one per prompt whose positions were captured, with a row per head: the candidate that receives
-    most, and its `mean_attention` beside that of the first token (`first_attention`)."""
-    yield pd.DataFrame(
-        columns=[*_ABOUT, "layer", "head", *_OF_POSITION, "first_attention"]
-    )  # so that an empty table has a header
-    for about, tokens, found in _with_positions(reduced, model, ("strongest", "strongest_mass", "first_mass")):
+    """An empty part, and some with a row per head of each prompt whose positions were captured: the candidate that
+    receives most, and its `mean_attention` beside that of the first token (`first_attention`)."""
+
+    def rows(tokens: list[str], found: dict[str, np.ndarray]) -> dict[str, object]:
         layers, heads = reduced.shape
-        kinds, printed = _kinds(tokens), _printed(tokens)
-        strongest = found["strongest"].ravel()
-        columns = {
+        kinds, printed, strongest = _kinds(tokens), _printed(tokens), found["strongest"].ravel()
+        return {
             "layer": np.repeat(reduced.layers, heads),
             "head": np.tile(np.arange(heads), layers),
             "position": strongest,
@@ -83,21 +82,32 @@ def sink_position_tables(reduced: Reduced, model: str) -> Iterator[pd.DataFrame]
             "mean_attention": found["strongest_mass"].ravel(),
             "first_attention": found["first_mass"].ravel(),
         }
-        yield pd.DataFrame(about | columns)
+
+    # So that an empty table has a header.
+    yield pd.DataFrame(columns=[*_ABOUT, "layer", "head", *_OF_POSITION, "first_attention"])
+    yield from _with_positions(reduced, model, ("strongest", "strongest_mass", "first_mass"), rows)
 
 
 def _with_positions(
-    reduced: Reduced, model: str, names: Sequence[str]
-) -> Iterator[tuple[dict[str, object], list[str], dict[str, np.ndarray]]]:
-    """Of each prompt whose positions were captured, what it is, its tokens, and what is stored of it under `names`."""
+    reduced: Reduced,
+    model: str,
+    names: Sequence[str],
+    rows: Callable[[list[str], dict[str, np.ndarray]], dict[str, object]],
+) -> Iterator[pd.DataFrame]:
+    """In parts of bounded size, the `rows` of each prompt whose positions were captured, made of its tokens and of what
+    is stored of it under `names`."""
     for block in reduced.blocks(reduced.reaching(None)):
         block = block[reduced.rows("has_positions", block)]
-        stored = {name: reduced.of_each(name, block) for name in ("token", *names) if len(block)}
+        if not len(block):
+            continue
+        stored = {name: reduced.of_each(name, block) for name in ("token", *names)}
+        parts = []
         for at, place in enumerate(block):
             about = [model, reduced.sets[place], reduced.prompts[place], reduced.n_tokens[place]]
-            found = {name: values[at] for name, values in stored.items()}
-            tokens = [token.decode() for token in found["token"].tolist()]
-            yield dict(zip(_ABOUT, about, strict=True)), tokens, found
+            tokens = [token.decode() for token in stored["token"][at].tolist()]
+            of_prompt = rows(tokens, {name: stored[name][at] for name in names})
+            parts.append(pd.DataFrame(dict(zip(_ABOUT, about, strict=True)) | of_prompt))
+        yield pd.concat(parts, ignore_index=True)
 
 
 def _printed(tokens: list[str]) -> list[str]:

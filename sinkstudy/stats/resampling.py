@@ -10,6 +10,7 @@ import numpy as np
 Blocks = Callable[[], Iterable[Sequence[np.ndarray]]]
 _NUMBERS_AT_ONCE = 1 << 18
 _COLUMNS_AT_ONCE = 1 << 11
+_PROMPTS_AT_ONCE = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,11 @@ def resamples(prompts: int, resampling: Resampling, width: int = 1) -> Iterator[
 @lru_cache(maxsize=1)
 def _drawn(prompts: int, resampling: Resampling) -> np.ndarray:
     """All draws, (draw, prompt), in a byte each: no prompt is drawn 256 times."""
-    rng, share = np.random.default_rng(resampling.seed), np.full(prompts, 1 / prompts)
+    rng, drawn = np.random.default_rng(resampling.seed), np.empty((resampling.bootstrap, prompts), np.uint8)
     at_once = max(1, _NUMBERS_AT_ONCE // prompts)
-    sizes = (min(at_once, resampling.bootstrap - start) for start in range(0, resampling.bootstrap, at_once))
-    return np.concatenate([rng.multinomial(prompts, share, size=size).astype(np.uint8) for size in sizes])
+    for part in np.split(drawn, range(at_once, len(drawn), at_once)):
+        part[:] = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=len(part))
+    return drawn
 
 
 def sums(blocks: Blocks) -> list[np.ndarray]:
@@ -48,12 +50,22 @@ def sums(blocks: Blocks) -> list[np.ndarray]:
 
 def drawn_sums(blocks: Blocks, prompts: int, resampling: Resampling, draws: slice = slice(None)) -> list[np.ndarray]:
     """The sums over the prompts of each draw, (draw, column) float64 for each array (prompt, column) of a block."""
-    drawn, done = _drawn(prompts, resampling)[draws], 0
+    return _weighted(blocks, _drawn(prompts, resampling)[draws], 1)
+
+
+def drawn_means(blocks: Blocks, prompts: int, resampling: Resampling) -> list[np.ndarray]:
+    """As `drawn_sums`, means, the first of them of all prompts as they are; of a single prompt nothing is drawn."""
+    drawn = _drawn(prompts, resampling)[: resampling.bootstrap if prompts > 1 else 0]
+    return _weighted(blocks, np.concatenate([np.ones((1, prompts), np.uint8), drawn]), prompts)
+
+
+def _weighted(blocks: Blocks, counts: np.ndarray, over: int) -> list[np.ndarray]:
+    """Sums over all prompts, each as often as `counts` (row, prompt) says and over a number, (row, column)."""
 
     def weighted() -> Iterator[list[np.ndarray]]:
-        nonlocal done
+        done = 0
         for block in blocks():
-            weights = drawn[:, done : done + len(block[0])].astype(float)
+            weights = counts[:, done : done + len(block[0])] / over
             done += len(block[0])
             yield [weights @ one for one in block]
 
@@ -67,17 +79,19 @@ def ratio_intervals(part: np.ndarray, whole: np.ndarray, resampling: Resampling)
     (Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13). NaN where fewer than two prompts have a whole:
     one prompt does not show how prompts vary.
     """
-    return ratio_intervals_of(lambda: [(part, whole)], resampling)
+    starts = range(0, len(part), _PROMPTS_AT_ONCE)
+    sides = lambda start: (part[start : start + _PROMPTS_AT_ONCE], whole[start : start + _PROMPTS_AT_ONCE])  # noqa: E731
+    return ratio_intervals_of(lambda: map(sides, starts), resampling)
 
 
 def ratio_intervals_of(blocks: Blocks, resampling: Resampling) -> tuple[np.ndarray, np.ndarray]:
     """As `ratio_intervals`, of blocks (part, whole)."""
-    prompts, wholes = sums(lambda: ((np.ones(len(whole)), whole > 0) for _, whole in blocks()))
+    prompts, wholes = sums(lambda: ((np.ones((len(whole), 1)), whole > 0) for _, whole in blocks()))
     ends, usable = np.full((2, len(wholes)), np.nan), np.flatnonzero(wholes > 1)
     for start in range(0, len(usable), _COLUMNS_AT_ONCE):
         columns = usable[start : start + _COLUMNS_AT_ONCE]
         chosen = lambda: ([side[:, columns] for side in block] for block in blocks())  # noqa: E731, B023
-        ends[:, columns] = percentiles(_ratio(*drawn_sums(chosen, int(prompts), resampling)))
+        ends[:, columns] = percentiles(_ratio(*drawn_sums(chosen, int(prompts[0]), resampling)))
     return ends[0], ends[1]
 
 

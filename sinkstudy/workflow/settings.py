@@ -176,6 +176,13 @@ class Statistics(Section):
     ] = 65536
 
 
+class Tables(Section):
+    csv_max_prompts: Annotated[
+        int,
+        Field(ge=0, description="Tables with many rows per prompt are Parquet, and of up to so many prompts CSV, too."),
+    ] = 2000
+
+
 class Preset(Section):
     layers: Annotated[int, Field(ge=2)]
     heads: Count
@@ -245,6 +252,7 @@ class Settings(Section):
     sinks: Sinks = Sinks()
     capture: Capture = Capture()
     statistics: Statistics = Statistics()
+    tables: Tables = Tables()
     simulation: dict[Name, Preset] = {}
     benchmark: Benchmark = Benchmark()
     cache: Annotated[

@@ -20,6 +20,8 @@ ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent.p
 # Jobs in an environment of their own (conda, container) find the library in this checkout.
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
 os.environ.update(QUIET | os.environ)
+# Arrow's own allocators keep what a part of a long table took, and a job would grow with the number of parts.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 OVERLAYS = {os.path.relpath(file): load_configfile(file) for file in workflow.overwrite_configfiles}
 ON_COMMAND_LINE = typed(workflow.config_settings.config)
@@ -45,7 +47,8 @@ COSTED = TRAINED if "budget" in POLICIES else []  # models whose heads are coste
 THRESHOLD = config["sinks"]["threshold"]
 RESAMPLING = {key: config["statistics"][key] for key in ("bootstrap", "permutations", "seed")}
 FORMATS = ["png", "svg", "pdf"]
-STATISTICS = ["lengths", "correlation", "curves", "weakening", "layer_pairs", "persistence", "set_dependence"]
+LONG_AS_CSV = len(PROMPTS) <= config["tables"]["csv_max_prompts"]
+STATISTICS = ["correlation", "curves", "weakening", "layer_pairs", "persistence", "set_dependence"]
 STATISTICS += ["definitions"]
 STATISTICS_FIGURES = {
     "weakening": "correlation against length",
@@ -58,7 +61,6 @@ REPORTED_LENGTHS = [2, 10, 24, 64]
 PREDICTOR_LENGTHS = [*REPORTED_LENGTHS, 256, 1024]
 # What one setting has to be compared with: another.
 BOS_COMPARED = TRAINED if len(config["capture"]["bos_arms"]) > 1 else []
-MECHANISM = ["activations", "mechanism", "positions", "sink_positions"]
 SIMULATED_LENGTHS = {n for preset in config["simulation"].values() for n in preset["lengths"]}
 # Lengths at which the correlation over all prompts is tabulated: a grid, and the simulated lengths.
 CORRELATED_LENGTHS = {2, 4, 8, 10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048} | SIMULATED_LENGTHS
@@ -159,6 +161,17 @@ def captures(wildcards):
 
 def reduced(wildcards):
     return [f"results/reduced/{wildcards.model}/{part}.h5" for part in PARTS]
+
+
+def long_table(name):
+    """A table with many rows per prompt as an input."""
+    return f"results/{name}/{{model}}" + (".csv" if LONG_AS_CSV else "")
+
+
+def long_tables(*names):
+    """Such tables as outputs: folders of Parquet files, and CSV, too, in a study of few prompts."""
+    found = {f"{name}_parquet": directory(f"results/{name}/{{model}}") for name in names}
+    return found | ({name: f"results/{name}/{{model}}.csv" for name in names} if LONG_AS_CSV else {})
 
 
 def fitted_captures(wildcards):

@@ -31,7 +31,7 @@ rule scores:
     input:
         reduced,
     output:
-        "results/scores/{model}.csv",
+        **long_tables("scores"),
     log:
         "logs/scores/{model}.log",
     benchmark:
@@ -52,7 +52,7 @@ rule scores:
 
 rule heads:
     input:
-        "results/scores/{model}.csv",
+        long_table("scores"),
     output:
         heads="results/heads/{model}.csv",
         profile="results/layer_profile/{model}.csv",
@@ -78,6 +78,7 @@ rule statistics:
     input:
         reduced,
     output:
+        **long_tables("lengths"),
         **{name: f"results/{name}/{{model}}.csv" for name in STATISTICS},
     log:
         "logs/statistics/{model}.log",
@@ -85,6 +86,7 @@ rule statistics:
         "results/costs/statistics/{model}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
+    threads: 2
     resources:
         mem_mb=2000,
         runtime=60,
@@ -129,7 +131,8 @@ rule mechanism:
     input:
         reduced,
     output:
-        **{name: f"results/{name}/{{model}}.csv" for name in MECHANISM},
+        **long_tables("activations", "positions", "sink_positions"),
+        mechanism="results/mechanism/{model}.csv",
     log:
         "logs/mechanism/{model}.log",
     benchmark:
@@ -152,7 +155,7 @@ rule comparison:
     input:
         correlation=expand("results/correlation/{model}.csv", model=MODELS),
         heads=expand("results/heads/{model}.csv", model=MODELS),
-        lengths=expand("results/lengths/{model}.csv", model=MODELS),
+        lengths=expand(long_table("lengths"), model=MODELS),
         simulation=expand("results/simulation/{preset}.csv", preset=PRESETS),
     output:
         comparison="results/comparison.csv",

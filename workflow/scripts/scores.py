@@ -2,9 +2,9 @@
 
 from sinkstudy.stats.scores import score_tables
 from sinkstudy.store.reduced import Reduced
-from sinkstudy.store.tables import write_table
+from sinkstudy.store.tables import write_long_table
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     tables = score_tables(Reduced(snakemake.input), snakemake.wildcards.model, snakemake.params.threshold)
-    write_table(tables, snakemake.output[0])
+    write_long_table(tables, snakemake.output.scores_parquet, snakemake.output.get("scores"))

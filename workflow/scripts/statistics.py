@@ -3,7 +3,7 @@
 from sinkstudy.stats.analysis import analyse
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store.reduced import Reduced
-from sinkstudy.store.tables import write_table
+from sinkstudy.store.tables import write_long_table, write_table
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
@@ -15,5 +15,6 @@ with job_log(snakemake.log[0]):
         params.reported,
         Resampling(**params.resampling),
     )
+    write_long_table(tables.pop("lengths"), snakemake.output.lengths_parquet, snakemake.output.get("lengths"))
     for name, table in tables.items():
         write_table(table, snakemake.output[name])
