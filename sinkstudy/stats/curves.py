@@ -4,13 +4,12 @@ A length counts the prompts of at least that many tokens, cut to it. Sink fracti
 the correlation pools first-layer sinks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
-from sinkstudy.stats.correlation import contingency
-from sinkstudy.stats.resampling import Blocks, Resampling, drawn_sums, percentiles, ratio_intervals_of, sums
+from sinkstudy.stats.resampling import Blocks, Resampling, drawn_sums, percentiles, ratio, sums
 from sinkstudy.stats.scores import excess_score, null_score
 from sinkstudy.store.reduced import Reduced
 
@@ -118,43 +117,52 @@ def _rows(reduced: Reduced, members: np.ndarray, i: int, lengths: np.ndarray, re
     layers, heads = reduced.shape[0] - 1, reduced.shape[1]
     null = null_score(lengths)
 
-    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The sums of which every estimate is a ratio, side by side."""
+    def blocks() -> Iterator[list[np.ndarray]]:
         counted = _counts(reduced, members, i, lengths)
         for block, (sinks, first, both, reached) in zip(reduced.blocks(members), counted, strict=True):
-            excess = excess_score(_padded(reduced, "mean_score", block, lengths), null) * reached
+            mean = _padded(reduced, "mean_score", block, lengths)
+            excess = excess_score(mean, null) * reached
             excess[:, lengths == 1] = 0  # undefined for one token, where the table gets NaN below
-            parts = [sinks / ((layers + 1) * heads), excess, both, sinks.astype(float) - first]
-            wholes = [reached, reached, layers * first, layers * heads * reached]
-            yield tuple(np.concatenate(side, axis=1, dtype=float) for side in (parts, wholes))
+            yield [sinks / ((layers + 1) * heads), excess, both, sinks.astype(float) - first, reached, first, mean]
 
-    estimates = ["sink_fraction", "mean_excess", "p_later_given_first", "p_later"]
-    low, high = (np.split(ends, len(estimates)) for ends in ratio_intervals_of(blocks, resampling))
-    totals = sums(
-        lambda: (
-            (*counts, _padded(reduced, "mean_score", block, lengths), counts[0] / ((layers + 1) * heads))
-            for block, counts in zip(reduced.blocks(members), _counts(reduced, members, i, lengths), strict=True)
-        )
-    )
-    sinks, first, both, prompts, mean, fraction = totals
-    shares = contingency(layers * first, both, sinks - first, layers * heads * prompts)
+    *_, mean = totals = sums(blocks)
+    usable = sums(lambda: ([block[4], block[5] > 0] for block in blocks()))  # prompts of each length, and with sinks
+    found = _estimates(totals, layers, heads)
+    drawn = _estimates(drawn_sums(lambda: (block[:6] for block in blocks()), len(members), resampling), layers, heads)
+    prompts, first = totals[4], totals[5]
     columns = {
         "threshold": reduced.thresholds[i],
         "n_tokens": lengths,
         "prompts": prompts.astype(int),
-        "sink_fraction": fraction / prompts,
+        "sink_fraction": found["sink_fraction"],
         "mean_score": mean / prompts,
         "null_score": null,
         "mean_excess": excess_score(mean / prompts, null),
         "first_layer_sinks": first.astype(int),
-        "p_later_given_first": shares["p_later_given_first"],
-        "p_later": shares["p_later"],
+        "p_later_given_first": found["p_later_given_first"],
+        "p_later": found["p_later"],
     }
-    for k, name in enumerate(estimates):
-        columns |= {f"{name}_low": low[k], f"{name}_high": high[k]}
+    for name, draws in drawn.items():
+        enough = usable[name == "p_later_given_first"] > 1
+        ends = np.full((2, len(lengths)), np.nan)
+        ends[:, enough] = percentiles(draws[:, enough])
+        columns |= {f"{name}_low": ends[0], f"{name}_high": ends[1]}
     table = pd.DataFrame(columns)
     table.loc[table["n_tokens"] == 1, ["mean_excess_low", "mean_excess_high"]] = np.nan
     return table
+
+
+def _estimates(sums: Sequence[np.ndarray], layers: int, heads: int) -> dict[str, np.ndarray]:
+    """The curves from sums over prompts, NaN where undefined: of sink fractions, excess scores, followers and later
+    sinks, prompts, and first-layer sinks."""
+    fraction, excess, both, later, prompts, first, *_ = sums
+    ratios = {
+        "sink_fraction": (fraction, prompts),
+        "mean_excess": (excess, prompts),
+        "p_later_given_first": (both, layers * first),
+        "p_later": (later, layers * heads * prompts),
+    }
+    return {name: ratio(part, whole) for name, (part, whole) in ratios.items()}
 
 
 def weakening(

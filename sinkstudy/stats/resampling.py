@@ -91,7 +91,7 @@ def ratio_intervals_of(blocks: Blocks, resampling: Resampling) -> tuple[np.ndarr
     for start in range(0, len(usable), _COLUMNS_AT_ONCE):
         columns = usable[start : start + _COLUMNS_AT_ONCE]
         chosen = lambda: ([side[:, columns] for side in block] for block in blocks())  # noqa: E731, B023
-        ends[:, columns] = percentiles(_ratio(*drawn_sums(chosen, int(prompts[0]), resampling)))
+        ends[:, columns] = percentiles(ratio(*drawn_sums(chosen, int(prompts[0]), resampling)))
     return ends[0], ends[1]
 
 
@@ -113,7 +113,8 @@ def interval_ends(draws: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """NaN where the whole is 0."""
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
