@@ -29,15 +29,17 @@ from sinkstudy.capture.recording import record
 from sinkstudy.models.loading import LoadedModel, load_model
 from sinkstudy.models.spec import ModelSpec
 from sinkstudy.prompts import Prompt
-from sinkstudy.stats.correlation import Correlation
-from sinkstudy.stats.curves import Curves
+from sinkstudy.stats.correlation import correlation_tables
+from sinkstudy.stats.curves import curve_table, length_tables
+from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.stats.scores import add_all, score_tables
+from sinkstudy.stats.scores import score_tables
 from sinkstudy.store import read_captures
 from sinkstudy.store.tables import write_table
 
 ROOT = Path(__file__).parent.parent
 THRESHOLDS = [0.3, 0.8, 0.9]
+NEEDS = Needs(THRESHOLDS, [2, 5, 10, 16, 24])
 
 
 def main() -> None:
@@ -102,15 +104,15 @@ def capture(path: Path, shard: list[Prompt], maps_max_tokens: int) -> None:
 
 
 def scores(paths: list[Path], folder: Path) -> None:
-    write_table(score_tables(read_captures(paths), "reference", 0.9), folder / "scores.csv")
+    write_table(score_tables(reduced(read_captures(paths), NEEDS), "reference", 0.9), folder / "scores.csv")
 
 
 def lengths_and_correlations(paths: list[Path], folder: Path) -> None:
-    curves, correlation = Curves(THRESHOLDS), Correlation(THRESHOLDS, [2, 5, 10, 16, 24])
-    add_all(read_captures(paths), curves, correlation)
-    write_table(curves.prompt_tables("reference"), folder / "lengths.csv")
-    resampling = Resampling(bootstrap=1000, permutations=1000, seed=0)
-    write_table(correlation.table("reference", resampling), folder / "correlation.csv")
+    found, resampling = reduced(read_captures(paths), NEEDS), Resampling(bootstrap=1000, permutations=1000, seed=0)
+    write_table(length_tables(found, "reference"), folder / "lengths.csv")
+    curves = curve_table(found, "reference", resampling)
+    correlations = correlation_tables(found, "reference", NEEDS.lengths, resampling, curves)
+    write_table(correlations, folder / "correlation.csv")
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from sinkstudy.errors import StudyError
 
@@ -15,6 +16,7 @@ COLUMNS = ("prompt", "set", "text")
 RESERVED = "all"
 LONGEST_SET = 64  # characters: a set's name becomes part of file names
 BYTES_PER_TOKEN = 4  # of UTF-8, about: English text under the tokenizers of today
+Item = TypeVar("Item")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -67,15 +69,28 @@ def shards(prompts: list[Prompt], tokens: int) -> dict[str, list[Prompt]]:
     Tokens are estimated from the text, so that shards are the same for every tokenizer; a prompt that is longer has a
     shard of its own.
     """
-    parts, filled = [[]], 0
-    for prompt in prompts:
-        size = 1 + len(prompt.text.encode()) // BYTES_PER_TOKEN
-        if parts[-1] and filled + size > tokens:
-            parts.append([])
+    return _split([(prompt, _estimated_tokens(prompt)) for prompt in prompts], tokens)
+
+
+def parts(of: Mapping[str, list[Prompt]], tokens: int) -> dict[str, list[str]]:
+    """The names of shards, in their order, in named parts of about `tokens` tokens."""
+    return _split([(name, sum(map(_estimated_tokens, prompts))) for name, prompts in of.items()], tokens)
+
+
+def _estimated_tokens(prompt: Prompt) -> int:
+    return 1 + len(prompt.text.encode()) // BYTES_PER_TOKEN
+
+
+def _split(sized: Iterable[tuple[Item, int]], most: int) -> dict[str, list[Item]]:
+    """Neighbours together while their sizes add up to no more than `most`."""
+    groups, filled = [[]], 0
+    for item, size in sized:
+        if groups[-1] and filled + size > most:
+            groups.append([])
             filled = 0
-        parts[-1].append(prompt)
+        groups[-1].append(item)
         filled += size
-    return {f"{i:05d}": part for i, part in enumerate(parts)}
+    return {f"{i:05d}": group for i, group in enumerate(groups)}
 
 
 def prompt_digest(prompt: Prompt) -> str:

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from sinkstudy.stats.scores import Statistic, add_all
 from sinkstudy.store import Capture
 
 
@@ -19,12 +18,6 @@ def capture_of(mass: np.ndarray, prompt: str = "p", set_name: str = "s") -> Capt
         output_norm=np.zeros(mass.shape[:2]),
         row_sum=None,
     )
-
-
-def shown(statistic: Statistic, captures: list[Capture]) -> Statistic:
-    """The statistic, once it has seen all captures."""
-    add_all(captures, statistic)
-    return statistic
 
 
 def planted_captures(is_sink: np.ndarray, n: int, sets: list[str] | None = None) -> list[Capture]:

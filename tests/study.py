@@ -18,7 +18,7 @@ SMALL = {
     },
     "prompts": "prompts.tsv",
     "capture": {"tokens_per_job": 29},  # two prompts to a shard
-    "statistics": {"bootstrap": 50, "permutations": 50},
+    "statistics": {"bootstrap": 50, "permutations": 50, "tokens_per_job": 29},  # one shard to a part
     "simulation": {"tiny-8b": {"layers": 4, "heads": 4, "lengths": [5, 10]}},
     "benchmark": {
         "text": str(ROOT / "texts/heldout.txt"),

@@ -144,6 +144,13 @@ def test_no_script_of_a_gpu_job_is_started_twice(clustered):
 
 @needs_slurm
 @pytest.mark.slow
+def test_the_shards_are_reduced_by_a_job_each_and_gathered_by_one(clustered):
+    found = comments(clustered[1])
+    assert [len(found[name]) for name in ("reduced", "statistics")] == [3, 1]
+
+
+@needs_slurm
+@pytest.mark.slow
 def test_short_jobs_share_allocations(clustered):
     found = comments(clustered[1])
     assert any(name.startswith("tables_") for name in found)

@@ -73,7 +73,7 @@ def test_every_default_is_filled_in(project):
     filled = {
         "Model": checked["models"]["tiny"],
         "Preset": checked["simulation"]["toy"],
-        **{name: checked[name.lower()] for name in ("Sinks", "Capture", "Statistics", "Benchmark")},
+        **{name: checked[name.lower()] for name in ("Sinks", "Capture", "Statistics", "Tables", "Benchmark")},
     }
     assert filled.keys() == parts.keys()
     for name, values in filled.items():

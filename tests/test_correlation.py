@@ -11,8 +11,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from sinkstudy.findings.text import percent
 from sinkstudy.stats import scores
-from sinkstudy.stats.correlation import Correlation, correlate
-from sinkstudy.stats.curves import Curves
+from sinkstudy.stats.correlation import correlate, correlation_tables
+from sinkstudy.stats.curves import curve_table
+from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.relabelling import drawn_p_value, exact_p_value
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store import Capture
@@ -288,10 +289,9 @@ def tables(
     made: Iterable[Capture], thresholds: list[float], lengths: list[int], resampling: Resampling = FEW
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The correlation table and the curves of the same captures."""
-    correlation, curves = Correlation(thresholds, lengths), Curves(thresholds)
-    scores.add_all(made, correlation, curves)
-    table = curves.table("tiny", resampling)
-    return correlation.table("tiny", resampling, table), table
+    found = reduced(made, Needs(thresholds, lengths))
+    curves = curve_table(found, "tiny", resampling)
+    return pd.concat(correlation_tables(found, "tiny", lengths, resampling, curves), ignore_index=True), curves
 
 
 def test_correlation_table_has_a_row_per_prompt_per_set_over_all_and_per_length():

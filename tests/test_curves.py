@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from planted_captures import capture_of, shown
+from planted_captures import capture_of
 
-from sinkstudy.stats.curves import Curves, weakening
+from sinkstudy.stats.curves import curve_table, weakening, weakening_table
+from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.stats.scores import null_score
 
@@ -22,7 +23,7 @@ def captures():
 
 
 def test_curves_equal_a_loop_over_sets_thresholds_and_lengths(captures):
-    table = shown(Curves([0.6, 0.8]), captures).table("m", FEW)
+    table = curve_table(reduced(captures, Needs([0.6, 0.8], [])), "m", FEW)
     assert table["set"].drop_duplicates().tolist() == ["all", "short", "long"]
     rows = table.set_index(["set", "threshold", "n_tokens"])
     assert len(rows) == 2 * (7 + 5 + 7)
@@ -53,7 +54,7 @@ def test_intervals_of_the_curves_equal_a_plain_bootstrap_of_prompts():
         mass = rng.random((2, 8, 2)) ** rng.uniform(0.05, 2)
         mass[..., 0] = 1
         made.append(capture_of(mass, f"p{i}"))
-    table = shown(Curves([0.8]), made).table("m", Resampling(4000, 1, 0))
+    table = curve_table(reduced(made, Needs([0.8], [])), "m", Resampling(4000, 1, 0))
     row = table.query("set == 'all' and n_tokens == 2").iloc[0]
     fraction = np.array([(c.sink_mass.mean(-1) >= 0.8).mean() for c in made])
     drawn = fraction[np.random.default_rng(9).integers(0, 20, (4000, 20))].mean(1)
@@ -64,7 +65,7 @@ def test_intervals_of_the_curves_equal_a_plain_bootstrap_of_prompts():
 
 def test_a_length_that_one_prompt_reaches_has_no_interval():
     made = [capture_of(np.ones((2, 2, n)), f"p{n}") for n in (2, 4)]
-    table = shown(Curves([0.9]), made).table("m", FEW)
+    table = curve_table(reduced(made, Needs([0.9], [])), "m", FEW)
     rows = table.query("set == 'all'").set_index("n_tokens")
     low = rows["sink_fraction_low"]
     assert low[[1, 2]].tolist() == [1, 1]
@@ -82,7 +83,7 @@ def planted_curve(change: int, before: float, after: float, prompts: int = 30, l
 
 def find(curve: tuple) -> dict:
     lengths = np.arange(2, 2 + curve[0].shape[1])
-    return weakening(*(a.astype(float) for a in curve), lengths, (5, 8), FEW)
+    return weakening(lambda: [curve], len(curve[0]), lengths, (5, 8), FEW)
 
 
 def test_a_planted_change_of_the_correlation_is_found_within_its_interval():
@@ -135,7 +136,7 @@ def test_lengths_at_which_uniform_attention_is_a_sink_do_not_count():
     """At 0.3 that is every length up to 9; a model of one layer has no correlation at all."""
     rng = np.random.default_rng(0)
     made = [capture_of(rng.random((2, 3, 30)) ** 0.5, f"p{i}") for i in range(3)]
-    weak = shown(Curves([0.3]), made).weakening_table("m", FEW)
+    weak = weakening_table(reduced(made, Needs([0.3], [])), "m", FEW)
     assert weak["length"].iloc[0] > 10
-    weak = shown(Curves([0.3]), [capture_of(rng.random((1, 3, 12)))]).weakening_table("m", FEW)
+    weak = weakening_table(reduced([capture_of(rng.random((1, 3, 12)))], Needs([0.3], [])), "m", FEW)
     assert weak["length"].isna().all()

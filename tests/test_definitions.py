@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from planted_captures import capture_of
 
-from sinkstudy.stats.definitions import DEFINITIONS, DefinitionShares
+from sinkstudy.stats.definitions import DEFINITIONS, definition_table
+from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.stats.scores import add_all
 
 LENGTHS = [1, 2, 5, 130]
 
@@ -42,9 +42,7 @@ def planted(seed: int, n: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def table():
     captures = [capture_of(planted(seed, n), f"p{seed}", "ab"[seed % 2]) for seed, n in enumerate((2, 7, 140, 131))]
-    shares = DefinitionShares([0.5, 0.75], LENGTHS)
-    add_all(captures, shares)
-    return shares.table("m", Resampling(50, 10, 0))
+    return definition_table(reduced(captures, Needs([0.5, 0.75], LENGTHS)), "m", LENGTHS, Resampling(50, 10, 0))
 
 
 @pytest.mark.parametrize("name", DEFINITIONS)
@@ -67,6 +65,5 @@ def test_definitions_part_where_a_score_is_the_threshold_and_where_the_first_que
 
 def test_rows_that_do_not_sum_to_one_are_measured_by_their_sum():
     mass, row_sum = np.full((1, 1, 3), 0.3, np.float32), np.full((1, 1, 3), 0.5, np.float32)
-    shares = DefinitionShares([0.5], [3])
-    add_all([replace(capture_of(mass), row_sum=row_sum)], shares)
-    assert (shares.table("m", Resampling(50, 10, 0))["share"] == 1).all()
+    made = reduced([replace(capture_of(mass), row_sum=row_sum)], Needs([0.5], [3]))
+    assert (definition_table(made, "m", [3], Resampling(50, 10, 0))["share"] == 1).all()

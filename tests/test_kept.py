@@ -19,13 +19,14 @@ from sinkstudy.prompts import read_prompts
 from sinkstudy.simulation.heldout import heldout_tables
 from sinkstudy.stats.analysis import analyse
 from sinkstudy.stats.bos_arms import arm_rows
-from sinkstudy.stats.mechanism import Mechanism
+from sinkstudy.stats.mechanism import activation_tables, mechanism_table
 from sinkstudy.stats.positions import position_tables, sink_position_tables
 from sinkstudy.stats.predictors import predictor_tables
 from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.profile import head_curves
+from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.stats.scores import add_all, score_tables
+from sinkstudy.stats.scores import score_tables
 from sinkstudy.store import Expected, Keep, open_capture, read_captures
 from sinkstudy.store.kept import kept
 
@@ -45,14 +46,13 @@ def captured(tmp_path_factory) -> Callable[[str], Path]:
 def tables(path: Path) -> dict[str, pd.DataFrame]:
     """Every table that is made of captures."""
     read = lambda: read_captures([path])  # noqa: E731
-    mechanism = Mechanism()
-    add_all(read(), mechanism)
-    found = analyse(read(), "m", THRESHOLDS, LENGTHS, LENGTHS, RESAMPLING)
-    found |= predictor_tables(read(), "m", THRESHOLDS, LENGTHS, "prompt", RESAMPLING)
+    made = reduced(read(), Needs(THRESHOLDS, LENGTHS, LENGTHS))
+    found = analyse(made, "m", LENGTHS, LENGTHS, RESAMPLING)
+    found |= predictor_tables(made, "m", LENGTHS, "prompt", RESAMPLING)
     found["heldout"], found["heldout_errors"] = heldout_tables(read(), "m", THRESHOLDS, LENGTHS, RESAMPLING)
-    found |= {"mechanism": mechanism.table("m", RESAMPLING), "activations": mechanism.activation_tables("m")}
-    found |= {"positions": position_tables(read(), "m"), "sink_positions": sink_position_tables(read(), "m")}
-    found |= {"scores": score_tables(read(), "m", 0.9), "arms": pd.DataFrame(arm_rows(read(), "a", 0.9, LENGTHS))}
+    found |= {"mechanism": mechanism_table(made, "m", RESAMPLING), "activations": activation_tables(made, "m")}
+    found |= {"positions": position_tables(made, "m"), "sink_positions": sink_position_tables(made, "m")}
+    found |= {"scores": score_tables(made, "m", 0.9), "arms": pd.DataFrame(arm_rows(read(), "a", 0.9, LENGTHS))}
     return {name: one if isinstance(one, pd.DataFrame) else pd.concat(one) for name, one in found.items()}
 
 

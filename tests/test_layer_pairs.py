@@ -1,9 +1,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from planted_captures import capture_of, shown
+from planted_captures import capture_of
 
-from sinkstudy.stats.layer_pairs import LayerPairs
+from sinkstudy.stats.layer_pairs import layer_pair_table
+from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.resampling import Resampling
 
 FEW = Resampling(bootstrap=200, permutations=20, seed=0)
@@ -12,7 +13,7 @@ FEW = Resampling(bootstrap=200, permutations=20, seed=0)
 def test_layer_pairs_equal_a_loop_over_prompts_layers_and_heads():
     rng = np.random.default_rng(1)
     captures = [capture_of(rng.random((3, 5, n)) ** 0.3, f"p{n}") for n in (2, 4, 6, 6)]
-    table = shown(LayerPairs([0.7, 0.9], [4]), captures).table("m", FEW)
+    table = layer_pair_table(reduced(captures, Needs([0.7, 0.9], [4])), "m", [4], FEW)
     assert len(table) == 2 * 2 * 6
     for _, row in table.iterrows():
         cut = None if pd.isna(row["n_tokens"]) else 4
@@ -33,7 +34,8 @@ def test_layer_pairs_equal_a_loop_over_prompts_layers_and_heads():
 def test_a_layer_without_sinks_foretells_nothing_and_says_so():
     mass = np.full((2, 3, 10), 0.01)
     mass[1] = 1
-    table = shown(LayerPairs([0.9], []), [capture_of(mass, "a"), capture_of(mass, "b")]).table("m", FEW)
+    made = reduced([capture_of(mass, "a"), capture_of(mass, "b")], Needs([0.9], []))
+    table = layer_pair_table(made, "m", [], FEW)
     rows = table.set_index(["layer_a", "layer_b"])
     assert rows.loc[(0, 1), ["p_b_given_a", "lift", "ci_low", "ci_high"]].isna().all()
     assert rows.loc[(0, 1), "p_b"] == 1

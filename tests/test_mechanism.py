@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from planted_captures import capture_of, shown
+from planted_captures import capture_of
 from scipy.stats import spearmanr
 from test_verdicts import without_nan
 from tiny import planted_config
@@ -19,7 +19,7 @@ from sinkstudy.capture.recording import record
 from sinkstudy.figures.mechanism import activation_figure, position_figure
 from sinkstudy.findings.mechanism import drained, mechanism, sink_places, spans
 from sinkstudy.reference.planted import plant_sinks, planted_ids
-from sinkstudy.stats.mechanism import Mechanism
+from sinkstudy.stats.mechanism import activation_tables, mechanism_table
 from sinkstudy.stats.positions import (
     candidates,
     kind_of,
@@ -29,6 +29,7 @@ from sinkstudy.stats.positions import (
     strongest_receivers,
     uniform_attention,
 )
+from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.stats.scores import excess_score, null_score
 from sinkstudy.store import Capture, read_captures
@@ -36,6 +37,7 @@ from sinkstudy.store.tables import LongTable, write_table
 
 RESAMPLING = Resampling(200, 10, 0)
 LAYERS, HEADS = 6, 4
+NONE = Needs([0.9], [])
 
 
 def prompts(levels: np.ndarray, activation: np.ndarray, drain: np.ndarray, n: int = 30) -> list[Capture]:
@@ -61,8 +63,8 @@ def drawn(count: int, seed: int = 0, sign: int = 1) -> list[Capture]:
 
 
 def test_the_quantities_are_those_that_pandas_finds_in_the_rows_of_every_prompt():
-    seen = shown(Mechanism(), drawn(5))
-    table, rows = seen.table("m", RESAMPLING), pd.concat(seen.activation_tables("m"))
+    made = reduced(drawn(5), NONE)
+    table, rows = mechanism_table(made, "m", RESAMPLING), pd.concat(activation_tables(made, "m"))
     assert rows.groupby("prompt").size().tolist() == [LAYERS * (1 + HEADS)] * 5
     layers = rows[rows["head"].isna()].groupby("layer")[["activation", "excess_score", "value_drain"]].mean()
     heads = rows[rows["head"].notna()].groupby(["layer", "head"])[["excess_score", "value_drain"]].mean()
@@ -86,7 +88,7 @@ def test_the_quantities_are_those_that_pandas_finds_in_the_rows_of_every_prompt(
 
 def test_scores_of_a_prompt_are_those_of_its_whole_length():
     (capture,) = drawn(1)
-    rows = pd.concat(shown(Mechanism(), [capture]).activation_tables("m")).dropna(subset="head")
+    rows = pd.concat(activation_tables(reduced([capture], NONE), "m")).dropna(subset="head")
     score = capture.sink_mass.mean(-1, dtype=float)
     np.testing.assert_allclose(rows["sink_score"], score.ravel())
     np.testing.assert_allclose(rows["excess_score"], excess_score(score, null_score(30)).ravel())
@@ -94,9 +96,9 @@ def test_scores_of_a_prompt_are_those_of_its_whole_length():
 
 def test_prompts_that_all_look_alike_leave_no_doubt_and_their_order_changes_nothing():
     captures = drawn(4)
-    one, other = (shown(Mechanism(), c).table("m", RESAMPLING) for c in (captures, captures))
+    one, other = (mechanism_table(reduced(c, NONE), "m", RESAMPLING) for c in (captures, captures))
     pd.testing.assert_frame_equal(one, other)
-    same = shown(Mechanism(), [captures[0]] * 4).table("m", RESAMPLING)
+    same = mechanism_table(reduced([captures[0]] * 4, NONE), "m", RESAMPLING)
     np.testing.assert_allclose(same["low"], same["high"])
 
 
@@ -119,12 +121,12 @@ NAN_DRAIN = np.full((4, LAYERS, HEADS), np.nan)
     ],
 )
 def test_the_verdict_on_the_mechanism(captures, holds, said):
-    seen = shown(Mechanism(), captures)
-    table = seen.table("m", RESAMPLING)
+    made = reduced(captures, NONE)
+    table = mechanism_table(made, "m", RESAMPLING)
     verdict = mechanism(table)
     assert without_nan(verdict, *said) is holds
     assert (drained(table) is None) == (table["value"][table["quantity"] == "drain_correlation"].isna().all())
-    list(seen.activation_tables("m"))
+    list(activation_tables(made, "m"))
     activation_figure(table)
 
 
@@ -135,7 +137,7 @@ def test_activation_that_has_nothing_to_do_with_sinks_is_called_a_mechanism_in_5
         levels, activation = (rng.permutation(np.linspace(*ends, 12)) for ends in ((0.1, 0.9), (1, 50)))
         near = rng.uniform(0.95, 1.05, (2, 8, 12))
         captures = prompts(levels * near[0], activation * near[1], np.ones((8, 12, HEADS)))
-        verdict = mechanism(shown(Mechanism(), captures).table("m", Resampling(20, 10, seed)))
+        verdict = mechanism(mechanism_table(reduced(captures, NONE), "m", Resampling(20, 10, seed)))
         held += verdict.holds is True
         expected = spearmanr(levels, activation).statistic
         assert verdict.numbers["activation_correlation"] == pytest.approx(expected, abs=0.15)
@@ -185,7 +187,8 @@ def test_planted_sinks_anywhere_are_found_and_named(data):
     rows /= rows.sum(-1, keepdims=True)
     mass = np.stack([rows[..., j + 1 :, j].mean(-1) if j + 1 < n else rows[..., 0, 0] for j in range(n)], -1)
     capture = with_positions(mass)
-    (_, heads_table), (_, positions) = sink_position_tables([capture], "m"), position_tables([capture], "m")
+    made = reduced([capture], NONE)
+    (_, heads_table), (_, positions) = sink_position_tables(made, "m"), position_tables(made, "m")
     assert heads_table["position"].tolist() == planted
     assert heads_table["token"].tolist() == [repr(capture.tokens[position])[1:-1] for position in planted]
     assert (heads_table["mean_attention"] > 0.5).all()
@@ -209,7 +212,7 @@ def test_a_sink_planted_at_position_5_of_a_model_is_found_by_its_captured_positi
     watch_forward(model, ids, keep, counted=torch.ones_like(ids, dtype=torch.bool))
     received = torch.stack([layers[layer][0] for layer in range(4)]) / torch.arange(63, -1, -1).clamp(min=1)
     capture = replace(with_positions(received.numpy()), tokens=[f"t{i}" for i in range(64)])
-    _, table = sink_position_tables([capture], "m")
+    _, table = sink_position_tables(reduced([capture], NONE), "m")
     is_sink = (table["mean_attention"] >= 0.3).to_numpy().reshape(4, 8)
     assert (is_sink == planted).all()
     assert set(table.loc[planted.ravel(), "token"]) == {"t5"}
@@ -219,8 +222,8 @@ def test_without_captured_positions_the_tables_have_a_header_and_the_figure_says
     capture = with_positions(np.ones((1, 1, 9)))
     bare = replace(capture, position_mass=None)
     for make in (position_tables, sink_position_tables):
-        write_table(make([bare], "m"), tmp_path / "none.csv")
-        write_table(make([capture], "m"), tmp_path / "some.csv")
+        write_table(make(reduced([bare], NONE), "m"), tmp_path / "none.csv")
+        write_table(make(reduced([capture], NONE), "m"), tmp_path / "some.csv")
         assert (tmp_path / "none.csv").read_text() == (tmp_path / "some.csv").read_text().splitlines(True)[0]
     none = LongTable([tmp_path / "none.csv"])
     position_figure(strongest_receivers(none, 24, 3), sink_shares(none, 24), "m")

@@ -21,6 +21,7 @@ LENGTHS = (24, 64, 128)  # in tokens; prompts take turns
 KEY_CLASSES = ("position_0", "position_1", "position_2", "position_3", "self", "previous")
 ALLOWED = 1.2
 STAGES = {
+    "reduced": "results/reduced/made_up/00000.h5",
     "scores": "results/scores/made_up.csv",
     "heads": "results/heads/made_up.csv",
     "statistics": "results/correlation/made_up.csv",
@@ -76,6 +77,7 @@ def peaks_of(folder: Path, count: int) -> dict[str, int]:
         "models": {"made_up": SMALL["models"]["reference"]},
         "prompts": "prompts.tsv",
         "capture": {"tokens_per_job": TOKENS_PER_SHARD},
+        "statistics": {"tokens_per_job": 4 * TOKENS_PER_SHARD},
         "simulation": {"fitted": {"layers": 4, "heads": 4, "lengths": [5, 10], "fitted_to": "made_up"}},
         "benchmark": SMALL["benchmark"] | {"consistent_share": 0.2},
     }

@@ -2,9 +2,10 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from planted_captures import capture_of, planted_captures, shown
+from planted_captures import capture_of, planted_captures
 
-from sinkstudy.stats.persistence import Persistence, false_discovery_rate, set_dependence, wilson_interval
+from sinkstudy.stats.persistence import false_discovery_rate, persistence_tables, set_dependence, wilson_interval
+from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.resampling import Resampling
 
 FEW = Resampling(bootstrap=20, permutations=200, seed=0)
@@ -15,7 +16,7 @@ def test_shares_per_set_count_prompts_cut_to_the_length():
     decisions = rng.random((6, 2, 3)) < 0.5
     sets = ["x", "y", "x", "y", "x", "x"]
     captures = [*planted_captures(decisions, 12, sets), capture_of(np.ones((2, 3, 11)), "too short", "y")]
-    shares, _ = shown(Persistence([0.9], [12]), captures).tables("m", FEW)
+    shares, _ = persistence_tables(reduced(captures, Needs([0.9], [12])), "m", [12], FEW)
     rows = shares.set_index(["set", "layer", "head"])["sink_share"]
     for name in ("x", "y", "all"):
         members = [i for i in range(6) if name in ("all", sets[i])]
@@ -24,7 +25,8 @@ def test_shares_per_set_count_prompts_cut_to_the_length():
 
 
 def test_no_prompt_of_the_length_leaves_tables_with_their_columns_and_no_rows():
-    shares, dependence = shown(Persistence([0.9], [10]), [capture_of(np.ones((1, 1, 3)))]).tables("m", FEW)
+    short = reduced([capture_of(np.ones((1, 1, 3)))], Needs([0.9], [10]))
+    shares, dependence = persistence_tables(short, "m", [10], FEW)
     assert shares.empty
     assert dependence.empty
     assert {"model", "set", "sink_share"} <= set(shares)

@@ -1,16 +1,17 @@
 """Captures with a planted predictor of later sinks: the findings must name it, and none where there is none."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from planted_captures import planted_captures
 
 from sinkstudy.findings.predictor_rules import first_layer, predictor
 from sinkstudy.findings.rules import Verdict
-from sinkstudy.stats.correlation import Correlation
-from sinkstudy.stats.curves import Curves
+from sinkstudy.stats.correlation import correlation_tables
+from sinkstudy.stats.curves import curve_table
 from sinkstudy.stats.predictors import predictor_tables
+from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.stats.scores import add_all
 
 PROMPTS, LAYERS, HEADS, TOKENS = 20, 5, 8, 12
 SEEDS = 100
@@ -32,10 +33,10 @@ def planted(kind: str, seed: int) -> np.ndarray:
 def verdicts(is_sink: np.ndarray, seed: int) -> tuple[Verdict, Verdict]:
     """Of `predictor` and `first_layer`."""
     captures, resampling = planted_captures(is_sink, TOKENS), Resampling(300, 300, seed)
-    curves, correlation = Curves([0.9]), Correlation([0.9], [TOKENS])
-    add_all(captures, curves, correlation)
-    pooled = correlation.table("m", resampling, curves.table("m", resampling)).dropna(subset="n_tokens")
-    tables = predictor_tables(captures, "m", [0.9], [TOKENS], "prompt", resampling)
+    made = reduced(captures, Needs([0.9], [TOKENS], [TOKENS]))
+    tables = correlation_tables(made, "m", [TOKENS], resampling, curve_table(made, "m", resampling))
+    pooled = pd.concat(tables).dropna(subset="n_tokens")
+    tables = predictor_tables(made, "m", [TOKENS], "prompt", resampling)
     by_score = {name: table[table["measure"] == "score"] for name, table in tables.items()}
     return predictor(**by_score), first_layer(pooled[(pooled["set"] == "all") & (pooled["prompt"] == "all")])
 

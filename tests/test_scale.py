@@ -1,4 +1,4 @@
-"""Planning a study of ten thousand prompts and five models."""
+"""Planning a study of a hundred thousand prompts and five models."""
 
 import re
 import subprocess
@@ -22,12 +22,12 @@ finally:
 
 
 @pytest.mark.slow
-def test_planning_ten_thousand_prompts_and_five_models_is_quick_and_small_and_loads_no_torch(tmp_path):
+def test_planning_a_hundred_thousand_prompts_and_five_models_is_quick_and_small_and_loads_no_torch(tmp_path):
     source = SMALL["models"]["reference"]["source"]
     models = {f"m{i}": {"source": source, "random_weights": i} for i in range(5)}
     settings = {"models": models, "prompts": "prompts.tsv", "benchmark": SMALL["benchmark"]}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
-    write_prompts(tmp_path, [(f"p{i}", ("short", "long")[i % 2], f"Prompt {i} of many.") for i in range(10_000)])
+    write_prompts(tmp_path, [(f"p{i}", ("short", "long")[i % 2], f"Prompt {i} of many.") for i in range(100_000)])
     told = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path), "-n", "--cores", "2"]
     done = subprocess.run(
         [sys.executable, "-c", PLAN, *told], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

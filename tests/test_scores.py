@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from planted_captures import capture_of as of_masses
-from planted_captures import shown
 
-from sinkstudy.stats import curves, scores
-from sinkstudy.stats.curves import Curves
+from sinkstudy.stats.curves import length_tables
 from sinkstudy.stats.prefixes import Prefixes, prefix_scores
+from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.scores import (
     excess_score,
     head_table,
@@ -52,6 +51,9 @@ LENGTH_COLUMNS = [
 ]
 
 
+NONE = Needs([0.9], [])
+
+
 def causal_maps(seed: int, layers: int, heads: int, n: int, full_rows: bool = True) -> np.ndarray:
     """Random causal attention (layer, head, query, key); rows sum to 1, or to anything up to 1."""
     rng = np.random.default_rng(seed)
@@ -83,12 +85,12 @@ def capture_of(maps: np.ndarray, prompt: str = "p", set_name: str = "s", layers:
 
 
 def score_table(capture: Capture, model: str, threshold: float) -> pd.DataFrame:
-    (table,) = score_tables([capture], model, threshold)
+    (table,) = score_tables(reduced([capture], NONE), model, threshold)
     return table
 
 
 def length_table(capture: Capture, model: str, thresholds: list[float]) -> pd.DataFrame:
-    (table,) = shown(Curves(thresholds), [capture]).prompt_tables(model)
+    (table,) = length_tables(reduced([capture], Needs(thresholds, [])), model)
     return table
 
 
@@ -257,28 +259,29 @@ def test_last_rows_of_the_length_table_agree_with_the_score_table():
     assert last["mean_excess"] == pytest.approx(scores["excess_score"].mean())
 
 
-@pytest.mark.parametrize("batch_bytes", [1, 5000, 1 << 30], ids=["one at a time", "a few", "all at once"])
-def test_many_prompts_give_the_rows_of_each_in_their_order(batch_bytes, monkeypatch):
-    monkeypatch.setattr(scores, "_BATCH_BYTES", batch_bytes)
-    monkeypatch.setattr(curves, "_ROWS_AT_ONCE", batch_bytes // 200)
+@pytest.mark.parametrize(("batch_bytes", "prompts", "parts"), [(1, 1, 7), (5000, 3, 3), (1 << 30, 1000, 1)])
+def test_many_prompts_give_the_rows_of_each_in_their_order(batch_bytes, prompts, parts, monkeypatch):
+    monkeypatch.setattr("sinkstudy.stats.scores._BATCH_BYTES", batch_bytes)
+    monkeypatch.setattr("sinkstudy.store.reduced._PROMPTS_AT_ONCE", prompts)
     captures = [capture_of(causal_maps(i, 3, 4, n), f"p{i}") for i, n in enumerate((7, 2, 9, 7, 1, 2, 7))]
+    made = reduced(iter(captures), Needs([0.3, 0.6], []))
     for tables, one in (
-        (score_tables(iter(captures), "m", 0.3), lambda capture: score_table(capture, "m", 0.3)),
+        (score_tables(made, "m", 0.3), lambda capture: score_table(capture, "m", 0.3)),
         (
-            shown(Curves([0.3, 0.6]), captures).prompt_tables("m"),
+            length_tables(made, "m"),
             lambda capture: length_table(capture, "m", [0.3, 0.6]),
         ),
     ):
-        parts = list(tables)
-        assert len(parts) in {1: {7}, 5000: {2, 3, 4, 5, 6}, 1 << 30: {1}}[batch_bytes]
+        found = list(tables)
+        assert len(found) == parts
         expected = pd.concat([one(capture) for capture in captures], ignore_index=True)
-        together = pd.concat(parts, ignore_index=True).astype(expected.dtypes)
+        together = pd.concat(found, ignore_index=True).astype(expected.dtypes)
         pd.testing.assert_frame_equal(together, expected, check_categorical=False)
 
 
 def test_prompts_of_one_length_whose_rows_sum_to_less_are_scored_each_by_its_own_sums():
     captures = [capture_of(causal_maps(i, 2, 3, 6, full_rows=False), f"p{i}") for i in range(3)]
-    table = pd.concat(score_tables(captures, "m", 0.3))
+    table = pd.concat(score_tables(reduced(captures, NONE), "m", 0.3))
     assert len(table) == 18
     for i, capture in enumerate(captures):
         part = table[table["prompt"] == f"p{i}"]

@@ -18,6 +18,7 @@ from sinkstudy.cli.models import model_of
 from sinkstudy.explorer import write_page
 from sinkstudy.prompts import Prompt
 from sinkstudy.stats.positions import EPSILON, sink_position_tables
+from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.scores import score_tables
 from sinkstudy.store import open_capture, read_captures
 from sinkstudy.store.tables import write_table
@@ -42,12 +43,12 @@ def look(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "look.h5"
         record(path, name, loaded, prompts, _MAPS_MAX_TOKENS, _POSITIONS_MAX_TOKENS)
-        scores = pd.concat(score_tables(read_captures([path]), name, threshold))
+        seen = reduced(read_captures([path]), Needs([threshold], []))
+        scores, places = pd.concat(score_tables(seen, name, threshold)), pd.concat(sink_position_tables(seen, name))
         with open_capture(path) as file:
             found = {prompt: file.capture(prompt) for prompt in file.prompts}
         tokens = {prompt: capture.tokens for prompt, capture in found.items()}
         activations = {prompt: capture.activation for prompt, capture in found.items()}
-        places = pd.concat(sink_position_tables(read_captures([path]), name))
         if html is not None:
             write_page({name: [path]}, [threshold], threshold, html)
     if csv is not None:

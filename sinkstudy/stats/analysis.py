@@ -1,49 +1,43 @@
-"""All statistics of one model in one pass over its captures, a bounded number of them in memory at a time."""
+"""All statistics of one model from what its captures were reduced to."""
 
 from collections.abc import Iterable
 
 import pandas as pd
 
-from sinkstudy.stats.correlation import Correlation
-from sinkstudy.stats.curves import Curves
-from sinkstudy.stats.definitions import DefinitionShares
-from sinkstudy.stats.layer_pairs import LayerPairs
-from sinkstudy.stats.persistence import Persistence
+from sinkstudy.stats.correlation import correlation_tables
+from sinkstudy.stats.curves import curve_table, length_tables, weakening_table
+from sinkstudy.stats.definitions import definition_table
+from sinkstudy.stats.layer_pairs import layer_pair_table
+from sinkstudy.stats.persistence import persistence_tables
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.stats.scores import add_all
-from sinkstudy.store import Capture
+from sinkstudy.store.reduced import Reduced
 
 _INFORMATIVE_TOKENS = 10  # uniform attention scores 0.29 at this length and more at shorter ones
 
 
 def analyse(
-    captures: Iterable[Capture],
+    reduced: Reduced,
     model: str,
-    thresholds: list[float],
     correlation_lengths: list[int],
     reported_lengths: list[int],
     resampling: Resampling,
 ) -> dict[str, pd.DataFrame | Iterable[pd.DataFrame]]:
-    """The tables by name: lengths (in parts), correlation, curves, weakening, layer_pairs, persistence,
+    """The tables by name: lengths and correlation (in parts), curves, weakening, layer_pairs, persistence,
     set_dependence and definitions.
 
     The correlation over all prompts and the definitions are tabulated at `correlation_lengths`, layer pairs and
     persistence at `reported_lengths` (persistence without those so short that uniform attention itself scores high).
     """
-    correlation, curves = Correlation(thresholds, correlation_lengths), Curves(thresholds)
-    pairs = LayerPairs(thresholds, reported_lengths)
-    persistence = Persistence(thresholds, [n for n in reported_lengths if n >= _INFORMATIVE_TOKENS])
-    definitions = DefinitionShares(thresholds, correlation_lengths)
-    add_all(captures, correlation, curves, pairs, persistence, definitions)
-    curve_table = curves.table(model, resampling)
-    shares, dependence = persistence.tables(model, resampling)
+    curves = curve_table(reduced, model, resampling)
+    persistent = [n for n in reported_lengths if n >= _INFORMATIVE_TOKENS]
+    shares, dependence = persistence_tables(reduced, model, persistent, resampling)
     return {
-        "lengths": curves.prompt_tables(model),
-        "correlation": correlation.table(model, resampling, curve_table),
-        "curves": curve_table,
-        "weakening": curves.weakening_table(model, resampling),
-        "layer_pairs": pairs.table(model, resampling),
+        "lengths": length_tables(reduced, model),
+        "correlation": correlation_tables(reduced, model, correlation_lengths, resampling, curves),
+        "curves": curves,
+        "weakening": weakening_table(reduced, model, resampling),
+        "layer_pairs": layer_pair_table(reduced, model, reported_lengths, resampling),
         "persistence": shares,
         "set_dependence": dependence,
-        "definitions": definitions.table(model, resampling),
+        "definitions": definition_table(reduced, model, correlation_lengths, resampling),
     }

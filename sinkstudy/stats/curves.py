@@ -4,197 +4,185 @@ A length counts the prompts of at least that many tokens, cut to it. Sink fracti
 the correlation pools first-layer sinks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
-from sinkstudy.stats.correlation import contingency
-from sinkstudy.stats.prefixes import Prefixes
-from sinkstudy.stats.resampling import Resampling, percentiles, ratio_intervals, resamples
+from sinkstudy.stats.resampling import Blocks, Resampling, drawn_sums, percentiles, ratio, sums
 from sinkstudy.stats.scores import excess_score, null_score
+from sinkstudy.store.reduced import Reduced
 
-_NUMBERS_AT_ONCE = 1 << 17
-_FEWEST_LENGTHS = 16
-_ROWS_AT_ONCE = 1 << 15
+_LENGTHS_AT_ONCE = 1 << 9
+_NUMBERS_AT_ONCE = 1 << 20
 
 
-class Curves:
-    """Counts per prompt, threshold and length: a few numbers per token are kept, never a capture."""
+def length_tables(reduced: Reduced, model: str) -> Iterator[pd.DataFrame]:
+    """One row per prompt, threshold and prefix length, in the order of the study, in parts of bounded size.
 
-    def __init__(self, thresholds: list[float]):
-        self.thresholds = thresholds
-        self._sets: list[str] = []
-        self._prompts: list[str] = []
-        self._order: list[int] = []
-        self._mean: list[np.ndarray] = []  # per prompt (query,)
-        self._counts: list[np.ndarray] = []  # per prompt (threshold, query, 3): sinks, in the first layer, followers
-
-    def add(self, order: np.ndarray, prefixes: Prefixes) -> None:
-        """Captures of one length, with their positions in the study."""
-        self._layers, self._heads = prefixes.scores.shape[1:3]
-        self._counts += list(np.stack([prefixes.sink_counts(threshold) for threshold in self.thresholds], axis=1))
-        self._mean += list(prefixes.mean_scores())
-        self._sets += [capture.set for capture in prefixes.members]
-        self._prompts += [capture.prompt for capture in prefixes.members]
-        self._order += order.tolist()
-
-    def prompt_tables(self, model: str) -> Iterator[pd.DataFrame]:
-        """One row per prompt, threshold and prefix length, in the order of the study, in parts of bounded size.
-
-        `sink_fraction` is that of all heads; `mean_score` and `mean_excess` are averages over them.
-        """
-        part, rows = [], 0
-        for p in np.argsort(self._order).tolist():
-            part.append(p)
-            rows += len(self.thresholds) * len(self._mean[p])
-            if rows >= _ROWS_AT_ONCE:
-                yield self._prompt_rows(model, part)
-                part, rows = [], 0
-        if part:
-            yield self._prompt_rows(model, part)
-
-    def _prompt_rows(self, model: str, members: list[int]) -> pd.DataFrame:
-        ends, times = np.array([len(self._mean[p]) for p in members]), len(self.thresholds)
+    `sink_fraction` is that of all heads; `mean_score` and `mean_excess` are averages over them.
+    """
+    thresholds, (layers, heads) = reduced.thresholds, reduced.shape
+    times = len(thresholds)
+    for block in reduced.blocks(reduced.reaching(None)):
+        ends = reduced.n_tokens[block]
         every = np.arange(1, ends.max() + 1)
-        n_tokens = np.concatenate([every[:n] for n in ends for _ in self.thresholds])
-        mean = np.concatenate([self._mean[p] for p in members for _ in self.thresholds])
+        of_token = _every_threshold(ends, times)
+        n_tokens = np.concatenate([every[:n] for n in ends])[of_token]
+        mean = reduced.rows("mean_score", block)[of_token]
+        level = np.repeat(np.tile(np.arange(times), len(block)), np.repeat(ends, times))
+        sinks = reduced.rows("counts", block)[of_token, level, 0]
         null = null_score(every)[n_tokens - 1]
-        sinks = np.concatenate([self._counts[p][..., 0].ravel() for p in members])
-        return pd.DataFrame(
+        yield pd.DataFrame(
             {
                 "model": pd.Categorical.from_codes(np.zeros_like(n_tokens), [model]),  # a code per row, not a string
-                "set": pd.Categorical([self._sets[p] for p in members]).repeat(times * ends),
-                "prompt": pd.Categorical([self._prompts[p] for p in members]).repeat(times * ends),
+                "set": pd.Categorical(reduced.sets[block]).repeat(times * ends),
+                "prompt": pd.Categorical(reduced.prompts[block]).repeat(times * ends),
                 "n_tokens": n_tokens,
-                "threshold": np.repeat(np.tile(self.thresholds, len(members)), np.repeat(ends, times)),
-                "sink_fraction": sinks / (self._layers * self._heads),
+                "threshold": np.array(thresholds)[level],
+                "sink_fraction": sinks / (layers * heads),
                 "mean_score": mean,
                 "null_score": null,
                 "mean_excess": excess_score(mean, null),
             }
         )
 
-    def table(self, model: str, resampling: Resampling) -> pd.DataFrame:
-        """Rows per set (and `all`), threshold and length."""
-        parts = [
-            self._rows(members, threshold, resampling).assign(set=name)
-            for name, members in self._members()
-            for threshold in range(len(self.thresholds))
-        ]
-        table = pd.concat(parts, ignore_index=True)
-        table.insert(0, "model", model)
-        table.insert(1, "set", table.pop("set"))
-        return table
 
-    def weakening_table(self, model: str, resampling: Resampling) -> pd.DataFrame:
-        """A row per threshold over all prompts, see `weakening`."""
-        (_, members), *_ = self._members()
-        rows = []
-        for i, threshold in enumerate(self.thresholds):
-            lengths = np.arange(1, self._longest(members) + 1)
-            informative = null_score(lengths) < threshold  # elsewhere uniform attention is itself a sink
-            # The null score only falls with length, so all lengths from the first informative one on are.
-            start = int(np.argmax(informative)) if informative.any() else len(lengths)
-            sinks, first, both, reached = self._padded(members, i, start, len(lengths))
-            cells = (self._layers - 1, self._heads)
-            found = weakening(first, both, sinks - first, reached, lengths[start:], cells, resampling)
-            rows.append({"threshold": threshold, **found})
-        table = pd.DataFrame(rows)
-        table.insert(0, "model", model)
-        return table.astype({name: "Int64" for name in ("length", "length_low", "length_high", "last_length")})
+def _every_threshold(ends: np.ndarray, times: int) -> np.ndarray:
+    """Places along all tokens of prompts of `ends` tokens, those of each prompt `times` times over."""
+    starts = np.cumsum(ends) - ends
+    return np.concatenate([np.tile(np.arange(start, start + n), times) for start, n in zip(starts, ends, strict=True)])
 
-    def _members(self) -> list[tuple[str, np.ndarray]]:
-        """`all` and every set in the order of the study, with the prompts of each."""
-        order = np.argsort(self._order)
-        names = np.array(self._sets)[order]
-        return [("all", order)] + [(name, order[names == name]) for name in dict.fromkeys(names.tolist())]
 
-    def _longest(self, members: np.ndarray) -> int:
-        return max(len(self._mean[p]) for p in members)
+def curve_table(reduced: Reduced, model: str, resampling: Resampling) -> pd.DataFrame:
+    """Rows per set (and `all`), threshold and length."""
+    parts = []
+    for name, members in [("all", reduced.reaching(None)), *reduced.members()]:
+        longest = int(reduced.n_tokens[members].max())
+        for i in range(len(reduced.thresholds)):
+            for start in range(0, longest, _LENGTHS_AT_ONCE):
+                lengths = np.arange(start + 1, min(start + _LENGTHS_AT_ONCE, longest) + 1)
+                parts.append(_rows(reduced, members, i, lengths, resampling).assign(set=name))
+    table = pd.concat(parts, ignore_index=True)
+    table.insert(0, "model", model)
+    table.insert(1, "set", table.pop("set"))
+    return table
 
-    def _padded(self, members: np.ndarray, threshold: int, start: int, stop: int) -> tuple[np.ndarray, ...]:
-        """Sinks, first-layer sinks, followers (uint16) and whether a prompt is that long (bool), (prompt, length) each.
 
-        Lengths from start + 1 to stop; beyond a prompt's end all are 0.
-        """
-        counts = np.zeros((3, len(members), stop - start), np.uint16)
-        for row, p in enumerate(members):
-            part = self._counts[p][threshold][start:stop]
-            counts[:, row, : len(part)] = part.T
-        ends = np.array([len(self._mean[p]) for p in members])
-        return *counts, ends[:, None] > np.arange(start, stop)
+def weakening_table(reduced: Reduced, model: str, resampling: Resampling) -> pd.DataFrame:
+    """A row per threshold over all prompts, see `weakening`."""
+    every, rows = reduced.reaching(None), []
+    layers, heads = reduced.shape
+    for i, threshold in enumerate(reduced.thresholds):
+        lengths = np.arange(1, reduced.n_tokens.max() + 1)
+        # Elsewhere uniform attention is itself a sink. The null score only falls with length.
+        lengths = lengths[null_score(lengths) < threshold]
+        blocks = lambda: (  # noqa: E731
+            (first, both, sinks - first, reached)
+            for sinks, first, both, reached in _counts(reduced, every, i, lengths)  # noqa: B023
+        )
+        found = weakening(blocks, len(every), lengths, (layers - 1, heads), resampling)
+        rows.append({"threshold": threshold, **found})
+    table = pd.DataFrame(rows)
+    table.insert(0, "model", model)
+    return table.astype({name: "Int64" for name in ("length", "length_low", "length_high", "last_length")})
 
-    def _rows(self, members: np.ndarray, i: int, resampling: Resampling) -> pd.DataFrame:
-        """Computed for a bounded number of lengths at a time, so that memory stays bounded with many prompts."""
-        longest, width = self._longest(members), max(_FEWEST_LENGTHS, _NUMBERS_AT_ONCE // len(members))
-        starts = range(0, longest, width)
-        return pd.concat([self._block(members, i, at, min(at + width, longest), resampling) for at in starts])
 
-    def _block(self, members: np.ndarray, i: int, start: int, stop: int, resampling: Resampling) -> pd.DataFrame:
-        """The rows of lengths from start + 1 to stop."""
-        sinks, first, both, reached = self._padded(members, i, start, stop)
-        mean = np.zeros(reached.shape)
-        for row, p in enumerate(members):
-            part = self._mean[p][start:stop]
-            mean[row, : len(part)] = part
-        later, reached = sinks.astype(float) - first, reached.astype(float)
-        prompts, lengths = reached.sum(0), np.arange(start + 1, stop + 1)
-        layers, heads = self._layers - 1, self._heads
-        null = null_score(lengths)
-        fraction = sinks / (self._layers * heads)
-        shares = contingency(layers * first.sum(0), both.sum(0), later.sum(0), layers * heads * prompts)
-        estimates = {
-            "sink_fraction": (fraction, reached),
-            "mean_excess": (excess_score(mean, null) * reached, reached),
-            "p_later_given_first": (both, layers * first),
-            "p_later": (later, layers * heads * reached),
-        }
-        estimates["mean_excess"][0][:, lengths == 1] = 0  # undefined for one token, where the table gets NaN below
-        parts, wholes = (np.concatenate(side, axis=1) for side in zip(*estimates.values(), strict=True))
-        low, high = (np.split(ends, len(estimates)) for ends in ratio_intervals(parts, wholes, resampling))
-        columns = {
-            "threshold": self.thresholds[i],
-            "n_tokens": lengths,
-            "prompts": prompts.astype(int),
-            "sink_fraction": fraction.sum(0) / prompts,
-            "mean_score": mean.sum(0) / prompts,
-            "null_score": null,
-            "mean_excess": excess_score(mean.sum(0) / prompts, null),
-            "first_layer_sinks": first.sum(0).astype(int),
-            "p_later_given_first": shares["p_later_given_first"],
-            "p_later": shares["p_later"],
-        }
-        for k, name in enumerate(estimates):
-            columns |= {f"{name}_low": low[k], f"{name}_high": high[k]}
-        table = pd.DataFrame(columns)
-        table.loc[table["n_tokens"] == 1, ["mean_excess_low", "mean_excess_high"]] = np.nan
-        return table
+def _counts(reduced: Reduced, members: np.ndarray, i: int, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Sinks, first-layer sinks, followers (uint16) and whether a prompt is that long (bool), (prompt, length) each.
+
+    Of consecutive `lengths`, at the threshold of index `i`; beyond a prompt's end all are 0.
+    """
+    for block in reduced.blocks(members):
+        yield *np.moveaxis(_padded(reduced, "counts", block, lengths, i), -1, 0), _reached(reduced, block, lengths)
+
+
+def _reached(reduced: Reduced, block: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    return reduced.n_tokens[block][:, None] >= lengths
+
+
+def _padded(reduced: Reduced, name: str, block: np.ndarray, lengths: np.ndarray, *at: int) -> np.ndarray:
+    """What is stored by token at consecutive `lengths`, (prompt, length, ...), 0 beyond a prompt's end; `at`: indices
+    of the axes after that of the tokens."""
+    n_tokens, reached = reduced.n_tokens[block], _reached(reduced, block, lengths)
+    values = reduced.rows(name, block)[(slice(None), *at)]
+    places = (np.cumsum(n_tokens) - n_tokens)[:, None] + lengths - 1
+    padded = np.zeros((*reached.shape, *values.shape[1:]), values.dtype)
+    padded[reached] = values[places[reached]]
+    return padded
+
+
+def _rows(reduced: Reduced, members: np.ndarray, i: int, lengths: np.ndarray, resampling: Resampling) -> pd.DataFrame:
+    """The rows of consecutive `lengths` at the threshold of index `i`."""
+    layers, heads = reduced.shape[0] - 1, reduced.shape[1]
+    null = null_score(lengths)
+
+    def blocks() -> Iterator[list[np.ndarray]]:
+        counted = _counts(reduced, members, i, lengths)
+        for block, (sinks, first, both, reached) in zip(reduced.blocks(members), counted, strict=True):
+            mean = _padded(reduced, "mean_score", block, lengths)
+            excess = excess_score(mean, null) * reached
+            excess[:, lengths == 1] = 0  # undefined for one token, where the table gets NaN below
+            yield [sinks / ((layers + 1) * heads), excess, both, sinks.astype(float) - first, reached, first, mean]
+
+    *_, mean = totals = sums(blocks)
+    usable = sums(lambda: ([block[4], block[5] > 0] for block in blocks()))  # prompts of each length, and with sinks
+    found = _estimates(totals, layers, heads)
+    drawn = _estimates(drawn_sums(lambda: (block[:6] for block in blocks()), len(members), resampling), layers, heads)
+    prompts, first = totals[4], totals[5]
+    columns = {
+        "threshold": reduced.thresholds[i],
+        "n_tokens": lengths,
+        "prompts": prompts.astype(int),
+        "sink_fraction": found["sink_fraction"],
+        "mean_score": mean / prompts,
+        "null_score": null,
+        "mean_excess": excess_score(mean / prompts, null),
+        "first_layer_sinks": first.astype(int),
+        "p_later_given_first": found["p_later_given_first"],
+        "p_later": found["p_later"],
+    }
+    for name, draws in drawn.items():
+        enough = usable[name == "p_later_given_first"] > 1
+        ends = np.full((2, len(lengths)), np.nan)
+        ends[:, enough] = percentiles(draws[:, enough])
+        columns |= {f"{name}_low": ends[0], f"{name}_high": ends[1]}
+    table = pd.DataFrame(columns)
+    table.loc[table["n_tokens"] == 1, ["mean_excess_low", "mean_excess_high"]] = np.nan
+    return table
+
+
+def _estimates(sums: Sequence[np.ndarray], layers: int, heads: int) -> dict[str, np.ndarray]:
+    """The curves from sums over prompts, NaN where undefined: of sink fractions, excess scores, followers and later
+    sinks, prompts, and first-layer sinks."""
+    fraction, excess, both, later, prompts, first, *_ = sums
+    ratios = {
+        "sink_fraction": (fraction, prompts),
+        "mean_excess": (excess, prompts),
+        "p_later_given_first": (both, layers * first),
+        "p_later": (later, layers * heads * prompts),
+    }
+    return {name: ratio(part, whole) for name, (part, whole) in ratios.items()}
 
 
 def weakening(
-    first: np.ndarray,
-    both: np.ndarray,
-    later: np.ndarray,
-    reached: np.ndarray,
-    lengths: np.ndarray,
-    cells: tuple[int, int],
-    resampling: Resampling,
+    blocks: Blocks, prompts: int, lengths: np.ndarray, cells: tuple[int, int], resampling: Resampling
 ) -> dict[str, float]:
     """The length at which the correlation falls, and from what to what.
 
     The correlation over all lengths is split in two where the two means, weighted by first-layer sinks, leave the
     least squares: the estimate of a single change point (Hinkley, Biometrika 57, 1970; Bai, Journal of Time Series
     Analysis 15, 1994). `length` is the first length of the second part. Its interval, and that of the fall, come
-    from repeating the whole estimate on resampled prompts. `first`, `both`, `later`, `reached` (prompt, length);
-    `cells`: later layers, heads. `excess_*` is the same beyond the base rate: `excess_fall` is what falls of the
-    correlation that does not fall of the base rate.
+    from repeating the whole estimate on resampled prompts. `blocks`: first-layer sinks, later sinks that follow them,
+    all later sinks, and whether a prompt is so long, (prompt, length) each; `cells`: later layers, heads. `excess_*` is
+    the same beyond the base rate: `excess_fall` is what falls of the correlation that does not fall of the base rate.
     """
     layers, heads = cells
-    estimate = _change(*(a.sum(0, dtype=float, keepdims=True) for a in (first, both, later, reached)), layers, heads)
-    defined = np.flatnonzero(first.sum(0)) if layers else np.array([], int)
+    total = sums(blocks)
+    estimate = _change(*(one[None] for one in total), layers, heads)
+    defined = np.flatnonzero(total[0]) if layers else np.array([], int)
     row = {
-        "prompts": len(first),
+        "prompts": prompts,
         "length": np.nan,
         "length_low": np.nan,
         "length_high": np.nan,
@@ -206,11 +194,12 @@ def weakening(
     if np.isnan(estimate["split"][0]):
         return row
     row["length"] = lengths[int(estimate["split"][0])]
-    if (first.sum(1) > 0).sum() < 2:
+    if sum(int((first.sum(1) > 0).sum()) for first, *_ in blocks()) < 2:
         return row
+    at_once = max(1, _NUMBERS_AT_ONCE // (4 * len(lengths)))
     parts = [
-        _change(draw @ first, draw @ both, draw @ later, draw @ reached, layers, heads)
-        for draw in resamples(len(first), resampling, width=4 * first.shape[1])
+        _change(*drawn_sums(blocks, prompts, resampling, slice(start, start + at_once)), layers, heads)
+        for start in range(0, resampling.bootstrap, at_once)
     ]
     split, *falls = (np.concatenate([part[name] for part in parts]) for name in ("split", "fall", "excess_fall"))
     kept = ~np.isnan(split)

@@ -5,13 +5,15 @@ whether the first query counts, which can only attend to itself, in which querie
 threshold itself counts. A figure means nothing beside another before these agree.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from sinkstudy.stats.prefixes import Prefixes
-from sinkstudy.stats.resampling import Resampling, ratio_intervals
+from sinkstudy.stats.resampling import Resampling, ratio_intervals_of, sums
+from sinkstudy.store.reduced import Reduced
 
 
 @dataclass(frozen=True)
@@ -49,54 +51,46 @@ DEFINITIONS = {
 }
 
 
-class DefinitionShares:
-    """Shares per prompt, definition, threshold and length; prompts count at the lengths that they reach."""
+def shares(prefixes: Prefixes, n: int, thresholds: Sequence[float]) -> np.ndarray:
+    """(prompt, definition, threshold); NaN where the prompt is shorter, or no query counts."""
+    found = np.full((len(prefixes.members), len(DEFINITIONS), len(thresholds)), np.nan)
+    for d, definition in enumerate(DEFINITIONS.values() if n <= prefixes.n_tokens else ()):
+        for t, threshold in enumerate(thresholds):
+            found[:, d, t] = definition.share(prefixes, n, threshold)
+    return found
 
-    def __init__(self, thresholds: list[float], lengths: list[int]):
-        self._thresholds, self._lengths = thresholds, [n for n in lengths if n > 1]
-        self._order: list[int] = []
-        self._sets: list[str] = []
-        self._shares: list[np.ndarray] = []  # each (definition, threshold, length), NaN where the prompt is shorter
 
-    def add(self, order: np.ndarray, prefixes: Prefixes) -> None:
-        """Captures of one length, with their positions in the study."""
-        shares = np.full((len(order), len(DEFINITIONS), len(self._thresholds), len(self._lengths)), np.nan)
-        for place, n in enumerate(self._lengths):
-            if n <= prefixes.n_tokens:
-                for d, definition in enumerate(DEFINITIONS.values()):
-                    for t, threshold in enumerate(self._thresholds):
-                        shares[:, d, t, place] = definition.share(prefixes, n, threshold)
-        self._order += order.tolist()
-        self._sets += [capture.set for capture in prefixes.members]
-        self._shares += list(shares)
+def definition_table(reduced: Reduced, model: str, lengths: Sequence[int], resampling: Resampling) -> pd.DataFrame:
+    """Rows per set (and `all`), definition, threshold and length: the mean over prompts that reach it, with its
+    interval."""
+    lengths = [n for n in lengths if n > 1]
+    parts = [
+        _rows(reduced, members, lengths, resampling).assign(set=name)
+        for name, members in [*reduced.members(), ("all", reduced.reaching(None))]
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    table.insert(0, "model", model)
+    table.insert(1, "set", table.pop("set"))
+    return table
 
-    def table(self, model: str, resampling: Resampling) -> pd.DataFrame:
-        """Rows per set (and `all`), definition, threshold and length: the mean over prompts with its interval."""
-        in_order = np.argsort(self._order)
-        shares, sets = np.stack(self._shares)[in_order], np.array(self._sets)[in_order]
-        named = [(name, shares[sets == name]) for name in dict.fromkeys(sets.tolist())]
-        parts = [self._rows(some, resampling).assign(set=name) for name, some in [*named, ("all", shares)]]
-        table = pd.concat(parts, ignore_index=True)
-        table.insert(0, "model", model)
-        table.insert(1, "set", table.pop("set"))
-        return table
 
-    def _rows(self, shares: np.ndarray, resampling: Resampling) -> pd.DataFrame:
-        flat = shares.reshape(len(shares), -1)
-        counted = ~np.isnan(flat)
-        total = np.where(counted, flat, 0.0)
-        low, high = ratio_intervals(total, counted.astype(float), resampling)
-        prompts = counted.sum(0)
-        index = pd.MultiIndex.from_product(
-            [DEFINITIONS, self._thresholds, self._lengths], names=["definition", "threshold", "n_tokens"]
-        )
-        rows = index.to_frame(index=False)
-        about = [DEFINITIONS[name] for name in rows["definition"]]
-        rows.insert(1, "unit", [one.unit for one in about])
-        rows.insert(2, "first_query", ["counted" if one.first_query else "left out" for one in about])
-        rows.insert(3, "queries", [f"first {one.queries}" if one.queries else "all" for one in about])
-        rows.insert(4, "comparison", [">" if one.strict else ">=" for one in about])
-        rows["prompts"] = prompts
-        rows["share"] = np.divide(total.sum(0), prompts, out=np.full(len(rows), np.nan), where=prompts > 0)
-        rows["share_low"], rows["share_high"] = low, high
-        return rows[rows["prompts"] > 0]
+def _rows(reduced: Reduced, members: np.ndarray, lengths: Sequence[int], resampling: Resampling) -> pd.DataFrame:
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for block in reduced.blocks(members):
+            of_length = [reduced.rows(f"shares/{n}", block) for n in lengths]
+            flat = np.stack(of_length, axis=-1).reshape(len(block), -1)
+            yield np.nan_to_num(flat), ~np.isnan(flat)
+
+    total, prompts = sums(blocks)
+    low, high = ratio_intervals_of(blocks, resampling)
+    names = ["definition", "threshold", "n_tokens"]
+    rows = pd.MultiIndex.from_product([DEFINITIONS, reduced.thresholds, lengths], names=names).to_frame(index=False)
+    about = [DEFINITIONS[name] for name in rows["definition"]]
+    rows.insert(1, "unit", [one.unit for one in about])
+    rows.insert(2, "first_query", ["counted" if one.first_query else "left out" for one in about])
+    rows.insert(3, "queries", [f"first {one.queries}" if one.queries else "all" for one in about])
+    rows.insert(4, "comparison", [">" if one.strict else ">=" for one in about])
+    rows["prompts"] = prompts.astype(int)
+    rows["share"] = np.divide(total, prompts, out=np.full(len(rows), np.nan), where=prompts > 0)
+    rows["share_low"], rows["share_high"] = low, high
+    return rows[rows["prompts"] > 0]

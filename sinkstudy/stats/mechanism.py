@@ -11,97 +11,95 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ConstantInputWarning, spearmanr
 
-from sinkstudy.stats.prefixes import Prefixes
-from sinkstudy.stats.resampling import Resampling, interval_ends, resamples
+from sinkstudy.stats.resampling import Resampling, drawn_means, interval_ends
 from sinkstudy.stats.scores import excess_score, null_score
+from sinkstudy.store.reduced import Reduced
 
 SINK_EXCESS = 0.5  # a head whose mean excess score is at least this is called a sink head here, at any length
-_BY_HEAD_OR_CHANNEL = ("activation_channel", "channel_value", "value_drain")
+_OF_LAYER = {"activation": "activation", "activation_channel": "channel", "channel_value": "channel_value"}
+_ABOUT = ["model", "set", "prompt", "n_tokens", "layer", "head"]
+_OF_HEAD = ("sink_score", "excess_score", "value_drain")
 _COLUMNS = ["model", "quantity", "layer", "value", "low", "high", "count"]
 
 
-class Mechanism:
-    """Activations, drains and excess scores of whole prompts, of those of two tokens or more."""
-
-    def __init__(self) -> None:
-        self._prompts: dict[int, dict[str, object]] = {}  # by position among all captures
-
-    def add(self, order: np.ndarray, prefixes: Prefixes) -> None:
-        """See `scores.Statistic`."""
-        # A copy, as a view would hold the scores at all lengths.
-        whole = prefixes.at(prefixes.n_tokens).copy()
-        for place, capture, score in zip(order, prefixes.members, whole, strict=True):
-            if capture.n_tokens > 1:
-                about = {name: getattr(capture, name) for name in ("set", "prompt", "n_tokens", "layers")}
-                unknown = np.full(score.shape, np.nan)  # Another program's capture may hold nothing of it.
-                found = {"activation": unknown[:, 0]} | dict.fromkeys(_BY_HEAD_OR_CHANNEL, unknown)
-                found |= {name: one for name in found if (one := getattr(capture, name)) is not None}
-                excess = excess_score(score, null_score(capture.n_tokens))
-                self._prompts[int(place)] = about | found | {"sink_score": score, "excess_score": excess}
-
-    def activation_tables(self, model: str) -> Iterator[pd.DataFrame]:
-        """A part per prompt: a row per layer (empty `head`) with means over heads and the largest channel of the first
-        token's residual, then a row per layer and head."""
-        for _, prompt in sorted(self._prompts.items()):
-            layers, (_, heads) = prompt["layers"], prompt["sink_score"].shape
-            about = {"model": model} | {name: prompt[name] for name in ("set", "prompt", "n_tokens")}
-            by_head = {name: prompt[name] for name in ("sink_score", "excess_score", "value_drain")}
-            of_layer = {
-                "activation": prompt["activation"],
-                "channel": prompt["activation_channel"][:, 0],
-                "channel_value": prompt["channel_value"][:, 0],
-            }
-            means = {name: values.mean(-1) for name, values in by_head.items()}
-            rows = pd.DataFrame(about | {"layer": layers, "head": pd.NA} | of_layer | means)
-            each = pd.DataFrame(
-                about
-                | {"layer": np.repeat(layers, heads), "head": np.tile(np.arange(heads), len(layers))}
-                | {name: values.ravel() for name, values in by_head.items()}
-            )
-            columns = rows.columns
-            yield pd.concat([rows.astype({"head": "Int64"}), each.astype({"head": "Int64"})])[columns]
-
-    def table(self, model: str, resampling: Resampling) -> pd.DataFrame:
-        """A row per quantity: its value, its 95% bootstrap interval over prompts, and `count`, what it is made of.
-
-        With a `layer`: `activation`, `excess_score` and `value_drain`, means over prompts (and heads). Without:
-        `activation_correlation`, Spearman's over layers, of activation and excess score, and `activation_p_value`, that
-        layers picked at random give as much (one-sided, layers taken as independent); `drain_correlation`, Spearman's
-        over heads, of value drain and excess score; `sink_head_drain` and `other_head_drain`, medians over
-        heads whose excess score is at least SINK_EXCESS, or below it; `highest_excess` of any head. All of means over
-        prompts. Intervals are NaN where fewer than two prompts count.
-        """
-        prompts = [prompt for _, prompt in sorted(self._prompts.items())]
-        if not prompts:
-            return pd.DataFrame(columns=_COLUMNS)
-        activation = np.stack([p["activation"] for p in prompts]).astype(float)  # (prompt, layer)
-        drain = np.stack([p["value_drain"] for p in prompts]).astype(float)  # (prompt, layer, head)
-        excess = np.stack([p["excess_score"] for p in prompts])
-        n, layers, heads = excess.shape
-        # The first row of weights takes every prompt once: the value itself. The others are bootstrap draws.
-        draws = [np.ones((1, n)), *(resamples(n, resampling, width=layers * heads) if n > 1 else ())]
-        weights = np.concatenate(draws) / n
-        activation = weights @ activation  # (draw, layer)
-        drain, excess = (weights @ values.reshape(n, -1) for values in (drain, excess))  # (draw, layer and head)
-        is_sink = excess[0] >= SINK_EXCESS
-        by_layer = {
-            "activation": activation,
-            "excess_score": excess.reshape(-1, layers, heads).mean(-1),
-            "value_drain": drain.reshape(-1, layers, heads).mean(-1),
+def activation_tables(reduced: Reduced, model: str) -> Iterator[pd.DataFrame]:
+    """Of each prompt of two tokens or more, in parts of bounded size: a row per layer (empty `head`) with means over
+    heads and the largest channel of the first token's residual, then a row per layer and head."""
+    if not len(reduced.reaching(2)):
+        yield pd.DataFrame(columns=[*_ABOUT, *_OF_LAYER.values(), *_OF_HEAD])  # so that an empty table has a header
+        return
+    layers, heads = reduced.shape
+    for block in reduced.blocks(reduced.reaching(2)):
+        values = _values(reduced, block)
+        of_head = {name: values[name].reshape(len(block), layers * heads) for name in _OF_HEAD}
+        of_layer = {column: reduced.rows(name, block) for name, column in _OF_LAYER.items()}
+        unknown = np.full((len(block), layers * heads), np.nan, np.float32)
+        each = layers + layers * heads
+        rows = {
+            "model": model,
+            "set": pd.Categorical(reduced.sets[block]).repeat(each),
+            "prompt": pd.Categorical(reduced.prompts[block]).repeat(each),
+            "n_tokens": reduced.n_tokens[block].repeat(each),
+            "layer": np.tile(np.concatenate([reduced.layers, reduced.layers.repeat(heads)]), len(block)),
+            "head": pd.array(([pd.NA] * layers + list(range(heads)) * layers) * len(block), dtype="Int64"),
         }
-        correlation, chance = _spearman(activation, by_layer["excess_score"])
-        of_all = {
-            "activation_correlation": (correlation, layers),
-            "drain_correlation": (_spearman(drain, excess)[0], layers * heads),
-            "sink_head_drain": (_median(drain[:, is_sink]), is_sink.sum()),
-            "other_head_drain": (_median(drain[:, ~is_sink]), (~is_sink).sum()),
-            "highest_excess": (excess.max(-1), layers * heads),
-        }
-        rows = [(name, np.nan, *_ends(values), count) for name, (values, count) in of_all.items()]
-        rows.append(("activation_p_value", np.nan, chance, np.nan, np.nan, layers))
-        for name, values in by_layer.items():
-            rows += [(name, layer, *_ends(values[:, row]), n) for row, layer in enumerate(prompts[0]["layers"])]
-        return pd.DataFrame([(model, *row) for row in rows], columns=_COLUMNS).astype({"layer": "Int64"})
+        rows |= {name: np.concatenate([one, unknown], axis=1).ravel() for name, one in of_layer.items()}
+        means = {name: values[name].mean(-1) for name in _OF_HEAD}
+        rows |= {name: np.concatenate([means[name], one], axis=1).ravel() for name, one in of_head.items()}
+        yield pd.DataFrame(rows)
+
+
+def mechanism_table(reduced: Reduced, model: str, resampling: Resampling) -> pd.DataFrame:
+    """A row per quantity: its value, its 95% bootstrap interval over prompts of two tokens or more, and `count`, what
+    it is made of.
+
+    With a `layer`: `activation`, `excess_score` and `value_drain`, means over prompts (and heads). Without:
+    `activation_correlation`, Spearman's over layers, of activation and excess score, and `activation_p_value`, that
+    layers picked at random give as much (one-sided, layers taken as independent); `drain_correlation`, Spearman's
+    over heads, of value drain and excess score; `sink_head_drain` and `other_head_drain`, medians over
+    heads whose excess score is at least SINK_EXCESS, or below it; `highest_excess` of any head. All of means over
+    prompts. Intervals are NaN where fewer than two prompts count.
+    """
+    members = reduced.reaching(2)
+    n = len(members)
+    if not n:
+        return pd.DataFrame(columns=_COLUMNS)
+    layers, heads = reduced.shape
+
+    def blocks() -> Iterator[list[np.ndarray]]:
+        for block in reduced.blocks(members):
+            values = _values(reduced, block)
+            names = ("activation", "value_drain", "excess_score")
+            yield [values[name].reshape(len(block), -1).astype(float) for name in names]
+
+    # The first row is the value itself, the others are bootstrap draws.
+    activation, drain, excess = drawn_means(blocks, n, resampling)  # (draw, layer), (draw, layer and head) twice
+    is_sink = excess[0] >= SINK_EXCESS
+    by_layer = {
+        "activation": activation,
+        "excess_score": excess.reshape(-1, layers, heads).mean(-1),
+        "value_drain": drain.reshape(-1, layers, heads).mean(-1),
+    }
+    correlation, chance = _spearman(activation, by_layer["excess_score"])
+    of_all = {
+        "activation_correlation": (correlation, layers),
+        "drain_correlation": (_spearman(drain, excess)[0], layers * heads),
+        "sink_head_drain": (_median(drain[:, is_sink]), is_sink.sum()),
+        "other_head_drain": (_median(drain[:, ~is_sink]), (~is_sink).sum()),
+        "highest_excess": (excess.max(-1), layers * heads),
+    }
+    rows = [(name, np.nan, *_ends(values), count) for name, (values, count) in of_all.items()]
+    rows.append(("activation_p_value", np.nan, chance, np.nan, np.nan, layers))
+    for name, values in by_layer.items():
+        rows += [(name, layer, *_ends(values[:, row]), n) for row, layer in enumerate(reduced.layers)]
+    return pd.DataFrame([(model, *row) for row in rows], columns=_COLUMNS).astype({"layer": "Int64"})
+
+
+def _values(reduced: Reduced, block: np.ndarray) -> dict[str, np.ndarray]:
+    """Of whole prompts, (prompt, layer) activation and (prompt, layer, head) each of the others."""
+    found = {name: reduced.rows(name, block) for name in ("activation", "value_drain", "sink_score")}
+    null = null_score(reduced.n_tokens[block])[:, None, None]
+    return found | {"excess_score": excess_score(found["sink_score"], null)}
 
 
 def _spearman(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, float]:

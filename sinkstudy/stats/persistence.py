@@ -4,13 +4,17 @@ Prompts are cut to the same length, because a head that is a sink on short promp
 that depends on the set.
 """
 
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, false_discovery_control
 
-from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.resampling import Resampling
+from sinkstudy.store.reduced import Reduced
 
+_DECISIONS_AT_ONCE = 1 << 22
 _SHARES = "set layer head prompts sink_share share_low share_high"
 _DEPENDENCE = (
     "layer head prompts sets sets_where_sink sink_share lowest_set lowest_share highest_set highest_share "
@@ -18,89 +22,58 @@ _DEPENDENCE = (
 )
 
 
-class Persistence:
-    """Sink decisions per prompt at some lengths, stored as bits."""
-
-    def __init__(self, thresholds: list[float], lengths: list[int]):
-        self._thresholds, self._lengths = thresholds, lengths
-        # By length, for each prompt the packed bits of (threshold, layer, head).
-        self._bits: dict[int, list[np.ndarray]] = {n: [] for n in lengths}
-        self._sets: dict[int, list[tuple[int, str]]] = {n: [] for n in lengths}
-
-    def add(self, order: np.ndarray, prefixes: Prefixes) -> None:
-        """Captures of one length, with their positions in the study."""
-        self._layers, self._heads = prefixes.members[0].layers, prefixes.scores.shape[2]
-        for n in self._lengths:
-            if n <= prefixes.n_tokens:
-                is_sink = prefixes.at(n)[:, None] >= np.array(self._thresholds)[:, None, None]
-                self._bits[n] += list(np.packbits(is_sink.reshape(len(order), -1), axis=1))
-                self._sets[n] += zip(order.tolist(), (capture.set for capture in prefixes.members), strict=True)
-
-    def tables(self, model: str, resampling: Resampling) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Shares per set (and `all`) and head; and per head whether its share depends on the set."""
-        shares, dependence = [], []
-        for n in self._lengths:
-            if self._bits[n]:
-                names, is_sink = self._decisions(n)
-                for i, threshold in enumerate(self._thresholds):
-                    where = {"n_tokens": n, "threshold": threshold}
-                    shares.append(self._shares(names, is_sink[:, i]).assign(**where))
-                    dependence.append(self._dependence(names, is_sink[:, i], resampling).assign(**where))
-        return _joined(shares, _SHARES, model), _joined(dependence, _DEPENDENCE, model)
-
-    def _decisions(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """The set of every prompt, and (prompt, threshold, layer and head) bool, in the order of the study."""
-        order = np.argsort([position for position, _ in self._sets[n]])
-        names = np.array([name for _, name in self._sets[n]])[order]
-        cells = len(self._layers) * self._heads
-        bits = np.unpackbits(np.stack(self._bits[n])[order], axis=1, count=len(self._thresholds) * cells)
-        return names, bits.reshape(len(names), len(self._thresholds), cells).astype(bool)
-
-    def _shares(self, names: np.ndarray, is_sink: np.ndarray) -> pd.DataFrame:
-        parts = []
-        for name in ("all", *dict.fromkeys(names.tolist())):
-            members = is_sink if name == "all" else is_sink[names == name]
-            low, high = wilson_interval(members.sum(0), len(members))
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "set": name,
-                        **self._head_columns(),
-                        "prompts": len(members),
-                        "sink_share": members.mean(0),
-                        "share_low": low,
-                        "share_high": high,
-                    }
-                )
-            )
-        return pd.concat(parts)
-
-    def _dependence(self, names: np.ndarray, is_sink: np.ndarray, resampling: Resampling) -> pd.DataFrame:
-        sets = list(dict.fromkeys(names.tolist()))
-        share = np.stack([is_sink[names == name].mean(0) for name in sets])  # (set, layer and head)
-        usual = share >= 0.5
-        p_value = set_dependence(names, is_sink, resampling)
-        return pd.DataFrame(
-            {
-                **self._head_columns(),
-                "prompts": len(names),
-                "sets": len(sets),
-                "sets_where_sink": usual.sum(0),
-                "sink_share": is_sink.mean(0),
-                "lowest_set": np.array(sets, object)[share.argmin(0)],
-                "lowest_share": share.min(0),
-                "highest_set": np.array(sets, object)[share.argmax(0)],
-                "highest_share": share.max(0),
-                "p_value": p_value,
-                "q_value": false_discovery_rate(p_value),
+def persistence_tables(
+    reduced: Reduced, model: str, lengths: Sequence[int], resampling: Resampling
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Shares per set (and `all`) and head, and per head whether its share depends on the set, at each of `lengths`."""
+    shares, dependence = [], []
+    for n in (n for n in lengths if len(reduced.reaching(n))):
+        members = reduced.reaching(n)
+        for i, threshold in enumerate(reduced.thresholds):
+            # (prompt, layer and head); of one length and threshold at a time, as it grows with the prompts
+            is_sink = np.concatenate([reduced.is_sink(block, n)[:, i] for block in reduced.blocks(members)])
+            is_sink, names = is_sink.reshape(len(members), -1), reduced.sets[members]
+            where = {"n_tokens": n, "threshold": threshold}
+            heads = {
+                "layer": np.repeat(reduced.layers, reduced.shape[1]),
+                "head": np.tile(np.arange(reduced.shape[1]), reduced.shape[0]),
             }
-        )
+            shares.append(_shares(names, is_sink, heads).assign(**where))
+            dependence.append(_dependence(names, is_sink, heads, resampling).assign(**where))
+    return _joined(shares, _SHARES, model), _joined(dependence, _DEPENDENCE, model)
 
-    def _head_columns(self) -> dict[str, np.ndarray]:
-        return {
-            "layer": np.repeat(self._layers, self._heads),
-            "head": np.tile(np.arange(self._heads), len(self._layers)),
+
+def _shares(names: np.ndarray, is_sink: np.ndarray, heads: dict[str, np.ndarray]) -> pd.DataFrame:
+    parts = []
+    for name in ("all", *dict.fromkeys(names.tolist())):
+        members = is_sink if name == "all" else is_sink[names == name]
+        low, high = wilson_interval(members.sum(0), len(members))
+        columns = {"prompts": len(members), "sink_share": members.mean(0), "share_low": low, "share_high": high}
+        parts.append(pd.DataFrame({"set": name, **heads, **columns}))
+    return pd.concat(parts)
+
+
+def _dependence(
+    names: np.ndarray, is_sink: np.ndarray, heads: dict[str, np.ndarray], resampling: Resampling
+) -> pd.DataFrame:
+    sets = np.array(list(dict.fromkeys(names.tolist())), object)
+    share = np.stack([is_sink[names == name].mean(0) for name in sets])  # (set, layer and head)
+    p_value = set_dependence(names, is_sink, resampling)
+    return pd.DataFrame(
+        {
+            **heads,
+            "prompts": len(names),
+            "sets": len(sets),
+            "sets_where_sink": (share >= 0.5).sum(0),
+            "sink_share": is_sink.mean(0),
+            "lowest_set": sets[share.argmin(0)],
+            "lowest_share": share.min(0),
+            "highest_set": sets[share.argmax(0)],
+            "highest_share": share.max(0),
+            "p_value": p_value,
+            "q_value": false_discovery_rate(p_value),
         }
+    )
 
 
 def wilson_interval(hits: np.ndarray, prompts: int) -> tuple[np.ndarray, np.ndarray]:
@@ -126,16 +99,20 @@ def set_dependence(names: np.ndarray, is_sink: np.ndarray, resampling: Resamplin
         return p_value
     # Heads with the same decisions on every prompt have the same p-value, so each pattern is tested once.
     patterns, index = np.unique(is_sink[:, undecided], axis=1, return_inverse=True)
-    decisions = patterns.astype(np.float32)
-
-    def between(order: np.ndarray) -> np.ndarray:
-        return weight @ (member[:, order] @ decisions) ** 2  # (head,)
-
-    rng = np.random.default_rng(resampling.seed)
-    observed = between(np.arange(prompts)) * (1 - 1e-5)  # rounding must not put an equal sum below it
-    reached = sum((between(rng.permutation(prompts)) >= observed).astype(int) for _ in range(resampling.permutations))
-    p_value[undecided] = ((1 + reached) / (1 + resampling.permutations))[index.ravel()]
+    width, reached = max(1, _DECISIONS_AT_ONCE // prompts), []
+    for start in range(0, patterns.shape[1], width):
+        decisions = patterns[:, start : start + width].astype(np.float32)
+        orders = chain([np.arange(prompts)], _orders(prompts, resampling))
+        between = (weight @ (member[:, order] @ decisions) ** 2 for order in orders)  # (head,) each
+        observed = next(between) * (1 - 1e-5)  # rounding must not put an equal sum below it
+        reached.append(sum((drawn >= observed).astype(int) for drawn in between))
+    p_value[undecided] = ((1 + np.concatenate(reached)) / (1 + resampling.permutations))[index.ravel()]
     return p_value
+
+
+def _orders(prompts: int, resampling: Resampling) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(resampling.seed)
+    return (rng.permutation(prompts) for _ in range(resampling.permutations))
 
 
 def false_discovery_rate(p_value: np.ndarray) -> np.ndarray:

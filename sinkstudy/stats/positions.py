@@ -5,13 +5,14 @@ here, that is the importance score of Gu et al. (arXiv 2410.10781), who call a p
 """
 
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
 from sinkstudy.store import Capture
 from sinkstudy.store.kept import EPSILON, Received, candidates, received
+from sinkstudy.store.reduced import Reduced
 
 KINDS = ("first", "delimiter", "other")
 _ABOUT = ["model", "set", "prompt", "n_tokens"]
@@ -40,59 +41,73 @@ def received_of(capture: Capture) -> Received | None:
     return capture.received or received(capture.position_mass)
 
 
-def position_tables(captures: Iterable[Capture], model: str) -> Iterator[pd.DataFrame]:
-    """An empty part, and one per prompt whose positions were captured, with a row per position.
+def position_tables(reduced: Reduced, model: str) -> Iterator[pd.DataFrame]:
+    """An empty part, and some with a row per position of each prompt whose positions were captured.
 
     `mean_attention` over heads, beside `uniform_attention`; of the heads, the share for which the position is a sink
     (`sink_heads`: mean attention of EPSILON or more) and for which it receives most (`strongest_heads`), both empty
     where it is no candidate.
     """
-    yield pd.DataFrame(columns=_ABOUT + _OF_POSITION + _OF_ALL_HEADS)  # so that an empty table has a header
-    for capture, found in _with_positions(captures):
-        n, heads = capture.n_tokens, found.strongest.size
+
+    def rows(tokens: list[str], found: dict[str, np.ndarray]) -> dict[str, object]:
+        n, heads = len(tokens), np.prod(reduced.shape)
         known = np.where(np.arange(n) < candidates(n), 1 / heads, np.nan)
-        columns = {
+        return {
             "position": range(n),
-            "token": _printed(capture.tokens),
-            "kind": _kinds(capture.tokens),
-            "mean_attention": found.mean_received,
+            "token": _printed(tokens),
+            "kind": _kinds(tokens),
+            "mean_attention": found["mean_received"],
             "uniform_attention": uniform_attention(n),
-            "sink_heads": found.sink_heads * known,
-            "strongest_heads": found.strongest_heads * known,
+            "sink_heads": found["sink_heads"] * known,
+            "strongest_heads": found["strongest_heads"] * known,
         }
-        yield pd.DataFrame(_about(capture, model) | columns)
+
+    yield pd.DataFrame(columns=_ABOUT + _OF_POSITION + _OF_ALL_HEADS)  # so that an empty table has a header
+    yield from _with_positions(reduced, model, ("mean_received", "sink_heads", "strongest_heads"), rows)
 
 
-def sink_position_tables(captures: Iterable[Capture], model: str) -> Iterator[pd.DataFrame]:
-    """An empty part, and one per prompt whose positions were captured, with a row per head: the candidate that receives
-    most, and its `mean_attention` beside that of the first token (`first_attention`)."""
-    yield pd.DataFrame(
-        columns=[*_ABOUT, "layer", "head", *_OF_POSITION, "first_attention"]
-    )  # so that an empty table has a header
-    for capture, found in _with_positions(captures):
-        layers, heads = found.strongest.shape
-        kinds, printed = _kinds(capture.tokens), _printed(capture.tokens)
-        strongest = found.strongest.ravel()
-        columns = {
-            "layer": np.repeat(capture.layers, heads),
+def sink_position_tables(reduced: Reduced, model: str) -> Iterator[pd.DataFrame]:
+    """An empty part, and some with a row per head of each prompt whose positions were captured: the candidate that
+    receives most, and its `mean_attention` beside that of the first token (`first_attention`)."""
+
+    def rows(tokens: list[str], found: dict[str, np.ndarray]) -> dict[str, object]:
+        layers, heads = reduced.shape
+        kinds, printed, strongest = _kinds(tokens), _printed(tokens), found["strongest"].ravel()
+        return {
+            "layer": np.repeat(reduced.layers, heads),
             "head": np.tile(np.arange(heads), layers),
             "position": strongest,
             "token": [printed[position] for position in strongest],
             "kind": [kinds[position] for position in strongest],
-            "mean_attention": found.strongest_mass.ravel(),
-            "first_attention": found.first_mass.ravel(),
+            "mean_attention": found["strongest_mass"].ravel(),
+            "first_attention": found["first_mass"].ravel(),
         }
-        yield pd.DataFrame(_about(capture, model) | columns)
+
+    # So that an empty table has a header.
+    yield pd.DataFrame(columns=[*_ABOUT, "layer", "head", *_OF_POSITION, "first_attention"])
+    yield from _with_positions(reduced, model, ("strongest", "strongest_mass", "first_mass"), rows)
 
 
-def _with_positions(captures: Iterable[Capture]) -> Iterator[tuple[Capture, Received]]:
-    for capture in captures:
-        if (found := received_of(capture)) is not None:
-            yield capture, found
-
-
-def _about(capture: Capture, model: str) -> dict[str, object]:
-    return dict(zip(_ABOUT, (model, capture.set, capture.prompt, capture.n_tokens), strict=True))
+def _with_positions(
+    reduced: Reduced,
+    model: str,
+    names: Sequence[str],
+    rows: Callable[[list[str], dict[str, np.ndarray]], dict[str, object]],
+) -> Iterator[pd.DataFrame]:
+    """In parts of bounded size, the `rows` of each prompt whose positions were captured, made of its tokens and of what
+    is stored of it under `names`."""
+    for block in reduced.blocks(reduced.reaching(None)):
+        block = block[reduced.rows("has_positions", block)]
+        if not len(block):
+            continue
+        stored = {name: reduced.of_each(name, block) for name in ("token", *names)}
+        parts = []
+        for at, place in enumerate(block):
+            about = [model, reduced.sets[place], reduced.prompts[place], reduced.n_tokens[place]]
+            tokens = [token.decode() for token in stored["token"][at].tolist()]
+            of_prompt = rows(tokens, {name: stored[name][at] for name in names})
+            parts.append(pd.DataFrame(dict(zip(_ABOUT, about, strict=True)) | of_prompt))
+        yield pd.concat(parts, ignore_index=True)
 
 
 def _printed(tokens: list[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """How well one can tell, before computing a head's attention, whether it is a sink on a prompt not seen before."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -8,11 +8,10 @@ import pandas as pd
 from sinkstudy.stats.candidates import Examples, held_out_probabilities
 from sinkstudy.stats.judging import COLUMNS, Judged, judged, rows, together
 from sinkstudy.stats.learning import learning_curve
-from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.recommendation import CANDIDATES
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.stats.scores import add_all, null_score
-from sinkstudy.store import Capture
+from sinkstudy.stats.scores import null_score
+from sinkstudy.store.reduced import Reduced
 
 FOLDS = 5
 FEWEST_PROMPTS = 3  # one to judge on, and two so that what is made of one is fitted on the other
@@ -21,9 +20,8 @@ EXCESS = 0.5  # the excess score from which a head is a sink whatever the length
 
 
 def predictor_tables(
-    captures: Iterable[Capture],
+    reduced: Reduced,
     model: str,
-    thresholds: list[float],
     lengths: list[int],
     hold_out: str,
     resampling: Resampling,
@@ -31,18 +29,16 @@ def predictor_tables(
     """`predictors`: a row per target, length and candidate; with an empty length, all lengths together.
     `learning`: the area under the curve of a head's record, by the number of prompts it is made of.
 
-    Targets are sinks at each of `thresholds` and at 0.5 of excess, in the layers after the first. Lengths that fewer
+    Targets are sinks at each threshold and at 0.5 of excess, in the layers after the first. Lengths that fewer
     than FEWEST_PROMPTS prompts (or sets, where `hold_out` is `set`: all prompts of a set are held out together) reach
     have no rows, nor has a model of one layer. Where all heads meet the target, or none, nothing can be told apart:
     `undefined` says so.
     """
-    gathered = Gathered(lengths)
-    add_all(captures, gathered)
     table, curves = [], []
-    for measure, threshold in [*(("score", threshold) for threshold in thresholds), ("excess", EXCESS)]:
+    for measure, threshold in [*(("score", threshold) for threshold in reduced.thresholds), ("excess", EXCESS)]:
         known: list[Judged] = []
         target = {"model": model, "measure": measure, "threshold": threshold}
-        for n, prompts, examples in gathered.examples(measure, threshold, hold_out):
+        for n, prompts, examples in _examples(reduced, lengths, measure, threshold, hold_out):
             at = target | {"n_tokens": n, "prompts": len(prompts)}
             share = examples.is_sink.mean()
             if share in (0, 1):
@@ -64,40 +60,23 @@ def predictor_tables(
     }
 
 
-class Gathered:
-    """The scores at some lengths of the prompts that reach them."""
-
-    def __init__(self, lengths: list[int]):
-        self._scores: dict[int, dict[int, np.ndarray]] = {n: {} for n in lengths}  # by position in the study
-        self._prompts: dict[int, tuple[str, int, np.ndarray | None]] = {}  # set, first token, activation
-
-    def add(self, order: np.ndarray, prefixes: Prefixes) -> None:
-        """Captures of one length, with their positions in the study."""
-        if prefixes.scores.shape[1] == 1:  # a single layer has none after it
-            return
-        for n in (n for n in self._scores if n <= prefixes.n_tokens):
-            for position, capture, score in zip(order.tolist(), prefixes.members, prefixes.at(n), strict=True):
-                about = capture.set, int(capture.token_ids[0]), capture.activation
-                self._scores[n][position], self._prompts[position] = score.copy(), about
-
-    def examples(self, measure: str, threshold: float, hold_out: str) -> Iterator[tuple[int, np.ndarray, Examples]]:
-        """Each length, with the positions of its prompts in the study."""
-        activation = {position: value for position, (*_, value) in self._prompts.items() if _is_known(value)}
-        for n, kept in self._scores.items():
-            if not kept:
-                continue
-            prompts = np.array(sorted(kept))
-            prompts = prompts[np.unique(np.linspace(0, len(prompts) - 1, MOST_PROMPTS).round().astype(int))]
-            sets, tokens, _ = zip(*(self._prompts[p] for p in prompts), strict=True)
-            groups = pd.factorize(np.array(sets))[0] if hold_out == "set" else np.arange(len(prompts))
-            if groups.max() + 1 < FEWEST_PROMPTS:
-                continue
-            scores = np.stack([kept[p] for p in prompts])
-            null = float(null_score(n))
-            cut = threshold if measure == "score" else null + threshold * (1 - null)
-            entering = np.stack([activation[p] for p in prompts]) if activation.keys() == self._prompts.keys() else None
-            yield n, prompts, Examples(scores, scores[:, 1:] >= cut, np.array(tokens), groups % FOLDS, entering)
-
-
-def _is_known(activation: np.ndarray | None) -> bool:
-    return activation is not None and bool(np.isfinite(activation).all() and (activation > 0).all())
+def _examples(
+    reduced: Reduced, lengths: Sequence[int], measure: str, threshold: float, hold_out: str
+) -> Iterator[tuple[int, np.ndarray, Examples]]:
+    """Each length, with the positions of its prompts in the study."""
+    if reduced.shape[0] == 1:  # a single layer has none after it
+        return
+    activation = np.concatenate([reduced.rows("activation", block) for block in reduced.blocks(reduced.reaching(None))])
+    known = (np.isfinite(activation) & (activation > 0))[reduced.reaching(min(lengths))].all()
+    for n in lengths:
+        prompts = reduced.reaching(n)
+        if not len(prompts):
+            continue
+        prompts = prompts[np.unique(np.linspace(0, len(prompts) - 1, MOST_PROMPTS).round().astype(int))]
+        groups = pd.factorize(reduced.sets[prompts])[0] if hold_out == "set" else np.arange(len(prompts))
+        if groups.max() + 1 < FEWEST_PROMPTS:
+            continue
+        scores, null = reduced.rows(f"scores/{n}", prompts), float(null_score(n))
+        cut = threshold if measure == "score" else null + threshold * (1 - null)
+        tokens, entering = reduced.rows("first_token", prompts), activation[prompts] if known else None
+        yield n, prompts, Examples(scores, scores[:, 1:] >= cut, tokens, groups % FOLDS, entering)

@@ -17,6 +17,23 @@ def exact_p_value(first: int, later: np.ndarray, heads: int, observed: int) -> f
     return float(_tail(first, tuple(sorted(later.tolist())), heads)[observed])
 
 
+def exact_p_values(is_sink: np.ndarray) -> np.ndarray:
+    """`exact_p_value` of every prompt and threshold, from decisions (prompt, threshold, layer, head) bool; NaN without
+    first-layer sinks or without later layers.
+
+    Many prompts of a small model share a few combinations of counts, so each combination is computed once.
+    """
+    first, later = is_sink[:, :, 0], is_sink[:, :, 1:]
+    both, per_layer = (first[:, :, None] & later).sum((2, 3)), np.sort(later.sum(3), axis=2)
+    counts = np.concatenate([first.sum(2)[..., None], both[..., None], per_layer], axis=2)
+    rows = list(map(tuple, counts.reshape(-1, counts.shape[2]).tolist()))
+    known = {
+        row: exact_p_value(row[0], np.array(row[2:]), is_sink.shape[3], row[1]) if row[0] and row[2:] else np.nan
+        for row in set(rows)
+    }
+    return np.array([known[row] for row in rows]).reshape(is_sink.shape[:2])
+
+
 @lru_cache(maxsize=1 << 10)
 def _tail(first: int, later: tuple[int, ...], heads: int) -> np.ndarray:
     """P(sum of overlaps >= k) by k. Thousands of prompts of a small model share a few such counts."""

@@ -1,13 +1,13 @@
 """Sink scores from the attention mass on the first token, at whole prompts; and what other statistics are made of."""
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
 from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.store import Capture
+from sinkstudy.store.reduced import Reduced
 
 POSITIONS = 4  # the first key classes of a capture are the mass on positions 0 to 3
 _BATCH_BYTES = 1 << 23
@@ -76,56 +76,40 @@ def scored(captures: Iterable[Capture]) -> Iterator[tuple[np.ndarray, Prefixes]]
         done += len(batch)
 
 
-class Statistic(Protocol):
-    """What is gathered from captures of one length at a time."""
-
-    def add(self, order: np.ndarray, prefixes: Prefixes) -> None:
-        """`order`: the positions of the captures among all."""
-
-
-def add_all(captures: Iterable[Capture], *statistics: Statistic) -> None:
-    """Show every capture to each of `statistics`, in one pass and with a bounded number in memory."""
-    for order, prefixes in scored(captures):
-        for statistic in statistics:
-            statistic.add(order, prefixes)
-
-
-def score_tables(captures: Iterable[Capture], model: str, threshold: float) -> Iterator[pd.DataFrame]:
+def score_tables(reduced: Reduced, model: str, threshold: float) -> Iterator[pd.DataFrame]:
     """One row per prompt, layer and head, at the prompt's whole length, in parts of bounded size.
 
     Beyond the scores: `text_tokens`, which is more than `n_tokens` where the prompt was cut to the model's context; the
     strongest of the first four positions with its score; and the norm of the head's output relative to the residual
     stream, near zero for a head that does nothing.
     """
-    for batch in in_batches(captures):
-        layers, heads = batch[0].output_norm.shape
-        score, tail, position, position_score = np.empty((4, len(batch), layers, heads))
-        for places, prefixes in by_length(batch):
-            n = prefixes.n_tokens
-            score[places], tail[places] = prefixes.at(n), tail_score(prefixes, n)
-            position[places], position_score[places] = strongest_position(prefixes, n)
-        lengths = np.array([capture.n_tokens for capture in batch])
-        null = null_score(lengths)[:, None, None]  # (prompt, 1, 1)
-        each = layers * heads
+    for block in reduced.blocks(reduced.reaching(None)):
+        of = {name: reduced.rows(name, block) for name in _OF_PROMPT}  # (prompt, layer, head) but for the first three
+        score, (layers, heads), each = of["sink_score"], reduced.shape, np.prod(reduced.shape)
+        null = null_score(of["n_tokens"])[:, None, None]  # (prompt, 1, 1)
         yield pd.DataFrame(
             {
                 "model": pd.Categorical.from_codes(np.zeros(score.size, int), [model]),  # a code per row, not a string
-                "set": pd.Categorical([capture.set for capture in batch]).repeat(each),
-                "prompt": pd.Categorical([capture.prompt for capture in batch]).repeat(each),
-                "n_tokens": np.repeat(lengths, each),
-                "layer": np.repeat([capture.layers for capture in batch], heads),
-                "head": np.tile(np.arange(heads), layers * len(batch)),
+                "set": pd.Categorical(reduced.sets[block]).repeat(each),
+                "prompt": pd.Categorical(reduced.prompts[block]).repeat(each),
+                "n_tokens": np.repeat(of["n_tokens"], each),
+                "layer": np.repeat(of["layers"], heads),
+                "head": np.tile(np.arange(heads), layers * len(block)),
                 "sink_score": score.ravel(),
                 "null_score": np.repeat(null, each),
                 "excess_score": excess_score(score, null).ravel(),
-                "tail_score": tail.ravel(),
+                "tail_score": of["tail_score"].ravel(),
                 "is_sink": (score >= threshold).ravel(),
-                "strongest_position": position.ravel(),
-                "position_score": position_score.ravel(),
-                "output_norm": np.concatenate([capture.output_norm.ravel() for capture in batch]),
-                "text_tokens": np.repeat([capture.text_tokens or capture.n_tokens for capture in batch], each),
+                "strongest_position": of["strongest_position"].ravel(),
+                "position_score": of["position_score"].ravel(),
+                "output_norm": of["output_norm"].ravel(),
+                "text_tokens": np.repeat(of["text_tokens"], each),
             }
         )
+
+
+_OF_PROMPT = ("n_tokens", "text_tokens", "layers", "sink_score", "tail_score", "strongest_position", "position_score")
+_OF_PROMPT += ("output_norm",)
 
 
 def head_table(scores: Iterable[pd.DataFrame]) -> pd.DataFrame:

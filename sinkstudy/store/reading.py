@@ -16,7 +16,7 @@ from sinkstudy.store.kept import Kept, Received
 
 SCHEMA = 7
 _LARGEST_MASS = 1.1  # rows of half precision sum to 1 up to 0.05
-_IDENTITY = ("model", "source", "revision", "quantization", "dtype", "bos", "keep")
+IDENTITY = ("model", "source", "revision", "quantization", "dtype", "bos", "keep")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class CaptureFile:
 
     def __init__(self, path: Path, file: h5py.File):
         self.path, self._file = path, file
-        with _reading(path):
+        with reading(path):
             if not file.attrs.get("complete", False) or file.attrs.get("schema") != SCHEMA:
                 raise DamagedFileError(path, f"it is not a complete capture of schema {SCHEMA}")
             self.attributes = {"keep": "queries"} | {name: _text(value) for name, value in file.attrs.items()}
@@ -111,12 +111,12 @@ class CaptureFile:
 
     def shapes(self, prompt: str) -> dict[str, tuple[int, ...]]:
         """The shape of each array that is stored of a prompt, see `LAYOUT`."""
-        with _reading(self.path):
+        with reading(self.path):
             return {name: self._file[prompt][name].shape for name in self._file[prompt]}
 
     def capture(self, prompt: str) -> Capture:
         """What is stored of one prompt, without its maps."""
-        with _reading(self.path):
+        with reading(self.path):
             group = self._file[prompt]
             needed = _needed(Capture) if self.attributes["keep"] == "queries" else _needed(Capture, Kept) - _QUERIES
             stored = (LAYOUT.keys() - {"attention"}) & {*needed, *group}
@@ -143,7 +143,7 @@ class CaptureFile:
 
     def maps(self, prompt: str, layer_row: int) -> np.ndarray:
         """One layer's maps (head, query, key) float16, by row of the layer axis."""
-        with _reading(self.path):
+        with reading(self.path):
             maps, n = self._file[prompt]["attention"], len(self._file[prompt]["token_ids"])
             if maps.shape != (*self._file[prompt]["output_norm"].shape, n, n) or not _is_attention(maps[layer_row]):
                 raise DamagedFileError(self.path, f"the maps of prompt {prompt!r} are not attention to its tokens")
@@ -159,7 +159,7 @@ def open_capture(path: Path | str, expected: Expected | None = None) -> Iterator
     path = Path(path)
     if path.exists() and not path.is_file():
         raise DamagedFileError(path, "it is no regular file")
-    with _reading(path):
+    with reading(path):
         file = h5py.File(path, "r")
     with file:
         capture = CaptureFile(path, file)
@@ -179,11 +179,11 @@ def read_captures(paths: Iterable[Path | str], expected: Expected | None = None)
     for path in paths:
         with open_capture(path, expected) as file:
             first = first or file
-            if any(file.attributes.get(name) != first.attributes.get(name) for name in _IDENTITY):
-                raise _misplaced(path, f"is not of the same model, weights and settings as {first.path}")
+            if any(file.attributes.get(name) != first.attributes.get(name) for name in IDENTITY):
+                raise misplaced(path, f"is not of the same model, weights and settings as {first.path}")
             for prompt in file.prompts:
                 if prompt in holders:
-                    raise _misplaced(path, f"holds prompt {prompt!r}, as {holders[prompt]} does")
+                    raise misplaced(path, f"holds prompt {prompt!r}, as {holders[prompt]} does")
                 holders[prompt] = file.path
                 yield file.capture(prompt)
 
@@ -195,7 +195,7 @@ def read_provenance(path: Path | str, expected: Expected | None = None) -> dict[
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Whatever HDF5 and NumPy raise over a damaged file in the block, which only reads it, names the file."""
     try:
         yield
@@ -223,7 +223,7 @@ def _taken(part: type[Kept | Received], arrays: dict[str, np.ndarray]) -> Kept |
     return part(**held) if held else None
 
 
-def _misplaced(path: Path | str, why: str) -> StudyError:
+def misplaced(path: Path | str, why: str) -> StudyError:
     return StudyError(f"{path}: {why}; delete the one that does not belong there and run again.")
 
 

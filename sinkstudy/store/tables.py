@@ -1,4 +1,4 @@
-"""Reading and writing the study's CSV tables: one float format, whole files or none, long ones part by part."""
+"""Reading and writing the study's tables: one float format, whole files or none, long ones part by part."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +23,31 @@ def write_table(table: pd.DataFrame | Iterable[pd.DataFrame], path: Path | str) 
             del part  # Two parts are never held at once.
 
 
+def write_long_table(parts: Iterable[pd.DataFrame], folder: Path | str, csv: Path | str | None = None) -> None:
+    """Write a table with many rows per prompt as it comes: a Parquet file per part in `folder`, with all digits; and,
+    where `csv` names a file, the same rows there."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob("*.parquet"):
+        left.unlink()
+
+    def stored() -> Iterator[pd.DataFrame]:
+        written = 0
+        for part in parts:
+            if len(part):
+                with atomic_write(folder / f"{written:05d}.parquet") as temporary:
+                    names = part.select_dtypes("category").columns  # each part has categories of its own
+                    part.astype(dict.fromkeys(names, str)).to_parquet(temporary, index=False)
+                written += 1
+            yield part
+
+    if csv is not None:
+        write_table(stored(), csv)
+    else:
+        for _ in stored():
+            pass
+
+
 def read_tables(paths: Iterable[Path | str]) -> pd.DataFrame:
     """Several tables of the same columns as one; an empty frame where there are none."""
     frames = [pd.read_csv(path, **_READ) for path in paths]
@@ -31,7 +56,7 @@ def read_tables(paths: Iterable[Path | str]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class LongTable:
-    """Tables with many rows per prompt, which are never held whole.
+    """Tables with many rows per prompt, which are never held whole: CSV files, or folders of Parquet files.
 
     Iterating reads them from the start, a bounded number of rows at a time: all rows of a prompt together, which is how
     they were written. `columns`: only these.
@@ -41,7 +66,10 @@ class LongTable:
     columns: Sequence[str] | None = None
 
     def __iter__(self) -> Iterator[pd.DataFrame]:
-        for path in self.paths:
+        for path in map(Path, self.paths):
+            if path.is_dir():
+                yield from (pd.read_parquet(part, columns=self.columns) for part in sorted(path.glob("*.parquet")))
+                continue
             cut = pd.DataFrame()
             for rows in pd.read_csv(path, usecols=self.columns, chunksize=_ROWS_AT_ONCE, **_READ):
                 if rows.empty:

@@ -26,9 +26,9 @@ def write_capture(
     """Write the capture file `path`. On an exception nothing is left behind, and `path` stays as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
-        with _Disk(temporary, "w+") as disk:
+        with Disk(temporary, "w+") as disk:
             with h5py.File(disk, "w", libver=LIBVER, track_order=True) as file:
-                _describe(file, {**attributes, "key_classes": key_classes, "schema": SCHEMA, "complete": False})
+                describe(file, {**attributes, "key_classes": key_classes, "schema": SCHEMA, "complete": False})
                 writer = CaptureWriter(file, disk)
                 yield writer
                 writer.complete()
@@ -43,7 +43,7 @@ class CaptureWriter:
     Prompts are stored in the order in which they began, and may be finished in any.
     """
 
-    def __init__(self, file: h5py.File, disk: "_Disk"):
+    def __init__(self, file: h5py.File, disk: "Disk"):
         self._file, self._disk = file, disk
         self._layers: list[int] | None = None
         self._maps: dict[str, list[np.ndarray]] = {}  # of each prompt the latest layers, less than a chunk of them
@@ -52,9 +52,9 @@ class CaptureWriter:
         """Make a prompt's group; `text_tokens`: of the whole text, where it was cut to the context."""
         group = self._file.create_group(prompt.id)
         about = {"set": prompt.set, "digest": prompt_digest(prompt), "text_tokens": text_tokens or len(token_ids)}
-        _describe(group, about)
+        describe(group, about)
         _store(group, "token_ids", token_ids)
-        _store(group, "tokens", _text(tokens))
+        _store(group, "tokens", text(tokens))
 
     def add_map(self, prompt: str, attention: np.ndarray) -> None:
         """The next layer's map (head, query, key), stored as float16."""
@@ -79,7 +79,7 @@ class CaptureWriter:
         for name in sorted(arrays, key=list(LAYOUT).index):
             if arrays[name] is not None:
                 _store(self._file[prompt], name, arrays[name], **(_COMPRESSED if name in _MEANS else {}))
-        _describe(self._file[prompt], {"row_sum_error": row_error})
+        describe(self._file[prompt], {"row_sum_error": row_error})
 
     def _store_maps(self, prompt: str) -> None:
         """Append the layers that are held to the prompt's maps: as many at once as share a chunk."""
@@ -100,7 +100,7 @@ class CaptureWriter:
         self._file.attrs["complete"] = True
 
 
-class _Disk(io.FileIO):
+class Disk(io.FileIO):
     """The file under an HDF5 file. HDF5 ends the process by a segmentation fault when it cannot write what is left at
     closing, so it never learns of a full disk: the first error is kept for `check` to raise."""
 
@@ -144,11 +144,11 @@ def _chunk(values: np.ndarray) -> tuple[int, ...]:
     return tuple(reversed(shape))
 
 
-def _describe(item: h5py.Group, attributes: Mapping[str, object]) -> None:
+def describe(item: h5py.Group, attributes: Mapping[str, object]) -> None:
     for name, value in attributes.items():
-        item.attrs[name] = _text(value) if isinstance(value, str | tuple) else value
+        item.attrs[name] = text(value) if isinstance(value, str | tuple) else value
 
 
-def _text(words: str | tuple[str, ...] | list[str]) -> np.ndarray:
+def text(words: str | tuple[str, ...] | list[str]) -> np.ndarray:
     encoded = np.char.encode(words, "utf-8")
     return encoded.astype(h5py.string_dtype("utf-8", max(1, encoded.itemsize)))

@@ -171,6 +171,16 @@ class Statistics(Section):
     hold_out: Annotated[
         Literal["prompt", "set"], Field(description="What predictors of sinks are judged on without having seen it.")
     ] = "prompt"
+    tokens_per_job: Annotated[
+        Count, Field(description="Captures of about so many tokens are reduced to what statistics need by one job.")
+    ] = 65536
+
+
+class Tables(Section):
+    csv_max_prompts: Annotated[
+        int,
+        Field(ge=0, description="Tables with many rows per prompt are Parquet, and of up to so many prompts CSV, too."),
+    ] = 2000
 
 
 class Preset(Section):
@@ -244,6 +254,7 @@ class Settings(Section):
     sinks: Sinks = Sinks()
     capture: Capture = Capture()
     statistics: Statistics = Statistics()
+    tables: Tables = Tables()
     simulation: dict[Name, Preset] = {}
     benchmark: Benchmark = Benchmark()
     cache: Annotated[

@@ -1,6 +1,6 @@
 rule plan:
     input:
-        "results/scores/{model}.csv",
+        long_table("scores"),
     output:
         "results/plans/{model}/{policy}.json",
     log:
@@ -56,7 +56,7 @@ rule layerwise_plan:
 
 rule budget_plan:
     input:
-        activations="results/activations/{model}.csv",
+        activations=long_table("activations"),
         heads="results/heads/{model}.csv",
         model=model_inputs,
         prompts=config["prompts"],
@@ -160,7 +160,7 @@ rule quality:
 
 rule skipping:
     input:
-        activations="results/activations/{model}.csv",
+        activations=long_table("activations"),
         heads="results/heads/{model}.csv",
         model=model_inputs,
         plans=expand("results/plans/{{model}}/{policy}.json", policy=POLICIES),

@@ -9,7 +9,7 @@ from snakemake.common.configfile import load_configfile
 from sinkstudy.models.cache import VARIABLE
 from sinkstudy.models.sources import as_path, file_patterns, model_files
 from sinkstudy.models.spec import WHEEL, is_gguf, is_remote, stated_revision
-from sinkstudy.prompts import digest, read_prompts, shards
+from sinkstudy.prompts import digest, parts, read_prompts, shards
 from sinkstudy.workflow.config import COMMAND_LINE, check_config, control_pairs, replaced_by_overlays, typed
 from sinkstudy.workflow.files import check_folders
 from sinkstudy.workflow.fingerprint import fingerprint
@@ -20,6 +20,8 @@ ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent.p
 # Jobs in an environment of their own (conda, container) find the library in this checkout.
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
 os.environ.update(QUIET | os.environ)
+# Arrow's own allocators keep what a part of a long table took, and a job would grow with the number of parts.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 OVERLAYS = {os.path.relpath(file): load_configfile(file) for file in workflow.overwrite_configfiles}
 ON_COMMAND_LINE = typed(workflow.config_settings.config)
@@ -37,13 +39,16 @@ MODELS = sorted(config["models"])
 TRAINED = [name for name in MODELS if config["models"][name]["random_weights"] is None]  # controls are never timed
 SETS = list(dict.fromkeys(prompt.set for prompt in PROMPTS))
 SHARDS = shards(PROMPTS, config["capture"]["tokens_per_job"])
+DIGESTS = {shard: digest(prompts) for shard, prompts in SHARDS.items()}
+PARTS = parts(SHARDS, config["statistics"]["tokens_per_job"])  # the shards of each
 PRESETS = sorted(config["simulation"])
 POLICIES = config["benchmark"]["policies"]
 COSTED = TRAINED if "budget" in POLICIES else []  # models whose heads are costed
 THRESHOLD = config["sinks"]["threshold"]
 RESAMPLING = {key: config["statistics"][key] for key in ("bootstrap", "permutations", "seed")}
 FORMATS = ["png", "svg", "pdf"]
-STATISTICS = ["lengths", "correlation", "curves", "weakening", "layer_pairs", "persistence", "set_dependence"]
+LONG_AS_CSV = len(PROMPTS) <= config["tables"]["csv_max_prompts"]
+STATISTICS = ["correlation", "curves", "weakening", "layer_pairs", "persistence", "set_dependence"]
 STATISTICS += ["definitions"]
 STATISTICS_FIGURES = {
     "weakening": "correlation against length",
@@ -56,7 +61,6 @@ REPORTED_LENGTHS = [2, 10, 24, 64]
 PREDICTOR_LENGTHS = [*REPORTED_LENGTHS, 256, 1024]
 # What one setting has to be compared with: another.
 BOS_COMPARED = TRAINED if len(config["capture"]["bos_arms"]) > 1 else []
-MECHANISM = ["activations", "mechanism", "positions", "sink_positions"]
 SIMULATED_LENGTHS = {n for preset in config["simulation"].values() for n in preset["lengths"]}
 # Lengths at which the correlation over all prompts is tabulated: a grid, and the simulated lengths.
 CORRELATED_LENGTHS = {2, 4, 8, 10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048} | SIMULATED_LENGTHS
@@ -73,7 +77,8 @@ onstart:
 
 wildcard_constraints:
     model="|".join(map(re.escape, MODELS)),
-    shard="|".join(map(re.escape, SHARDS)),
+    shard="[0-9]{5}",
+    part="[0-9]{5}",
     preset="|".join(map(re.escape, PRESETS)) or "none",
     policy="first_layer|consistent",
 
@@ -128,7 +133,7 @@ def gguf_request(wildcards):
 
 def shard_digest(wildcards):
     """Changes when, and only when, a prompt of this shard changes."""
-    return digest(SHARDS[wildcards.shard])
+    return DIGESTS[wildcards.shard]
 
 
 def expected_of(model, shards=SHARDS):
@@ -140,7 +145,7 @@ def expected_of(model, shards=SHARDS):
         attributes["revision"] = stated_revision(settings)
     return {
         "attributes": dict(sorted(attributes.items())),
-        "shards": {shard: digest(SHARDS[shard]) for shard in sorted(shards)},
+        "shards": {shard: DIGESTS[shard] for shard in sorted(shards)},
     }
 
 
@@ -152,6 +157,21 @@ def expected(wildcards):
 
 def captures(wildcards):
     return [f"results/captures/{wildcards.model}/{shard}.h5" for shard in SHARDS]
+
+
+def reduced(wildcards):
+    return [f"results/reduced/{wildcards.model}/{part}.h5" for part in PARTS]
+
+
+def long_table(name):
+    """A table with many rows per prompt as an input."""
+    return f"results/{name}/{{model}}" + (".csv" if LONG_AS_CSV else "")
+
+
+def long_tables(*names):
+    """Such tables as outputs: folders of Parquet files, and CSV, too, in a study of few prompts."""
+    found = {f"{name}_parquet": directory(f"results/{name}/{{model}}") for name in names}
+    return found | ({name: f"results/{name}/{{model}}.csv" for name in names} if LONG_AS_CSV else {})
 
 
 def fitted_captures(wildcards):

@@ -1,6 +1,7 @@
 # Benchmark files of every job whose cost the findings show, by stage; `benchmark:` of a rule and this list agree.
 JOBS = {
     "capture": expand("{model}/{shard}", model=MODELS, shard=SHARDS),
+    "reduced": expand("{model}/{part}", model=MODELS, part=PARTS),
     **{
         stage: MODELS
         for stage in ("verification", "scores", "heads", "statistics", "mechanism", "predictors", "heldout")

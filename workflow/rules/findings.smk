@@ -5,9 +5,10 @@ rule findings:
     input:
         **{
             name: expand(f"results/{name}/{{model}}.csv", model=MODELS)
-            for name in [*STATISTICS, "mechanism", "sink_positions"]
+            for name in [*STATISTICS, "mechanism"]
             if name != "persistence"
         },
+        **{name: expand(long_table(name), model=MODELS) for name in ("lengths", "scores", "sink_positions")},
         answers=expand("results/answers/{model}.csv", model=TRAINED),
         benchmark=expand("results/benchmark/{model}.csv", model=TRAINED),
         beside_simulated="results/beside_simulated.csv",
@@ -25,7 +26,6 @@ rule findings:
         predictors=expand("results/predictors/{model}.csv", model=MODELS),
         quality=expand("results/quality/{model}.csv", model=TRAINED),
         retrieval=expand("results/retrieval/{model}.csv", model=TRAINED),
-        scores=expand("results/scores/{model}.csv", model=MODELS),
         skipping=expand("results/skipping/{model}.csv", model=TRAINED),
         verification=expand("results/verification/{model}.csv", model=MODELS),
         simulation=expand("results/simulation/{preset}.csv", preset=PRESETS),

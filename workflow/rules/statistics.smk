@@ -1,8 +1,37 @@
+# What tables are made of, from some shards each, so that a cluster shares the work; the tables gather it.
+rule reduced:
+    input:
+        lambda wildcards: [f"results/captures/{wildcards.model}/{shard}.h5" for shard in PARTS[wildcards.part]],
+    output:
+        "results/reduced/{model}/{part}.h5",
+    log:
+        "logs/reduced/{model}/{part}.log",
+    benchmark:
+        "results/costs/reduced/{model}/{part}.tsv"
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        code=code_of("reduced.py"),
+        expected=lambda wildcards: expected_of(wildcards.model, PARTS[wildcards.part]),
+        needs={
+            "lengths": sorted(CORRELATED_LENGTHS.union(REPORTED_LENGTHS)),
+            "scored": PREDICTOR_LENGTHS,
+            "thresholds": config["sinks"]["thresholds"],
+        },
+    message:
+        "Reducing captures of {wildcards.model}, part {wildcards.part}"
+    script:
+        "../scripts/reduced.py"
+
+
 rule scores:
     input:
-        captures,
+        reduced,
     output:
-        "results/scores/{model}.csv",
+        **long_tables("scores"),
     log:
         "logs/scores/{model}.log",
     benchmark:
@@ -14,7 +43,6 @@ rule scores:
         runtime=30,
     params:
         code=code_of("scores.py"),
-        expected=expected,
         threshold=THRESHOLD,
     message:
         "Scoring every head of {wildcards.model}"
@@ -24,7 +52,7 @@ rule scores:
 
 rule heads:
     input:
-        "results/scores/{model}.csv",
+        long_table("scores"),
     output:
         heads="results/heads/{model}.csv",
         profile="results/layer_profile/{model}.csv",
@@ -48,8 +76,9 @@ rule heads:
 
 rule statistics:
     input:
-        captures,
+        reduced,
     output:
+        **long_tables("lengths"),
         **{name: f"results/{name}/{{model}}.csv" for name in STATISTICS},
     log:
         "logs/statistics/{model}.log",
@@ -57,16 +86,15 @@ rule statistics:
         "results/costs/statistics/{model}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
+    threads: 2
     resources:
         mem_mb=2000,
         runtime=60,
     params:
         code=code_of("statistics.py"),
-        expected=expected,
         lengths=sorted(CORRELATED_LENGTHS),
         reported=REPORTED_LENGTHS,
         resampling=RESAMPLING,
-        thresholds=config["sinks"]["thresholds"],
     message:
         "Correlating the layers of {wildcards.model}, at every length and over its prompt sets"
     script:
@@ -75,7 +103,7 @@ rule statistics:
 
 rule predictors:
     input:
-        captures,
+        reduced,
     output:
         learning="results/learning/{model}.csv",
         predictors="results/predictors/{model}.csv",
@@ -90,11 +118,9 @@ rule predictors:
         runtime=60,
     params:
         code=code_of("predictors.py"),
-        expected=expected,
         hold_out=config["statistics"]["hold_out"],
         lengths=PREDICTOR_LENGTHS,
         resampling=RESAMPLING,
-        thresholds=config["sinks"]["thresholds"],
     message:
         "Predicting sinks of {wildcards.model} on prompts not seen before"
     script:
@@ -103,9 +129,10 @@ rule predictors:
 
 rule mechanism:
     input:
-        captures,
+        reduced,
     output:
-        **{name: f"results/{name}/{{model}}.csv" for name in MECHANISM},
+        **long_tables("activations", "positions", "sink_positions"),
+        mechanism="results/mechanism/{model}.csv",
     log:
         "logs/mechanism/{model}.log",
     benchmark:
@@ -117,7 +144,6 @@ rule mechanism:
         runtime=30,
     params:
         code=code_of("mechanism.py"),
-        expected=expected,
         resampling=RESAMPLING,
     message:
         "Relating the sinks of {wildcards.model} to activations, values and positions"
@@ -130,7 +156,7 @@ rule comparison:
         correlation=expand("results/correlation/{model}.csv", model=MODELS),
         heads=expand("results/heads/{model}.csv", model=MODELS),
         heldout=expand("results/heldout/{model}.csv", model=MODELS),
-        lengths=expand("results/lengths/{model}.csv", model=MODELS),
+        lengths=expand(long_table("lengths"), model=MODELS),
         simulated=expand("results/simulation/{preset}.h5", preset=PRESETS),
         simulation=expand("results/simulation/{preset}.csv", preset=PRESETS),
     output:

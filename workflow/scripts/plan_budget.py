@@ -13,7 +13,7 @@ from sinkstudy.models.spec import pinned
 from sinkstudy.prompts import read_prompts
 from sinkstudy.stats.stand_ins import stand_in_table, with_scores
 from sinkstudy.store import atomic_write
-from sinkstudy.store.tables import read_tables, write_table
+from sinkstudy.store.tables import LongTable, read_tables, write_table
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
@@ -29,7 +29,8 @@ with job_log(snakemake.log[0]):
     costs = head_costs(model, fit, priced, params.seed)
     with atomic_write(snakemake.output.plan) as path:
         budget(model, plans[0], costs, check, spending["kl"]).save(path)
-    heads, activations = (read_tables([snakemake.input[name]]) for name in ("heads", "activations"))
+    heads = read_tables([snakemake.input.heads])
+    activations = LongTable([snakemake.input.activations]).only(lambda rows: rows["head"].notna())
     costs = with_scores(costs.assign(model=snakemake.wildcards.model), heads, activations)
     write_table(costs, snakemake.output.costs)
     write_table(stand_in_table(costs), snakemake.output.stand_ins)

@@ -2,16 +2,15 @@
 
 from sinkstudy.stats.predictors import predictor_tables
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.store import Expected, read_captures
+from sinkstudy.store.reduced import Reduced
 from sinkstudy.store.tables import write_table
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     params = snakemake.params
     tables = predictor_tables(
-        read_captures(snakemake.input, Expected(**params.expected)),
+        Reduced(snakemake.input),
         snakemake.wildcards.model,
-        params.thresholds,
         params.lengths,
         params.hold_out,
         Resampling(**params.resampling),

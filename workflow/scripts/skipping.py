@@ -10,7 +10,7 @@ from sinkstudy.evaluation.variants import takes_plans
 from sinkstudy.models.loading import load_model, tokenize
 from sinkstudy.models.spec import pinned
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.store.tables import read_tables, write_table
+from sinkstudy.store.tables import LongTable, read_tables, write_table
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
@@ -21,7 +21,8 @@ with job_log(snakemake.log[0]):
     token_ids = tokenize(loaded, text.read_text(encoding="utf-8"), prompt=text.name)
     plans = [Plan.load(path) for path in snakemake.input.plans] if takes_plans(loaded.model) else []
     heads = read_tables([snakemake.input.heads]).query("set == 'all'")
-    heads = with_value_drain(heads, read_tables([snakemake.input.activations]))
+    activations = LongTable([snakemake.input.activations]).only(lambda rows: rows["head"].notna())
+    heads = with_value_drain(heads, activations)
     resampling = Resampling(**params.resampling)
     table = skipping_table(loaded.model, name, token_ids, plans, heads, params.lengths, resampling)
     write_table(table, snakemake.output[0])

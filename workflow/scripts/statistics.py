@@ -2,19 +2,19 @@
 
 from sinkstudy.stats.analysis import analyse
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.store import Expected, read_captures
-from sinkstudy.store.tables import write_table
+from sinkstudy.store.reduced import Reduced
+from sinkstudy.store.tables import write_long_table, write_table
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     params = snakemake.params
     tables = analyse(
-        read_captures(snakemake.input, Expected(**params.expected)),
+        Reduced(snakemake.input),
         snakemake.wildcards.model,
-        params.thresholds,
         params.lengths,
         params.reported,
         Resampling(**params.resampling),
     )
+    write_long_table(tables.pop("lengths"), snakemake.output.lengths_parquet, snakemake.output.get("lengths"))
     for name, table in tables.items():
         write_table(table, snakemake.output[name])
