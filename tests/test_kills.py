@@ -59,8 +59,10 @@ def temporaries(folder: Path) -> dict[str, Path]:
 
 
 def missing(folder: Path, finished: Path) -> list[str]:
-    """Other outputs of jobs that were killed."""
-    return [f"results/{name}" for name in sorted(results_of(finished).keys() - results_of(folder).keys())]
+    """Other outputs of jobs that were killed; of tables as Parquet, the folder is the output."""
+    gone = {Path(name) for name in results_of(finished).keys() - results_of(folder).keys()}
+    in_folder = (".parquet", "")  # the other is Snakemake's time stamp
+    return sorted({f"results/{path.parent if path.suffix in in_folder else path}" for path in gone})
 
 
 def assert_whole(folder: Path, finished: Path) -> None:

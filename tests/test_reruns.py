@@ -72,7 +72,9 @@ class Lab:
         ]
 
     def times(self) -> dict[str, int]:
-        files = (path for path in (self.folder / "results").rglob("*") if path.is_file() and path.suffix != ".tsv")
+        """Of every result that is a file; a table that is a folder, too, is written by the same job as its CSV."""
+        files = (path for path in (self.folder / "results").rglob("*") if path.is_file())
+        files = (path for path in files if path.suffix not in (".tsv", ".parquet", ""))
         return {path.relative_to(self.folder).as_posix(): path.stat().st_mtime_ns for path in files}
 
 
@@ -288,7 +290,8 @@ def test_by_real_run(lab):
         lab.run(*targets)
         after = lab.times()
         rewritten = {file for file in after if after[file] != before.get(file)}
-        assert rewritten == set().union(*(job.outputs for job in expected)), name
+        written = {output for job in expected for output in job.outputs if Path(output).suffix}
+        assert rewritten == written, name
         assert before.keys() <= after.keys(), name
     assert lab.planned(*TABLES) == {}
 
