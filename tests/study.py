@@ -112,7 +112,7 @@ def run_clone(folder: Path) -> None:
 def results_of(folder: Path) -> dict[str, bytes]:
     """Every result of a study but those that hold times, which are measured anew by every run."""
     root = folder / "results"
-    files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+    files = {path.relative_to(root).as_posix(): path for path in root.rglob("[!.]*") if path.is_file()}
     return {name: path.read_bytes() for name, path in files.items() if not TIMED.match(name)}
 
 

@@ -121,7 +121,8 @@ def test_kv_heads_that_only_replaced_heads_read_keep_what_the_strategy_needs(str
 
 
 def held(layer):
-    return [layer.keys, layer.values, *getattr(layer, "state", {}).values()]
+    apart = [getattr(layer, "state", {}), *getattr(layer, "own", ())]
+    return [layer.keys, layer.values, *(t for state in apart for t in state.values())]
 
 
 @torch.no_grad()

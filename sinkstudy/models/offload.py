@@ -115,6 +115,7 @@ def _leave_rows(embedding: nn.Module, file: Path, name: str, dtype: torch.dtype,
         hold(module, torch.empty(0, module.embedding_dim))
 
     release(embedding)
+    embedding.padding_idx = None  # it matters to gradients alone, and may be beyond the rows at hand
     embedding.register_forward_pre_hook(bring)
     embedding.register_forward_hook(release)
 

@@ -29,12 +29,12 @@ def activation_tables(reduced: Reduced, model: str) -> Iterator[pd.DataFrame]:
         yield pd.DataFrame(columns=[*_ABOUT, *_OF_LAYER.values(), *_OF_HEAD])  # so that an empty table has a header
         return
     layers, heads = reduced.shape
-    for block in reduced.blocks(reduced.reaching(2)):
+    each = layers + layers * heads
+    for block in reduced.blocks(reduced.reaching(2), rows=each):
         values = _values(reduced, block)
         of_head = {name: values[name].reshape(len(block), layers * heads) for name in _OF_HEAD}
         of_layer = {column: reduced.rows(name, block) for name, column in _OF_LAYER.items()}
         unknown = np.full((len(block), layers * heads), np.nan, np.float32)
-        each = layers + layers * heads
         rows = {
             "model": model,
             "set": pd.Categorical(reduced.sets[block]).repeat(each),

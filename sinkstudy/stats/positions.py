@@ -85,7 +85,8 @@ def sink_position_tables(reduced: Reduced, model: str) -> Iterator[pd.DataFrame]
 
     # So that an empty table has a header.
     yield pd.DataFrame(columns=[*_ABOUT, "layer", "head", *_OF_POSITION, "first_attention"])
-    yield from _with_positions(reduced, model, ("strongest", "strongest_mass", "first_mass"), rows)
+    of_each = reduced.shape[0] * reduced.shape[1] if len(reduced.prompts) else 1
+    yield from _with_positions(reduced, model, ("strongest", "strongest_mass", "first_mass"), rows, of_each)
 
 
 def _with_positions(
@@ -93,10 +94,11 @@ def _with_positions(
     model: str,
     names: Sequence[str],
     rows: Callable[[list[str], dict[str, np.ndarray]], dict[str, object]],
+    of_each: int = 1,
 ) -> Iterator[pd.DataFrame]:
     """In parts of bounded size, the `rows` of each prompt whose positions were captured, made of its tokens and of what
-    is stored of it under `names`."""
-    for block in reduced.blocks(reduced.reaching(None)):
+    is stored of it under `names`; `of_each`: rows of a prompt, where all have as many."""
+    for block in reduced.blocks(reduced.reaching(None), of_each):
         block = block[reduced.rows("has_positions", block)]
         if not len(block):
             continue

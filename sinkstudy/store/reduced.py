@@ -20,6 +20,7 @@ _CHUNK_BYTES = 1 << 16
 # So many prompts are read at once, or fewer where they are long: their number times the longest. Which ones are read
 # together depends on the prompts alone, not on their files, so that sums over them are the same to the last bit.
 _PROMPTS_AT_ONCE, _TOKENS_AT_ONCE = 1 << 10, 1 << 16
+_ROWS_AT_ONCE = 1 << 15  # of a table
 
 Rows = Mapping[str, np.ndarray | list[str]]
 
@@ -106,12 +107,13 @@ class Reduced:
         """Positions of the prompts of at least `n` tokens; of all for None."""
         return np.flatnonzero(self.n_tokens >= (n or 0))
 
-    def blocks(self, positions: np.ndarray) -> Iterator[np.ndarray]:
-        """Positions of prompts in their order, a bounded number of prompts and tokens at a time."""
-        start, longest = 0, 0
+    def blocks(self, positions: np.ndarray, rows: int = 1) -> Iterator[np.ndarray]:
+        """Positions of prompts in their order, a bounded number of prompts and tokens at a time, and of rows of a table
+        that has `rows` of each prompt."""
+        start, longest, most = 0, 0, max(1, min(_PROMPTS_AT_ONCE, _ROWS_AT_ONCE // rows))
         for at, n in enumerate(self.n_tokens[positions].tolist()):
             longest = max(longest, n)
-            if at > start and (at - start == _PROMPTS_AT_ONCE or (at + 1 - start) * longest > _TOKENS_AT_ONCE):
+            if at > start and (at - start == most or (at + 1 - start) * longest > _TOKENS_AT_ONCE):
                 yield positions[start:at]
                 start, longest = at, n
         if start < len(positions):
