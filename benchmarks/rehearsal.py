@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
 STRENGTH = 0.99  # sink score of a planted head at PLANTED_AT tokens; shorter prompts score higher still
 PLANTED_AT = 512
-MAX_TOKENS = 128  # of the study's prompts those up to this long are captured
+MAX_TOKENS = 128  # The rehearsal captures the study's prompts of up to so many tokens.
 SHARD_BYTES = 1 << 30
 SHAPES = {
     "8b": {
@@ -58,7 +58,7 @@ SHAPES = {
         "head_dim": 64,
         "tie_word_embeddings": True,
     },
-    # To try the command itself: the same in miniature.
+    # This shape has no published model; it lets one try the command in a minute.
     "small": {
         "vocab_size": 600,
         "hidden_size": 256,
@@ -192,7 +192,7 @@ def run(folder: Path, cores: int, only: str | None, memory: float | None) -> dic
 def _resident(pid: int) -> list[int]:
     """Bytes of each process of a tree."""
     held = []
-    with suppress(psutil.NoSuchProcess):  # ended between listing and looking
+    with suppress(psutil.NoSuchProcess):  # A process may end after it was listed.
         for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
             held.append(process.memory_info().rss)
     return held

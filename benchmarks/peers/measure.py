@@ -19,8 +19,9 @@ from sinkstudy.evaluation.retrieval import scored_answer
 from sinkstudy.evaluation.timing import Alternative, peak_bytes
 from sinkstudy.evaluation.variants import last_logits
 
-PATTERN = "duo_attention.csv"  # what kvpress makes of the calibration text, beside the tasks
-_DECODED = 8  # tokens per sample of decoding
+# kvpress makes this head pattern of the calibration text; it lies beside the tasks.
+PATTERN = "duo_attention.csv"
+_DECODED = 8  # A sample of decoding takes so many tokens.
 _WARM_TOKENS = 256
 
 
@@ -143,7 +144,7 @@ def seconds(model: PreTrainedModel, methods: list[Method], task: dict, rounds: i
                 prefill = time.perf_counter() - start
             with method.after():
                 for at in range(_DECODED + 1):
-                    if at == 1:  # the first token warms up
+                    if at == 1:  # The first token only warms the caches, so the clock starts after it.
                         start = time.perf_counter()
                     position = torch.tensor([[ids.shape[1] + at]])
                     model(following[:, at : at + 1], past_key_values=cache, position_ids=position)

@@ -15,12 +15,9 @@ from kvpress.presses import duo_attention_press
 from measure import Method
 from transformers import PreTrainedModel
 
-_DUO_KEPT = 128 + 256  # sinks and recent tokens that kvpress keeps for heads scored on the fly
-
-# To mask a key, kvpress looks for one that no query of the call sees, which it does not find for many queries at once.
-_AT_ONCE = 4
-
-# To mask a key, kvpress looks for one that no query of a call sees, and finds none where these are many.
+# Of heads that it scores on the fly, kvpress keeps so many sinks and recent tokens.
+_DUO_KEPT = 128 + 256
+# kvpress replaces a masked key by one that the queries of a call do not see, and fails where many queries share a call.
 _AT_ONCE = 1
 
 

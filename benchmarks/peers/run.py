@@ -43,7 +43,7 @@ def main() -> None:
     pythons = {"sinkstudy": sys.executable, "kvpress": environment(given.work.absolute() / "venv")}
     tasks = write_tasks(given)
     for what in [given.only] if given.only else ["quality", "timing"]:
-        # One after the other: timings share the machine with nothing else.
+        # The environments run one after the other, because a timing must have the machine to itself.
         rows = pd.concat([measured(pythons[name], name, what, tasks, given) for name in given.environments])
         made = timing_rows(rows) if what == "timing" else rows
         table = merged(read_tables([given.out] if given.out.exists() else []), made)

@@ -22,7 +22,7 @@ NOTES = {
     "DuoAttention": "made for head patterns trained on retrieval, here scored on the fly, which kvpress calls "
     "experimental; kvpress masks keys in decoding only: no prefill time and no byte of the cache is saved",
 }
-# The unmodified model does the same in both environments, up to rounding.
+# Perplexities of the unmodified model in the two environments may differ by this share, which rounding explains.
 _AGREES = 1e-3
 
 

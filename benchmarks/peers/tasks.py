@@ -22,10 +22,10 @@ from sinkstudy.models.spec import ModelSpec
 from sinkstudy.prompts import read_prompts
 
 PROMPTS, TEXT = "prompts.tsv", "texts/heldout.txt"
-LEVELS = (0.25, 0.5, 0.7)  # of the heads, which our plans replace
-SINKS, WINDOW, COSTED = 4, 512, 4096  # the plan and the calibration text are those of config/long.yaml
+LEVELS = (0.25, 0.5, 0.7)  # Our plans replace these shares of the heads.
+SINKS, WINDOW, COSTED = 4, 512, 4096  # Replaced heads share one window; costs come from so many tokens of prompts.
 CONTINUED = 256
-_SAMPLES = 50  # texts from which kvpress scores heads
+_SAMPLES = 50  # kvpress scores heads on so many texts.
 
 
 def make_tasks(folder: str, lengths: list[int], contexts: int) -> dict:

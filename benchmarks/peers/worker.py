@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 METHODS = {"sinkstudy": "ours", "kvpress": "presses"}
-_TIMED_LEVEL = 0.5  # of peers, whose time depends little on how much they drop
+# Peers are timed at one level, because their time depends little on how much they drop.
+_TIMED_LEVEL = 0.5
 
 
 def main() -> None:

@@ -96,7 +96,7 @@ class PlanState:
         now, layer = self.now, attention.layer_idx
         begins = now.first_layer is None
         if not begins and now.past and not now.prompt.active:
-            now.layer = layer  # Nothing of a prompt that the plan leaves alone needs looking at again.
+            now.layer = layer  # The first layer has found that the plan does not cover this prompt.
             return
         cache = next((one for one in (*args, *kwargs.values()) if isinstance(one, Cache)), None)
         if begins:
@@ -240,7 +240,8 @@ class PlanState:
                     sink_tokens=self.plan.sink_tokens,
                     window=window,
                     rest_weight=self.rest_weight(layer, heads, partition.device),
-                    memory=memory if window == max(groups) else {},  # others may not forget what the widest reads
+                    # Only the widest window may shorten the cache that all groups read.
+                    memory=memory if window == max(groups) else {},
                     first_layer_pattern=partial(self.first_layer_pattern, heads, key.shape[2]),
                     start=self.now.past + inputs.query.shape[2] - key.shape[2],
                 )

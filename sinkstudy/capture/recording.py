@@ -24,8 +24,9 @@ from sinkstudy.store.writing import CaptureWriter
 # On a CPU, layers of a small model stay in its cache. Those of a large one are read in every pass, from memory or from
 # disk, and a GPU needs many tokens to be busy. Offloading itself does not decide: rounding depends on the batch.
 _SMALL_BATCH, _LARGE_BATCH = 1024, 4096  # tokens
-_LARGE_MODEL = 1 << 31  # bytes of weights that a pass reads
-# Kernels sum shorter rows in another order, so that what is stored of a prompt would depend on what shares its batch.
+_LARGE_MODEL = 1 << 31  # bytes of decoder weights
+# Kernels add up the numbers of a narrower batch in another order. Without this padding, rounding in the capture of a
+# short prompt would depend on the longest prompt of its batch.
 _LEAST_WIDTH = 16  # tokens
 # Maps are rounded to multiples of 2^-14, below float16's own error near 1; their noise would fill a third of the room.
 _MAP_STEPS = 1 << 14
@@ -85,7 +86,7 @@ def _record_batch(
     lengths = [len(token_ids[p]) for p in batch]
     width = max(*lengths, min(_LEAST_WIDTH, context_length(loaded.model) or _LEAST_WIDTH))
     padded = torch.tensor([token_ids[p] + [0] * (width - n) for p, n in zip(batch, lengths, strict=True)])
-    own = torch.arange(width) < torch.tensor(lengths)[:, None]  # (batch, query): not padding
+    own = torch.arange(width) < torch.tensor(lengths)[:, None]  # (batch, query), False for padding
     kept = _Kept(own)
 
     def on_layer(layer: int, masses: Masses) -> None:

@@ -38,7 +38,7 @@ def halves_work(sink_tokens: int, windows: Iterable[int]) -> int:
     the window."""
     widths = sink_tokens + np.array(list(windows))
     tokens = widths.max()
-    # Of causal attention to n tokens a window of w leaves out a share of about (1 - w / n)^2.
+    # A window of w tokens leaves out about (1 - w / n)^2 of the causal attention to n tokens.
     while np.square(1 - widths / tokens).mean() < 0.5:
         tokens += 1
     return int(tokens)

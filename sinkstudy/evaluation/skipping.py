@@ -102,7 +102,7 @@ def _measured(
     for at, ids in enumerate(texts):
         with running(model, SDPA):
             reference = model(ids, use_cache=False).logits
-        found: dict[str, Quality] = {}  # heads of one choice may be those of another
+        found: dict[str, Quality] = {}  # Two choices may name the same heads, which are measured once.
         for chosen_by, chosen in (fixed | {"random": random_heads(plan, count, rng)}).items():
             one = plan if chosen_by == "policy" else with_heads(plan, chosen)
             if (same := str((one.heads, one.windows))) not in found:

@@ -12,7 +12,7 @@ from sinkstudy.store.tables import LongTable, read_tables
 
 PUBLISHED = Path(__file__).with_name("published.csv")  # figures of other studies, each with its source
 _LONG = ("scores", "lengths", "correlation", "sink_positions")
-_OF_THE_STUDY = ("beside_simulated", "control", "comparison", "costs")  # one file, not one per model
+_OF_THE_STUDY = ("beside_simulated", "control", "comparison", "costs")  # These tables cover all models in one file.
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from sinkstudy.errors import StudyError
 from sinkstudy.models.gguf_file import GGUFFile
 from sinkstudy.models.loading import is_finite
 
-_NO_WEIGHTS = {"rope_freqs.weight"}  # `gguf_config` reads it as a setting of RoPE
+_NO_WEIGHTS = {"rope_freqs.weight"}  # `gguf_config` turns this tensor into a setting of RoPE.
 _LAYER = re.compile(r"blk\.(\d+)\.")
 
 
@@ -39,7 +39,8 @@ def layers_of(file: GGUFFile, model: PreTrainedModel) -> Iterator[dict[str, Tens
     tied = set(model.all_tied_weights_keys)
     missing = {name: tuple(weight.shape) for name, weight in model.state_dict().items() if name not in tied}
     for _, tensors in groupby(sorted(GGUFReader(file.path).tensors, key=_layer), key=_layer):
-        parsed["tensors"] = part = {}  # experts of a layer are put together here by their processor
+        # The processor of a mixture of experts puts the experts of a layer together in this dictionary.
+        parsed["tensors"] = part = {}
         for tensor in tensors:
             weights = dequantize(_read(file, tensor), tensor.tensor_type)
             found = processor.process(

@@ -29,7 +29,7 @@ from sinkstudy.models.cache import cache_folder
 from sinkstudy.models.checkpoint import stored_tensors
 
 SHARE = 0.6  # a model whose weights would take more of the free memory than this is offloaded
-_MMAP_THRESHOLD = -3  # the name of a parameter in glibc's malloc.h
+_MMAP_THRESHOLD = -3  # glibc's malloc.h calls this parameter M_MMAP_THRESHOLD.
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -78,7 +78,7 @@ def left_in_place(
         or any(name not in stored or stored[name].shape != tuple(tensor.shape) for name, tensor in own.items())
     ):
         return None
-    # A head that shares the embedding's weights stays on disk as others do: a capture needs rows of them, at most.
+    # The vocabulary projection stays on disk, even where it shares the embedding's weights: a capture never runs it.
     places = places | {name.rpartition(".")[0]: "disk" for name in tied}
     source = {name: tied.get(name, name) for name in model.state_dict()}
     on_disk = tuple(f"{name}." for name, place in places.items() if place == "disk")
@@ -93,7 +93,8 @@ def left_in_place(
             _leave_rows(embedding, file, name, of_dtype, device)
         else:
             with safe_open(file, framework="pt") as weights:
-                value = weights.get_tensor(name).to(device, of_dtype, copy=True)  # a view would keep the file mapped
+                # A copy is made because a view would keep the whole file mapped.
+                value = weights.get_tensor(name).to(device, of_dtype, copy=True)
             set_module_tensor_to_device(model, name, device, value=value)
     skipped = model._skip_keys_device_placement
     return dispatch_model(model, places, main_device=str(device), offload_index=index, skip_keys=skipped)
@@ -115,7 +116,7 @@ def _leave_rows(embedding: nn.Module, file: Path, name: str, dtype: torch.dtype,
         hold(module, torch.empty(0, module.embedding_dim))
 
     release(embedding)
-    embedding.padding_idx = None  # it matters to gradients alone, and may be beyond the rows at hand
+    embedding.padding_idx = None  # The padding's place may lie beyond the rows at hand, and only gradients need it.
     embedding.register_forward_pre_hook(bring)
     embedding.register_forward_hook(release)
 
@@ -126,7 +127,7 @@ def return_freed_memory() -> None:
     By default blocks of up to 32 MiB stay with the process for reuse. Weights that come and go, between results that
     stay, tear so many holes in what it keeps that it grows with every layer.
     """
-    with suppress(OSError, AttributeError):  # another C library
+    with suppress(OSError, AttributeError):  # Another C library may have no mallopt.
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 4 << 20)
 
 

@@ -5,6 +5,7 @@ the correlation pools first-layer sinks.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -77,10 +78,7 @@ def weakening_table(reduced: Reduced, model: str, resampling: Resampling) -> pd.
         lengths = np.arange(1, reduced.n_tokens.max() + 1)
         # Elsewhere uniform attention is itself a sink. The null score only falls with length.
         lengths = lengths[null_score(lengths) < threshold]
-        blocks = lambda: (  # noqa: E731
-            (first, both, sinks - first, reached)
-            for sinks, first, both, reached in _counts(reduced, every, i, lengths)  # noqa: B023
-        )
+        blocks = partial(_later_counts, reduced, every, i, lengths)
         found = weakening(blocks, len(every), lengths, (layers - 1, heads), resampling)
         rows.append({"threshold": threshold, **found})
     table = pd.DataFrame(rows)
@@ -95,6 +93,14 @@ def _counts(reduced: Reduced, members: np.ndarray, i: int, lengths: np.ndarray) 
     """
     for block in reduced.blocks(members):
         yield *np.moveaxis(_padded(reduced, "counts", block, lengths, i), -1, 0), _reached(reduced, block, lengths)
+
+
+def _later_counts(
+    reduced: Reduced, members: np.ndarray, i: int, lengths: np.ndarray
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """As `_counts`: first-layer sinks, followers, sinks in later layers, and whether a prompt is that long."""
+    for sinks, first, both, reached in _counts(reduced, members, i, lengths):
+        yield first, both, sinks - first, reached
 
 
 def _reached(reduced: Reduced, block: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -72,7 +72,7 @@ def mechanism_table(reduced: Reduced, model: str, resampling: Resampling) -> pd.
             names = ("activation", "value_drain", "excess_score")
             yield [values[name].reshape(len(block), -1).astype(float) for name in names]
 
-    # The first row is the value itself, the others are bootstrap draws.
+    # The first row holds the value itself, the others bootstrap draws.
     activation, drain, excess = drawn_means(blocks, n, resampling)  # (draw, layer), (draw, layer and head) twice
     is_sink = excess[0] >= SINK_EXCESS
     by_layer = {

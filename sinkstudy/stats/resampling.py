@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
-# Arrays whose first axis is that of the prompts, a bounded number of prompts at a time, as often as it is called.
+# Each call goes through all prompts anew, a bounded number at a time; the first axis of every array is that of prompts.
 Blocks = Callable[[], Iterable[Sequence[np.ndarray]]]
 _NUMBERS_AT_ONCE = 1 << 18
 _COLUMNS_AT_ONCE = 1 << 11
@@ -79,9 +79,13 @@ def ratio_intervals(part: np.ndarray, whole: np.ndarray, resampling: Resampling)
     (Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13). NaN where fewer than two prompts have a whole:
     one prompt does not show how prompts vary.
     """
-    starts = range(0, len(part), _PROMPTS_AT_ONCE)
-    sides = lambda start: (part[start : start + _PROMPTS_AT_ONCE], whole[start : start + _PROMPTS_AT_ONCE])  # noqa: E731
-    return ratio_intervals_of(lambda: map(sides, starts), resampling)
+
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, len(part), _PROMPTS_AT_ONCE):
+            block = slice(start, start + _PROMPTS_AT_ONCE)
+            yield part[block], whole[block]
+
+    return ratio_intervals_of(blocks, resampling)
 
 
 def ratio_intervals_of(blocks: Blocks, resampling: Resampling) -> tuple[np.ndarray, np.ndarray]:
@@ -90,9 +94,14 @@ def ratio_intervals_of(blocks: Blocks, resampling: Resampling) -> tuple[np.ndarr
     ends, usable = np.full((2, len(wholes)), np.nan), np.flatnonzero(wholes > 1)
     for start in range(0, len(usable), _COLUMNS_AT_ONCE):
         columns = usable[start : start + _COLUMNS_AT_ONCE]
-        chosen = lambda: ([side[:, columns] for side in block] for block in blocks())  # noqa: E731, B023
-        ends[:, columns] = percentiles(ratio(*drawn_sums(chosen, int(prompts[0]), resampling)))
+        drawn = drawn_sums(partial(_columns_of, blocks, columns), int(prompts[0]), resampling)
+        ends[:, columns] = percentiles(ratio(*drawn))
     return ends[0], ends[1]
+
+
+def _columns_of(blocks: Blocks, columns: np.ndarray) -> Iterator[list[np.ndarray]]:
+    for block in blocks():
+        yield [side[:, columns] for side in block]
 
 
 def percentiles(draws: np.ndarray, error: float = 0.05) -> np.ndarray:

@@ -17,10 +17,10 @@ from sinkstudy.store.reading import misplaced, reading
 from sinkstudy.store.writing import LIBVER, Disk, describe, text
 
 _CHUNK_BYTES = 1 << 16
-# So many prompts are read at once, or fewer where they are long: their number times the longest. Which ones are read
-# together depends on the prompts alone, not on their files, so that sums over them are the same to the last bit.
+# So many prompts are read at once, or fewer where their number times the longest exceeds so many tokens. Blocks depend
+# on the prompts alone, not on their files, so that sums over them are the same to the last bit.
 _PROMPTS_AT_ONCE, _TOKENS_AT_ONCE = 1 << 10, 1 << 16
-_ROWS_AT_ONCE = 1 << 15  # of a table
+_ROWS_AT_ONCE = 1 << 15  # Parts of a table have about so many rows.
 
 Rows = Mapping[str, np.ndarray | list[str]]
 
