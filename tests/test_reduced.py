@@ -73,7 +73,10 @@ def test_tables_do_not_depend_on_how_many_prompts_are_read_at_once(captures, mon
 def test_sums_of_draws_and_intervals_are_those_of_all_prompts_at_once():
     rng = np.random.default_rng(1)
     part, whole = rng.integers(0, 9, (2, 23, 5)).astype(float)
-    blocks = lambda: ((part[at : at + 4], whole[at : at + 4]) for at in range(0, 23, 4))  # noqa: E731
+
+    def blocks():
+        return ((part[at : at + 4], whole[at : at + 4]) for at in range(0, 23, 4))
+
     drawn = np.random.default_rng(FEW.seed).multinomial(23, np.full(23, 1 / 23), size=FEW.bootstrap)
     for found, values in zip(drawn_sums(blocks, 23, FEW), (part, whole), strict=True):
         np.testing.assert_allclose(found, drawn @ values, rtol=1e-12)

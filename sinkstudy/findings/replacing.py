@@ -111,8 +111,8 @@ def worth_by_length(benchmark: pd.DataFrame) -> list[tuple[str, Verdict]]:
 
 
 def keeps_a_share(benchmark: pd.DataFrame) -> bool:
-    """Whether some plan of policy `budget` replaces WANTED_SHARE of the heads or more, and stays at WANTED_PERPLEXITY or
-    below at every length at which it was timed."""
+    """Whether some plan of policy `budget` replaces WANTED_SHARE of the heads or more, and stays at WANTED_PERPLEXITY
+    or below at every length at which it was timed."""
     if benchmark.empty:
         return False
     plans = benchmark[(benchmark["policy"] == "budget") & (benchmark["head_fraction"] >= WANTED_SHARE)]

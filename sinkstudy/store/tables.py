@@ -36,9 +36,8 @@ def write_long_table(parts: Iterable[pd.DataFrame], folder: Path | str, csv: Pat
         for part in parts:
             if len(part):
                 with atomic_write(folder / f"{written:05d}.parquet") as temporary:
-                    names = part.select_dtypes(
-                        "category"
-                    ).columns  # Categories differ from part to part, which readers of a folder refuse.
+                    # Categories differ from part to part, which readers of a whole folder refuse.
+                    names = part.select_dtypes("category").columns
                     part.astype(dict.fromkeys(names, str)).to_parquet(temporary, index=False)
                 written += 1
             yield part
