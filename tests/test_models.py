@@ -1,6 +1,8 @@
 """Loading real directories in Hugging Face format, and turning text into tokens."""
 
 import json
+import platform
+import resource
 import shutil
 
 import pytest
@@ -126,3 +128,15 @@ def test_a_hub_model_out_of_reach_says_how_to_get_it(monkeypatch, tmp_path):
 def test_asking_for_a_gpu_that_is_not_there_is_refused(foreign):
     with pytest.raises(StudyError, match="no GPU"):
         load_model(ModelSpec(source=str(foreign), device="cuda"))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+def test_memory_of_one_pass_is_there_for_the_next(foreign):
+    load_model(spec(foreign))
+    pages = 64 * 2**20 // resource.getpagesize()
+    faults = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(64 * 2**18)  # 64 MiB, more than glibc keeps by itself
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert max(faults[1:]) < pages / 10

@@ -7,7 +7,7 @@ Its output is bit for bit what plain SDPA gives.
 log-sum-exp for (masks, soft-capping, learned sinks, values of another width).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -85,6 +85,8 @@ def blockwise(call: AttentionCall, block: int = _BLOCK) -> tuple[Tensor, Masses]
     n = call.query.shape[-2]
     if n <= block:
         return _rows(call, 0, n, keep_map=False)
+    key, value = _per_query_head(call)
+    call = replace(call, key=key.contiguous(), value=value)  # once for all blocks
     parts = [_rows(call, start, start + block, keep_map=False) for start in range(0, n, block)]
     output = torch.cat([out for out, _ in parts], dim=-2)
     masses = [m for _, m in parts]

@@ -211,7 +211,8 @@ def _prepare(
     seconds, cache, logits = time.perf_counter() - start, output.past_key_values, output.get("logits")
     quality = {one.name: math.nan for one in fields(Quality)}
     if logits is not None and variant != _NO_ATTENTION:
-        quality = vars(compare(logits if reference is None else reference, logits, inputs))
+        unmodified = Quality(0.0, 1.0, 1.0, 1.0, math.nan)  # the perplexity itself is not reported here
+        quality = vars(unmodified if reference is None else compare(reference, logits, inputs))
     compared, last = variant not in (EAGER, _NO_ATTENTION), last_logits(model)
 
     @contextmanager

@@ -18,7 +18,7 @@ _SAMPLE_SECONDS = 0.02
 # A shorter call is run once before each of its samples: entering its context has filled the processor's caches. Its
 # memory is looked at twice.
 _WARM_SECONDS = 0.2
-# What is not compared with the rest takes part in two rounds, and in more while it has taken less than this.
+# What is not compared with the rest takes part in one round, and in more while it has taken less than this.
 _ASIDE_SECONDS = 3.0
 
 
@@ -81,7 +81,7 @@ def interleaved(
         samples = np.vstack([samples, np.full(len(alternatives), math.nan)])
         for i in order.permutation(len(alternatives)):
             one = alternatives[i]
-            if not one.compared and len(samples) > 2 and np.nansum(samples[:, i]) * calls[i] > _ASIDE_SECONDS:
+            if not one.compared and len(samples) > 1 and np.nansum(samples[:, i]) * calls[i] > _ASIDE_SECONDS:
                 continue
             with one.context(), torch.inference_mode():
                 if latest[i] < _WARM_SECONDS:

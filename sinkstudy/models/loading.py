@@ -16,9 +16,10 @@ from transformers import (
 from transformers.utils import logging
 
 from sinkstudy.errors import StudyError, first_sentence
+from sinkstudy.models.allocator import keep_freed_memory, return_freed_memory
 from sinkstudy.models.cache import cache_folder, converted_folder
 from sinkstudy.models.checkpoint import check_checkpoint
-from sinkstudy.models.offload import copies_folder, left_in_place, offload_map, return_freed_memory
+from sinkstudy.models.offload import copies_folder, left_in_place, offload_map
 from sinkstudy.models.sources import content_digest, file_patterns, resolve_source
 from sinkstudy.models.spec import ModelSpec
 
@@ -49,8 +50,7 @@ def load_model(spec: ModelSpec, offload: str | None = None, memory: int | None =
     if spec.random_weights is None:
         if offload is not None:
             places = offload_map(folder, spec.dtype, offload, device, spec.trust_remote_code, memory)
-            if places:
-                return_freed_memory()
+        return_freed_memory() if places else keep_freed_memory()
         model = _pretrained(spec, folder, places)
         resolved = _resolved(spec, folder)
     else:

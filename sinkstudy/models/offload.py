@@ -6,7 +6,6 @@ into a folder that goes with the process.
 """
 
 import atexit
-import ctypes
 import os
 import resource
 import shutil
@@ -29,7 +28,6 @@ from sinkstudy.models.cache import cache_folder
 from sinkstudy.models.checkpoint import stored_tensors
 
 SHARE = 0.6  # a model whose weights would take more of the free memory than this is offloaded
-_MMAP_THRESHOLD = -3  # glibc's malloc.h calls this parameter M_MMAP_THRESHOLD.
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -119,16 +117,6 @@ def _leave_rows(embedding: nn.Module, file: Path, name: str, dtype: torch.dtype,
     embedding.padding_idx = None  # The padding's place may lie beyond the rows at hand, and only gradients need it.
     embedding.register_forward_pre_hook(bring)
     embedding.register_forward_hook(release)
-
-
-def return_freed_memory() -> None:
-    """Have this process give freed blocks of 4 MiB and more back to the system (with glibc).
-
-    By default blocks of up to 32 MiB stay with the process for reuse. Weights that come and go, between results that
-    stay, tear so many holes in what it keeps that it grows with every layer.
-    """
-    with suppress(OSError, AttributeError):  # Another C library may have no mallopt.
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 4 << 20)
 
 
 def is_offloaded(model: PreTrainedModel) -> bool:
