@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -85,14 +86,16 @@ def measure(method: str, n: int, arguments: argparse.Namespace) -> dict:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from sinkstudy.models.allocator import keep_freed_memory
+
     torch.manual_seed(0)
     shape = SHAPES[arguments.shape]
     config = LlamaConfig(vocab_size=4096, max_position_embeddings=65536, **shape)
     model = LlamaForCausalLM(config).to(arguments.device, getattr(torch, arguments.dtype)).eval()
-    run = RUNNERS[method](model)
+    keep_freed_memory()
     ids = torch.randint(4096, (1, n), generator=torch.Generator().manual_seed(1)).to(arguments.device)
     cuda = arguments.device == "cuda"
-    with torch.inference_mode():
+    with torch.inference_mode(), RUNNERS[method](model) as run:
         run(ids[:, :64])
         if cuda:
             run(ids)  # kernels for this length are chosen and compiled on first use
@@ -112,40 +115,48 @@ def measure(method: str, n: int, arguments: argparse.Namespace) -> dict:
     return {"seconds": float(np.median(seconds)), "extra_mb": (peak - before) / 1e6}
 
 
+# Each yields what runs one pass; a model is prepared once for all of them, as in a job of the study.
+@contextmanager
 def run_sinkstudy(model):
-    from sinkstudy.capture import sink_mass
+    from sinkstudy.capture import watched
 
-    return lambda ids: sink_mass(model, ids).cpu()
+    with watched(model) as forward:
+        yield lambda ids: forward(ids, lambda layer, masses: masses.keys.cpu())
 
 
+@contextmanager
 def run_norms(model):
-    from sinkstudy.capture import watch_forward
+    from sinkstudy.capture import watched
 
-    return lambda ids: watch_forward(model, ids, lambda layer, masses: masses.keys.cpu(), norms=True)
+    with watched(model, norms=True) as forward:
+        yield lambda ids: forward(ids, lambda layer, masses: masses.keys.cpu())
 
 
+@contextmanager
 def run_positions(model):
     import torch
 
-    from sinkstudy.capture import watch_forward
+    from sinkstudy.capture import watched
 
-    def run(ids):
-        counted = torch.ones_like(ids, dtype=torch.bool)
-        watch_forward(model, ids, lambda layer, masses: masses.received.cpu(), norms=True, counted=counted)
+    with watched(model, norms=True) as forward:
+        yield lambda ids: forward(
+            ids, lambda layer, masses: masses.received.cpu(), counted=torch.ones_like(ids, dtype=torch.bool)
+        )
 
-    return run
 
-
+@contextmanager
 def run_sdpa(model):
     model.set_attn_implementation("sdpa")
-    return lambda ids: model.base_model(ids, use_cache=False)
+    yield lambda ids: model.base_model(ids, use_cache=False)
 
 
+@contextmanager
 def run_eager(model):
     model.set_attn_implementation("eager")
-    return lambda ids: model.base_model(ids, use_cache=False, output_attentions=True)
+    yield lambda ids: model.base_model(ids, use_cache=False, output_attentions=True)
 
 
+@contextmanager
 def run_transformer_lens(model):
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoTokenizer
@@ -154,7 +165,7 @@ def run_transformer_lens(model):
     folder = str(Path(__file__).parent.parent / "models/reference")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     bridge = TransformerBridge.boot_transformers(folder, hf_model=model, tokenizer=tokenizer)
-    return lambda ids: bridge.run_with_cache(ids, names_filter=lambda name: name.endswith("hook_pattern"))
+    yield lambda ids: bridge.run_with_cache(ids, names_filter=lambda name: name.endswith("hook_pattern"))
 
 
 RUNNERS = {
