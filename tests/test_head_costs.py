@@ -1,5 +1,7 @@
 """What replacing each head would cost, against measuring it head by head, and the plans that spend a budget on it."""
 
+import re
+from collections import Counter
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -7,30 +9,36 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from tiny import prompt_ids, tiny_model
+from toy import toy as shipped_model
 
-from sinkstudy.attention import Plan
+from sinkstudy.attention import Plan, optimized
 from sinkstudy.evaluation.benchmark import windows
-from sinkstudy.evaluation.budget import budget, calibration_texts, window_plan
+from sinkstudy.evaluation.budget import budget, calibration_texts, checked_facts, window_plan
 from sinkstudy.evaluation.head_costs import COLUMNS, head_costs
 from sinkstudy.evaluation.policies import mean_kl
-from sinkstudy.models.loading import load_model, tokenize
-from sinkstudy.models.spec import ModelSpec
+from sinkstudy.evaluation.retrieval import DEPTHS, Context, planted
+from sinkstudy.models.loading import tokenize
 from sinkstudy.stats.stand_ins import stand_in_table, with_scores
 
+HELD_OUT = Path("texts/heldout.txt").read_text(encoding="utf-8")
 N = 320  # tokens of calibration text, and of text to check on
 WINDOW = Plan(strategy="sink_window", sink_tokens=2, window=6)
 
 
 @pytest.fixture(scope="module")
-def toy():
+def loaded():
+    return shipped_model()
+
+
+@pytest.fixture(scope="module")
+def toy(loaded):
     """The shipped model, and two stretches of text."""
-    loaded = load_model(ModelSpec(source="models/reference", device="cpu"))
-    ids = tokenize(loaded, Path("texts/heldout.txt").read_text(encoding="utf-8"), "held-out")
-    return loaded.model, *windows(ids, N, 2).split(1)
+    return loaded.model, *windows(tokenize(loaded, HELD_OUT, "held-out"), N, 2).split(1)
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +113,71 @@ def test_a_plan_that_costs_more_than_estimated_is_cut_back(toy, costs):
     assert mean_kl(model, plan, [check]) <= limit
     # A text that the window would cover for the most part says nothing.
     assert budget(model, empty, costs, check[:, :27], 1.0).heads == {}
+
+
+RECALLED = {"_": "7", "#": "3", "/": "9"}  # After a command the toy repeats what came after it the first time.
+
+
+def recalling(loaded, places):
+    """Stretches of text in which every command comes once, at these shares of it, and is asked for at the end."""
+    contexts, prose = [], re.sub(r"[_#/*=(+\[]", "", HELD_OUT)
+    facts = [loaded.piece(command + after) for command, after in RECALLED.items()]
+    for text in windows(tokenize(loaded, prose, "prose"), 54, 20).tolist():
+        asked = [(depth, [fact[0]], [fact[1]]) for depth, fact in zip(DEPTHS, facts, strict=True)]
+        contexts.append(Context(torch.tensor([planted(text, facts, places)]), asked))
+    return contexts
+
+
+@torch.no_grad()
+def right_by_depth(model, contexts):
+    """Right answers in one pass over text and question."""
+    right = Counter()
+    for context in contexts:
+        for depth, question, (answer,) in context.asked:
+            logits = model(torch.cat([context.ids, torch.tensor([question])], 1), use_cache=False).logits
+            right[depth] += int(logits[0, -1].argmax() == answer)
+    return right
+
+
+def test_a_plan_that_no_longer_finds_what_the_model_finds_is_cut_back(toy, loaded, costs):
+    """Prose has no commands, so a divergence on it says nothing of the heads that follow them."""
+    model, _, check = toy
+    empty, limit = window_plan(WINDOW.sink_tokens, WINDOW.window, None), 1e-2
+    far = recalling(loaded, DEPTHS)
+    known = right_by_depth(model, far)
+    assert min(known.values()) >= 12
+    careless = budget(model, empty, costs, check, limit)
+    with optimized(model, careless):
+        assert max(known[depth] - right for depth, right in right_by_depth(model, far).items()) > 2
+    careful = budget(model, empty, costs, check, limit, far, 0.1)
+    assert 0 < careful.replaced < careless.replaced
+    assert mean_kl(model, careful, [check]) <= limit
+    with optimized(model, careful):
+        assert max(known[depth] - right for depth, right in right_by_depth(model, far).items()) <= 2
+    # What the model cannot do cannot be lost.
+    wrong = [Context(one.ids, [(depth, question, [1]) for depth, question, _ in one.asked]) for one in far]
+    assert budget(model, empty, costs, check, limit, wrong, 0.1) == careless
+
+
+def test_a_plan_that_finds_what_the_model_finds_is_not_cut_back(toy, loaded):
+    """All that is told lies within the window."""
+    model, fit, check = toy
+    empty, near = window_plan(WINDOW.sink_tokens, 10, None), recalling(loaded, (1, 1, 1))
+    costs = head_costs(model, fit, [empty])
+    plan = budget(model, empty, costs, check, 1e-2)
+    assert plan.replaced > 16
+    assert budget(model, empty, costs, check, 1e-2, near, 0.1) == plan
+
+
+def test_one_lost_answer_of_those_that_are_checked_is_within_the_limit():
+    def encode(text):
+        return [ord(letter) % 90 for letter in text]
+
+    for most_lost, cases in {0.02: 50, 0.03: 34, 0.1: 10}.items():
+        contexts = checked_facts(encode, prompt_ids(3000)[0].tolist(), 2000, most_lost)
+        assert sum(len(context.asked) for context in contexts) == 3 * cases
+        assert 1 / cases <= most_lost
+    assert checked_facts(encode, [5] * 3000, 2000, None) == checked_facts(encode, [5] * 3000, 2000, 0.0) == []
 
 
 @given(st.lists(st.lists(st.floats(1e-4, 1), min_size=3, max_size=3), min_size=4, max_size=4), st.floats(0.01, 2))

@@ -16,7 +16,7 @@ from sinkstudy.evaluation.quality import compare
 sys.path.insert(0, str(ROOT / "benchmarks/peers"))
 from measure import UNMODIFIED, Method, held_bytes, quality
 from table import KEY, NOTES, check_yardstick, figure, merged, timing_rows
-from tasks import _planted, kv_share, plans_of_levels
+from tasks import kv_share, plans_of_levels
 
 PLAN = Plan(heads={0: [0, 1], 2: [2, 3]}, strategy="sink_window", sink_tokens=2, window=16)
 
@@ -105,13 +105,6 @@ def test_plans_take_whole_kv_heads_up_to_their_share(model):
     assert {level: len(found) for level, found in kv_heads.items()} == {0.25: 2, 0.5: 3, 0.7: 4}
     assert all(plan.replaced == 2 * len(kv_heads[level]) for level, plan in plans.items())
     assert kv_heads[0.25] < kv_heads[0.5] < kv_heads[0.7]
-
-
-def test_facts_lie_at_their_depths():
-    facts = [([100 + i] * 2, [], []) for i in range(3)]
-    planted = _planted(list(range(50)), facts, [0.0, 0.5, 0.9])
-    assert [planted.index(100 + i) for i in range(3)] == [1, 27, 49]
-    assert [token for token in planted if token < 100] == list(range(50))
 
 
 def test_every_version_of_the_peers_is_stated():

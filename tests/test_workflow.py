@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from arithmetic import assert_within, truth_of
 from browser import opened, showing
 from study import CLONE, PROMPTS, planned, snakemake
 from tiny import eager_maps
 
+from sinkstudy.attention import Plan
 from sinkstudy.models.loading import load_model
 from sinkstudy.models.spec import ModelSpec
 
@@ -106,6 +108,22 @@ def test_the_explorer_shows_the_percentages_of_the_length_tables(finished):
 
 def test_a_second_run_does_nothing(finished):
     assert planned(finished) == {}
+
+
+def test_a_plan_comes_out_again_byte_for_byte(copied):
+    """From the same configuration, in processes of their own; the toy's budget buys heads here."""
+    budget = {"budget_kl": 0.01, "budget_window": [8, 16], "sink_tokens": 2}
+    (copied / "config.yaml").write_text(yaml.safe_dump(CLONE | {"benchmark": CLONE["benchmark"] | budget}))
+    files = [copied / f"results/{name}" for name in ("plans/reference/budget.json", "head_costs/reference.csv")]
+    made = []
+    for _ in range(2):
+        for file in files:
+            file.unlink()
+        done = snakemake(copied, str(files[0].relative_to(copied)), snakefile=copied / "Snakefile")
+        assert done.returncode == 0, done.stderr[-3000:]
+        made.append([file.read_bytes() for file in files])
+    assert made[0] == made[1]
+    assert Plan.load(files[0]).replaced > 0
 
 
 def test_the_report_builds(copied):

@@ -3,7 +3,6 @@
 Plans are made from the study's prompts, as policy `budget` makes its own; the texts are the held-out ones.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +15,7 @@ from transformers import PreTrainedModel
 from sinkstudy.attention import Plan
 from sinkstudy.evaluation.budget import calibration_texts, window_plan
 from sinkstudy.evaluation.head_costs import head_costs
-from sinkstudy.evaluation.retrieval import DEPTHS, told_fact
+from sinkstudy.evaluation.retrieval import DEPTHS, planted, told_fact
 from sinkstudy.models.loading import LoadedModel, load_model, tokenize
 from sinkstudy.models.spec import ModelSpec
 from sinkstudy.prompts import read_prompts
@@ -74,11 +73,12 @@ def _texts(loaded: LoadedModel, held_out: list[int], n: int, contexts: int) -> l
     it; `asked`: questions with their answers, `answer` tokens long, which come after the context was prefilled."""
     texts = []
     for case, start in enumerate(np.linspace(0, len(held_out) - n - CONTINUED, contexts).astype(int)):
-        facts = [told_fact(_encoder(loaded), case + i) for i in range(len(DEPTHS))]
+        facts = [told_fact(loaded.piece, case + i) for i in range(len(DEPTHS))]
         around = held_out[start : start + n - sum(len(fact) for fact, _, _ in facts)]
         asked = [_asked(f"{d:g}", question, answer) for d, (_, question, answer) in zip(DEPTHS, facts, strict=True)]
         following = held_out[start + len(around) :][:CONTINUED]
-        texts.append({"ids": _planted(around, facts, DEPTHS), "next": following, "asked": asked})
+        ids = planted(around, [fact for fact, _, _ in facts], DEPTHS)
+        texts.append({"ids": ids, "next": following, "asked": asked})
     return texts
 
 
@@ -86,30 +86,16 @@ def _prompts(loaded: LoadedModel, held_out: list[int], n: int) -> list[dict]:
     """The same with one fact, and the question, all but its last token, within the `n` tokens that are prefilled."""
     prompts = []
     for case, depth in enumerate(DEPTHS):
-        fact, question, answer = told_fact(_encoder(loaded), case)
+        fact, question, answer = told_fact(loaded.piece, case)
         around = held_out[: n - len(fact) - len(question) + 1]
-        ids = [*_planted(around, [(fact, question, answer)], [depth]), *question[:-1]]
+        ids = [*planted(around, [fact], [depth]), *question[:-1]]
         asked = _asked(f"{depth:g}_in_prompt", question[-1:], answer)
         prompts.append({"ids": ids, "next": [], "asked": [asked]})
     return prompts
 
 
-def _encoder(loaded: LoadedModel) -> Callable[[str], list[int]]:
-    return lambda piece: loaded.tokenizer.encode(piece, add_special_tokens=False)
-
-
 def _asked(name: str, question: list[int], answer: list[int]) -> dict:
     return {"name": name, "ids": [*question, *answer], "answer": len(answer)}
-
-
-def _planted(around: list[int], facts: list[tuple], depths: list[float]) -> list[int]:
-    """`around` with each fact at its share of it, behind the first token."""
-    planted, before = [], 0
-    for (fact, _, _), depth in zip(facts, depths, strict=True):
-        place = max(1, round(depth * len(around)))
-        planted += [*around[before:place], *fact]
-        before = place
-    return [*planted, *around[before:]]
 
 
 def _pieces(text: str) -> list[str]:

@@ -64,6 +64,9 @@ def plan(
     text: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A file of your own text.")],
     output: Annotated[Path, typer.Option(help="Where the plan is written, as JSON.")] = Path("plan.json"),
     kl: Annotated[float, typer.Option(min=0, help="What the plan may cost: KL divergence, nats per token.")] = 0.005,
+    retrieval: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of told facts it may fail to find again; 0: not checked.")
+    ] = 0.02,
     window: Annotated[
         list[int], typer.Option(min=1, help="Recent tokens that a replaced head sees; given twice, the better of two.")
     ] = (256, 512),
@@ -80,7 +83,8 @@ def plan(
     from sinkstudy.cli.plan import plan
 
     given = {"gguf": gguf, "sha256": sha256, "revision": revision, "dtype": dtype}
-    plan(source, text, {k: value for k, value in given.items() if value is not None}, kl, sink_tokens, window, output)
+    given = {key: value for key, value in given.items() if value is not None}
+    plan(source, text, given, kl, retrieval, sink_tokens, window, output)
 
 
 @app.command()

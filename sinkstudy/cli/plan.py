@@ -9,7 +9,7 @@ import torch
 
 from sinkstudy.cli.models import model_of
 from sinkstudy.errors import StudyError
-from sinkstudy.evaluation.budget import budget, window_plan
+from sinkstudy.evaluation.budget import budget, checked_facts, window_plan
 from sinkstudy.evaluation.head_costs import head_costs
 from sinkstudy.evaluation.policies import mean_kl
 from sinkstudy.evaluation.variants import runs_on_sdpa
@@ -24,6 +24,7 @@ def plan(
     text: Path,
     given: Mapping[str, Any],
     kl: float,
+    retrieval: float,
     sink_tokens: int,
     windows: Sequence[int],
     output: Path,
@@ -43,7 +44,8 @@ def plan(
             f"{narrow.window} saves work from {narrow.min_tokens} on; give a longer text or a smaller --window."
         )
     fit, check = (torch.tensor([part], device=loaded.model.device) for part in (ids[:half], ids[-half:]))
-    fitted = budget(loaded.model, narrow, head_costs(loaded.model, fit, plans), check, kl)
+    facts = checked_facts(loaded.piece, ids[len(ids) // 2 :], half, retrieval)
+    fitted = budget(loaded.model, narrow, head_costs(loaded.model, fit, plans), check, kl, facts, retrieval)
     with atomic_write(output) as path:
         fitted.save(path)
     config = loaded.model.config.get_text_config()

@@ -1,10 +1,11 @@
-"""Policy `budget`: windows for the KV heads that cost least, until a stated KL divergence is spent.
+"""Policy `budget`: windows for the KV heads that cost least, until a stated KL divergence, or retrieval, is spent.
 
 A KV head goes with all query heads that read it, because only then does its cache shrink. Each may have one of several
 windows; what is spent next is always what costs least for the work it saves.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -13,9 +14,11 @@ import pandas as pd
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sinkstudy.attention.optimize import optimized
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.evaluation.policies import mean_kl
+from sinkstudy.evaluation.retrieval import DEPTHS, Context, fact_contexts, right_answers
 
 STRATEGY = "sink_window"
 _SEPARATOR = "\n\n"
@@ -53,29 +56,58 @@ def calibration_texts(texts: Sequence[str]) -> tuple[str, str]:
     return _SEPARATOR.join(ordered[::2]), _SEPARATOR.join(ordered[1::2])
 
 
-def budget(model: PreTrainedModel, plan: Plan, costs: pd.DataFrame, check_ids: Tensor, limit: float) -> Plan:
-    """`plan` with KV heads, and a window for each, that cost at most `limit` nats per token together.
+def checked_facts(
+    encode: Callable[[str], list[int]], token_ids: Sequence[int], tokens: int, most_lost: float | None
+) -> list[Context]:
+    """Texts of so many `tokens` to check a plan's answers on, see `fact_contexts`: of as many facts at each depth as
+    make one answer a share of `most_lost` or less. None where that is None or 0."""
+    return fact_contexts(encode, token_ids, tokens, math.ceil(1 / most_lost)) if most_lost else []
 
-    `costs`: rows of `head_costs`, for one window or several. Estimates add up costs as if heads did not interact, so
-    the divergence is measured on `check_ids` (1, query), which the costs were not estimated on; where it exceeds the
-    limit, the plan is cut back. Without heads, for a text longer than the plan covers, or too short for any of the
-    windows to halve its work.
+
+def budget(
+    model: PreTrainedModel,
+    plan: Plan,
+    costs: pd.DataFrame,
+    check_ids: Tensor,
+    limit: float,
+    contexts: Sequence[Context] = (),
+    most_lost: float | None = 0.02,
+) -> Plan:
+    """`plan` with KV heads, and a window for each, that together cost at most `limit` nats per token and, at any depth
+    of `contexts`, right answers to at most the share `most_lost` of the questions.
+
+    `costs`: rows of `head_costs`, for one window or several. Estimates add up costs as if heads did not interact, and
+    say nothing of answers, so both are measured on what the costs were not estimated on: the divergence on `check_ids`
+    (1, query), the answers on `contexts` (see `checked_facts`; none: not at all). Where one of them is too much, the
+    plan is cut back. Only where the unmodified model answers more than `most_lost` of the questions can it lose as
+    much: a model that finds no facts loses none, whatever the plan. Without heads, for a text longer than the plan
+    covers, or too short for any of the windows to halve its work.
     """
-    tokens = check_ids.shape[1]
-    if plan.max_tokens is not None and plan.max_tokens < tokens:
+    tokens = min(ids.shape[1] for ids in (check_ids, *(context.ids for context in contexts)))
+    if plan.max_tokens is not None and plan.max_tokens < check_ids.shape[1]:
         return plan
     steps = _steps(costs[costs["strategy"] == plan.strategy], plan.sink_tokens, tokens)
     spent, allowed = steps["cost"].cumsum().to_numpy(), limit
     count = int(np.searchsorted(spent, allowed, side="right"))
+    asked = sum(len(context.asked) for context in contexts) / len(DEPTHS)
+    known = right_answers(model, contexts if count else ())
     while count:
         fitted = _with_windows(plan, costs, steps.head(count))
-        measured = mean_kl(model, fitted, [check_ids])
-        if measured <= limit:
+        within = _within(mean_kl(model, fitted, [check_ids]), limit)
+        if within == 1 and contexts and known.max() / asked > most_lost:
+            with optimized(model, fitted):
+                within = _within((known - right_answers(model, contexts)).max() / asked, most_lost)
+        if within == 1:
             return fitted
-        # What is allowed shrinks by the factor that the estimate was off by.
-        allowed *= limit / measured
+        # What is allowed shrinks by the factor that it was too much by.
+        allowed *= within
         count = min(count - 1, int(np.searchsorted(spent, allowed, side="right")))
     return plan
+
+
+def _within(measured: float, limit: float) -> float:
+    """The share of what was spent that keeps the limit, if what is measured goes with it."""
+    return 1.0 if measured <= limit else limit / measured
 
 
 def _steps(costs: pd.DataFrame, sink_tokens: int, tokens: int) -> pd.DataFrame:

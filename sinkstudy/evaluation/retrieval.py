@@ -1,24 +1,43 @@
-"""What a model finds again at a distance: a fact that a long text tells once, and a passage that comes a second time.
+"""What a model finds again at a distance: facts that a long text tells once, and a passage that comes a second time.
 
-Means over all positions hide both, because few positions need what lies far behind.
+Means over all positions hide both, because few positions need what lies far behind. A text tells many facts and is read
+once: every question is asked from a copy of the KV cache that this leaves.
 """
 
+import copy
 from collections.abc import Callable, Sequence
-from itertools import product
+from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sinkstudy.evaluation.variants import EAGER, SDPA, Variant, at_work, running, runs_on_sdpa
+from sinkstudy.evaluation.variants import EAGER, SDPA, Variant, at_work, last_logits, running, runs_on_sdpa
 
 DEPTHS = (0.1, 0.5, 0.9)
-# What is told of a thing, and asked for at the end; the answer is a number that nothing else in a text suggests.
-THINGS = ("blue safe", "north gate", "old printer", "harbour office", "green folder", "second cellar")
-_TOLD, _NUMBERS = "\nThe code of the {} is", (4817, 2963, 7051, 9384, 5126, 8640)
+_BAND = 0.1  # The facts of a depth are spread over this share of the text around it, ...
+_FILLED = 0.25  # ... and all facts together take up at most this share of it.
+_TOLD = "\nThe code of the {} {} is"
+# Of numbers of words that have no common divisor, so that a case has a pair of its own until all pairs were had.
+_ADJECTIVES = ("blue", "north", "old", "green", "second", "round", "broken", "quiet")
+_ADJECTIVES += ("narrow", "iron", "upper", "painted", "early", "heavy", "southern", "small")
+_NOUNS = ("safe", "gate", "printer", "office", "folder", "cellar", "ladder", "engine", "cabinet")
+_NOUNS += ("tower", "garage", "locker", "elevator", "warehouse", "bridge", "kitchen", "radio")
 _AFTER = 16  # of a copied passage its first tokens do not say yet that it is one
 _KEY = ["model", "task", "n_tokens", "depth", "strategy", "policy"]
+_MEASURES = ["log_prob", "rank", "accuracy"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """A text that tells facts. `ids`: (1, query). `asked`: of each fact its depth, and the token ids of the question
+    for it and of the answer."""
+
+    ids: Tensor
+    asked: Sequence[tuple[float, list[int], list[int]]]
 
 
 def retrieval_table(
@@ -33,40 +52,103 @@ def retrieval_table(
     """How the unmodified model and every variant that replaces heads do, at each length.
 
     `encode`: token ids of a piece of text, without special tokens. `token_ids`: the text around, of at least the
-    largest length. Task `fact`: a code told at a share `depth` of the text and asked for at its end, `cases` different
-    ones; a text of which they would fill half has none. Task `copy`: the second half of the text is the first once
-    more. Columns: _KEY, cases, and means over them: `log_prob` of an answer's token, nats, `rank` of it among all
-    tokens, from 1, and `accuracy`, the share of answers whose every token is the most likely one (of copies: of such
-    tokens), all teacher-forced.
+    largest length. Task `fact`: what `fact_contexts` asks, `cases` at each depth. Task `copy`: the second half of the
+    text is the first once more. Columns: _KEY, cases, and means over them: `log_prob` of an answer's token, nats,
+    `rank` of it among all tokens, from 1, and `accuracy`, the share of answers whose every token is the most likely one
+    (of copies: of such tokens), all teacher-forced.
     """
     baseline = SDPA if runs_on_sdpa(model) else EAGER
     rows = []
     for n in lengths if cases else ():
-        texts = [("copy", float("nan"), token_ids[: n // 2] * 2, n // 2 - _AFTER)] if n // 2 > _AFTER else []
-        for depth, case in product(DEPTHS, range(cases)):
-            fact, question, answer = told_fact(encode, case)
-            if len(fact) + len(question) + len(answer) < n / 2:
-                around = token_ids[: n - len(fact) - len(question) - len(answer)]
-                place = max(1, round(depth * len(around)))  # behind the first token, which may be BOS
-                ids = [*around[:place], *fact, *around[place:], *question, *answer]
-                texts.append(("fact", depth, ids, len(answer)))
-        ways = at_work(model, variants, torch.tensor([token_ids[:n]], device=model.device))
-        for task, depth, ids, asked in texts:
-            inputs = torch.tensor([ids], device=model.device)
+        contexts = fact_contexts(encode, token_ids, n, cases)
+        twice = torch.tensor([token_ids[: n // 2] * 2])
+        tasks = [(twice, partial(_copied, model, twice))] if n // 2 > _AFTER else []
+        tasks += [(contexts[0].ids, partial(answered, model, contexts))] if contexts else []
+        for ids, task in tasks:
+            ways = at_work(model, variants, ids.to(model.device))
             for variant, policies in [(baseline, [baseline.policy]), *((one.variant, one.policies) for one in ways)]:
-                with running(model, variant), torch.inference_mode():
-                    found = scored_answer(model(inputs, use_cache=False, logits_to_keep=asked + 1).logits, inputs, task)
-                rows += [(name, task, n, depth, variant.strategy, policy, *found) for policy in policies]
-    table = pd.DataFrame(rows, columns=[*_KEY, "log_prob", "rank", "accuracy"])
-    means = table.groupby(_KEY, sort=False, dropna=False).agg("mean")
-    return means.assign(cases=table.groupby(_KEY, sort=False, dropna=False).size()).reset_index()
+                with running(model, variant):
+                    found = task()
+                way = [(name, n, variant.strategy, policy) for policy in policies]
+                rows += [(*one, *answer) for one in way for answer in found.itertuples(index=False)]
+    table = pd.DataFrame(rows, columns=["model", "n_tokens", "strategy", "policy", "task", "depth", *_MEASURES])
+    by_way = table.groupby(_KEY, sort=False, dropna=False)
+    return by_way.agg("mean").assign(cases=by_way.size()).reset_index()
+
+
+def fact_contexts(
+    encode: Callable[[str], list[int]], token_ids: Sequence[int], tokens: int, cases: int
+) -> list[Context]:
+    """Texts that tell `cases` facts at each of DEPTHS, each fact once, in as few texts as have room for them.
+
+    With the longest question and its answer after it, a text has `tokens` tokens. Around its facts stands `token_ids`,
+    of at least as many, from places spread over it and behind its first token, which may be BOS. Where facts at all
+    depths would take more than a quarter of a text, there is none.
+    """
+    facts = [told_fact(encode, case) for case in range(cases * len(DEPTHS))]
+    longest = max(len(told) for told, _, _ in facts)
+    asked = max(len(question) + len(answer) for _, question, answer in facts)
+    room = min(int(_FILLED * tokens) // longest, len(_ADJECTIVES) * len(_NOUNS)) // len(DEPTHS)
+    if room < 1:
+        return []
+    # Cases that follow each other differ in what is asked for, so a text gets such.
+    by_text = np.array_split(range(cases), -(-cases // room))
+    starts = np.linspace(1, len(token_ids) - tokens + 1, len(by_text)).astype(int)
+    contexts = []
+    for start, dealt in zip(starts, by_text, strict=True):
+        shares = np.add.outer(DEPTHS, _BAND * ((np.arange(len(dealt)) + 0.5) / len(dealt) - 0.5)).ravel()
+        here = [(depth, *facts[case * len(DEPTHS) + i]) for i, depth in enumerate(DEPTHS) for case in dealt]
+        told = [fact for _, fact, _, _ in here]
+        around = [token_ids[0], *token_ids[start : start + tokens - asked - sum(map(len, told)) - 1]]
+        ids = torch.tensor([planted(around, told, shares)])
+        contexts.append(Context(ids, [(depth, question, answer) for depth, _, question, answer in here]))
+    return contexts
 
 
 def told_fact(encode: Callable[[str], list[int]], case: int) -> tuple[list[int], list[int], list[int]]:
-    """Token ids of a fact as it is told, of the question for it, and of the answer."""
-    thing, number = THINGS[case % len(THINGS)], _NUMBERS[(case + case // len(THINGS)) % len(_NUMBERS)]
-    question, answer = encode(_TOLD.format(thing)), encode(f" {number}")
+    """Token ids of a fact as it is told, of the question for it, and of the answer, which nothing else suggests."""
+    thing = _ADJECTIVES[case % len(_ADJECTIVES)], _NOUNS[case % len(_NOUNS)]
+    number = 1000 + 4817 * (case + 1) ** 2 % 8999  # squares modulo a prime follow no pattern that a model would see
+    question, answer = encode(_TOLD.format(*thing)), encode(f" {number}")
     return [*question, *answer, *encode(".\n")], question, answer
+
+
+def planted(around: Sequence[int], facts: Sequence[list[int]], shares: Sequence[float]) -> list[int]:
+    """`around` with facts in it, each from its share of the whole on, behind the first token. `shares` rise."""
+    ids, before = [], 0
+    whole = len(around) + sum(map(len, facts))
+    for i, (fact, share) in enumerate(zip(facts, shares, strict=True)):
+        place = max(1, round(share * whole) - sum(map(len, facts[:i])))
+        ids += [*around[before:place], *fact]
+        before = place
+    return [*ids, *around[before:]]
+
+
+@torch.inference_mode()
+def answered(model: PreTrainedModel, contexts: Sequence[Context]) -> pd.DataFrame:
+    """How the model, as it runs now, answers: a row per question with its task, depth, and _MEASURES."""
+    rows = []
+    for context in contexts:
+        read = model(context.ids.to(model.device), use_cache=True, **last_logits(model)).past_key_values
+        for depth, question, answer in context.asked:
+            ids = torch.tensor([[*question, *answer]], device=model.device)
+            logits = model(ids, past_key_values=copy.deepcopy(read), use_cache=True).logits
+            rows.append(("fact", depth, *scored_answer(logits[:, -len(answer) - 1 :], ids, "fact")))
+    return pd.DataFrame(rows, columns=["task", "depth", *_MEASURES])
+
+
+def right_answers(model: PreTrainedModel, contexts: Sequence[Context]) -> pd.Series:
+    """How many questions the model, as it runs now, answers rightly, by depth."""
+    return answered(model, contexts).groupby("depth")["accuracy"].sum()
+
+
+@torch.inference_mode()
+def _copied(model: PreTrainedModel, ids: Tensor) -> pd.DataFrame:
+    """How well the model, as it runs now, predicts the second half of `ids` (1, query), which is the first again."""
+    ids = ids.to(model.device)
+    logits = model(ids, use_cache=False, logits_to_keep=ids.shape[1] // 2 - _AFTER + 1).logits
+    found = ("copy", float("nan"), *scored_answer(logits, ids, "copy"))
+    return pd.DataFrame([found], columns=["task", "depth", *_MEASURES])
 
 
 def scored_answer(logits: Tensor, inputs: Tensor, task: str) -> tuple[float, float, float]:

@@ -34,6 +34,10 @@ class LoadedModel:
     resolved: str
     provenance: dict[str, str] = field(default_factory=dict)
 
+    def piece(self, text: str) -> list[int]:
+        """Token ids of a piece of a longer text, without special tokens."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
 
 def load_model(spec: ModelSpec, offload: str | None = None, memory: int | None = None) -> LoadedModel:
     """Load `spec` for inference.

@@ -215,6 +215,14 @@ class Benchmark(Section):
     budget_kl: Annotated[
         float, Field(ge=0, description="Policy budget: KV heads that cost at most this KL in all, nats per token, ...")
     ] = 0.005
+    budget_retrieval: Annotated[
+        float | None,
+        Field(
+            ge=0.01,
+            le=1,
+            description="... and at most this share of facts told at any depth that are found again; null: any, ...",
+        ),
+    ] = 0.02
     budget_window: Annotated[
         Several[Count],
         BeforeValidator(lambda given: [given] if isinstance(given, int) else given),
@@ -229,7 +237,7 @@ class Benchmark(Section):
     answer_tokens: Annotated[int, Field(ge=1, le=4096, description="Length of the compared greedy answers.")] = 32
     answer_prompts: Annotated[Count, Field(description="Prompts of each model that are answered.")] = 8
     retrieval_cases: Annotated[
-        int, Field(ge=0, description="Facts that are planted in the text at each length and depth, and asked for.")
+        int, Field(ge=0, description="Facts that the text tells at each depth, at each length, and that are asked for.")
     ] = 0
     max_tokens: Annotated[
         Count | None,

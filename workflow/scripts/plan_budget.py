@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from sinkstudy.evaluation.budget import budget, calibration_texts, window_plan
+from sinkstudy.evaluation.budget import budget, calibration_texts, checked_facts, window_plan
 from sinkstudy.evaluation.head_costs import head_costs
 from sinkstudy.evaluation.variants import takes_plans
 from sinkstudy.models.loading import context_length, load_model, tokenize
@@ -23,12 +23,14 @@ with job_log(snakemake.log[0]):
     model = loaded.model
     length = min(spending["tokens"], context_length(model) or spending["tokens"])
     texts = calibration_texts([one.text for one in read_prompts(Path(snakemake.input.prompts))])
-    fit, check = (torch.tensor([tokenize(loaded, text, "calibration")[:length]], device=model.device) for text in texts)
+    fit, check = (tokenize(loaded, text, "calibration") for text in texts)
+    facts = checked_facts(loaded.piece, check, min(length, len(check)), spending["retrieval"])
+    fit, check = (torch.tensor([ids[:length]], device=model.device) for ids in (fit, check))
     plans = [window_plan(params.sink_tokens, window, params.max_tokens) for window in spending["window"]]
     priced = [*plans, replace(plans[0], strategy="first_value")] if takes_plans(model) else []
     costs = head_costs(model, fit, priced, params.seed)
     with atomic_write(snakemake.output.plan) as path:
-        budget(model, plans[0], costs, check, spending["kl"]).save(path)
+        budget(model, plans[0], costs, check, spending["kl"], facts, spending["retrieval"]).save(path)
     heads = read_tables([snakemake.input.heads])
     activations = LongTable([snakemake.input.activations]).only(lambda rows: rows["head"].notna())
     costs = with_scores(costs.assign(model=snakemake.wildcards.model), heads, activations)

@@ -32,15 +32,7 @@ with job_log(snakemake.log[0]):
     held_out = tokenize(loaded, text.read_text(encoding="utf-8"), prompt=text.name)
     lengths = usable_lengths(model, name, len(held_out), params.lengths)
     texts = [("held-out", ids[None]) for ids in windows(held_out, max(lengths), _WINDOWS).to(model.device)]
-    found = retrieval_table(
-        model,
-        name,
-        lambda piece: loaded.tokenizer.encode(piece, add_special_tokens=False),
-        held_out,
-        variants,
-        lengths,
-        params.retrieval_cases,
-    )
+    found = retrieval_table(model, name, loaded.piece, held_out, variants, lengths, params.retrieval_cases)
     write_table(found, snakemake.output.retrieval)
     write_table(quality_table(model, name, texts, variants, lengths), snakemake.output.quality)
     write_table(answers_table(model, name, answered, variants, params.answer_tokens), snakemake.output.answers)
