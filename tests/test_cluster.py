@@ -18,6 +18,7 @@ TARGETS = [
     "results/plans/reference/consistent.json",
     "results/figures/heatmap_reference_all.png",
     "results/figures/lengths_reference.png",
+    "results/lengths/reference.csv",
 ]
 
 ONE_AT_A_TIME = """
@@ -146,7 +147,7 @@ def test_no_script_of_a_gpu_job_is_started_twice(clustered):
 @pytest.mark.slow
 def test_the_shards_are_reduced_by_a_job_each_and_gathered_by_one(clustered):
     found = comments(clustered[1])
-    assert [len(found[name]) for name in ("reduced", "statistics")] == [3, 1]
+    assert [len(found[name]) for name in ("reduced", "correlation", "statistics")] == [3, 1, 1]
 
 
 @needs_slurm

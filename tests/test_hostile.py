@@ -7,6 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import h5py
+import pandas as pd
 import pytest
 from browser import opened, showing
 from study import ROOT, SMALL, snakemake, write_study
@@ -61,6 +62,7 @@ def study(tmp_path_factory) -> Path:
         "models": {"hostile": {"source": FOLDER}},
         "prompts": "prompts.tsv",
         "statistics": SMALL["statistics"],
+        "tables": {"csv_max_prompts": len(PROMPTS) - 1},
         "simulation": {},
         "benchmark": SMALL["benchmark"] | GRID,
     }
@@ -109,6 +111,18 @@ def test_the_findings_show_a_hostile_model_folder_as_text_and_their_figures(stud
         assert len(pictures) > 8
         assert all(pictures)
         assert FOLDER in page.locator("body").inner_text()
+
+
+def test_long_tables_are_parquet_alone_and_the_findings_name_files_that_are_there(study):
+    for name in ("scores", "lengths", "activations", "positions", "sink_positions"):
+        assert not (study / f"results/{name}/hostile.csv").exists()
+        assert set(pd.read_parquet(study / f"results/{name}/hostile")["prompt"]) == set(PROMPTS)
+    verdicts = json.loads((study / "results/verdicts.json").read_text(encoding="utf-8"))
+    named = {number["table"] for one in verdicts for number in one["evidence"].values()}
+    notes = re.findall(r"^\[\^\d+\]: (.*)$", (study / "results/findings.md").read_text(encoding="utf-8"), re.M)
+    named |= {file for note in notes for file in re.findall("`(results/[^`]+)`: ", note)}
+    assert {"results/scores/hostile/", "results/lengths/hostile/", "results/correlation/hostile.csv"} <= named
+    assert [file for file in named if not (study / file).exists()] == []
 
 
 def test_figures_hold_nothing_that_runs_or_loads(study):

@@ -17,7 +17,7 @@ from sinkstudy.errors import StudyError
 from sinkstudy.explorer.study import read_study
 from sinkstudy.prompts import read_prompts
 from sinkstudy.simulation.heldout import heldout_tables
-from sinkstudy.stats.analysis import analyse
+from sinkstudy.stats.analysis import first_layer_statistics, head_statistics
 from sinkstudy.stats.bos_arms import arm_rows
 from sinkstudy.stats.mechanism import activation_tables, mechanism_table
 from sinkstudy.stats.positions import position_tables, sink_position_tables
@@ -47,7 +47,8 @@ def tables(path: Path) -> dict[str, pd.DataFrame]:
     """Every table that is made of captures."""
     read = lambda: read_captures([path])  # noqa: E731
     made = reduced(read(), Needs(THRESHOLDS, LENGTHS, LENGTHS))
-    found = analyse(made, "m", LENGTHS, LENGTHS, RESAMPLING)
+    found = first_layer_statistics(made, "m", LENGTHS, RESAMPLING)
+    found |= head_statistics(made, "m", LENGTHS, LENGTHS, RESAMPLING)
     found |= predictor_tables(made, "m", LENGTHS, "prompt", RESAMPLING)
     found["heldout"], found["heldout_errors"] = heldout_tables(read(), "m", THRESHOLDS, LENGTHS, RESAMPLING)
     found |= {"mechanism": mechanism_table(made, "m", RESAMPLING), "activations": activation_tables(made, "m")}

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from planted_captures import planted_captures
 
-from sinkstudy.stats.analysis import analyse
+from sinkstudy.stats.analysis import first_layer_statistics, head_statistics
 from sinkstudy.stats.correlation import correlate
 from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.resampling import Resampling
@@ -27,7 +27,9 @@ def planted_decisions(seed: int, prompts: int) -> np.ndarray:
 def tables():
     decisions = planted_decisions(0, 40)
     made = reduced(planted_captures(decisions, TOKENS), Needs([0.9], [TOKENS]))
-    return decisions, analyse(made, "m", [TOKENS], [TOKENS], Resampling(500, 500, 0))
+    resampling = Resampling(500, 500, 0)
+    found = first_layer_statistics(made, "m", [TOKENS], resampling)
+    return decisions, found | head_statistics(made, "m", [TOKENS], [TOKENS], resampling)
 
 
 def test_planted_sink_heads_are_recovered_exactly():
@@ -92,7 +94,7 @@ def test_a_head_that_is_a_sink_in_one_kind_of_prompt_only_is_found_and_no_other(
     decisions[:, 1, 0] = True  # always
     decisions[[name == "code" for name in sets], 1, 2] = True
     made = reduced(planted_captures(decisions, TOKENS, sets), Needs([0.9], [TOKENS]))
-    found = analyse(made, "m", [TOKENS], [TOKENS], Resampling(50, 999, 0))
+    found = head_statistics(made, "m", [TOKENS], [TOKENS], Resampling(50, 999, 0))
     rows = found["set_dependence"].set_index(["layer", "head"])
     assert rows.index[rows["q_value"] < 0.05].tolist() == [(1, 2)]
     assert rows.loc[(1, 2), ["highest_set", "highest_share", "lowest_share", "sets_where_sink"]].tolist() == [

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from planted_captures import planted_captures
 
-from sinkstudy.stats.analysis import analyse
+from sinkstudy.stats.analysis import first_layer_statistics, head_statistics
 from sinkstudy.stats.mechanism import activation_tables, mechanism_table
 from sinkstudy.stats.positions import position_tables, sink_position_tables
 from sinkstudy.stats.predictors import predictor_tables
@@ -38,7 +38,8 @@ def captures() -> list[Capture]:
 
 
 def tables(found: Reduced) -> dict[str, pd.DataFrame]:
-    made = analyse(found, "m", LENGTHS, LENGTHS, FEW) | predictor_tables(found, "m", [8], "prompt", FEW)
+    made = first_layer_statistics(found, "m", LENGTHS, FEW) | head_statistics(found, "m", LENGTHS, LENGTHS, FEW)
+    made |= predictor_tables(found, "m", [8], "prompt", FEW)
     made |= {"mechanism": mechanism_table(found, "m", FEW), "activations": activation_tables(found, "m")}
     made |= {"positions": position_tables(found, "m"), "sink_positions": sink_position_tables(found, "m")}
     made["scores"] = score_tables(found, "m", 0.9)

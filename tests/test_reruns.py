@@ -167,7 +167,8 @@ ROWS = {
     "sink threshold changed": Row(lambda lab: lab.set(sinks={"threshold": 0.8}), dict.fromkeys(OF_THRESHOLD, "")),
     "bootstrap seed changed": Row(
         lambda lab: lab.set(statistics=CLONE["statistics"] | {"seed": 5}),
-        dict.fromkeys(["heads", "heldout", "mechanism", "predictors", "simulation", "skipping", "statistics"], ""),
+        dict.fromkeys(["correlation", "heads", "heldout", "mechanism", "predictors", "simulation"], "")
+        | {"skipping": "", "statistics": ""},
     ),
     "figure style changed": Row(
         lambda lab: lab.append("sinkstudy/figures/style.py", "EDITED = 1"), dict.fromkeys(drawing_rules(), "")
@@ -182,7 +183,7 @@ ROWS = {
     "error sentence edited": Row(edit_error_sentence, {}),
     "statistics code edited": Row(
         lambda lab: lab.append("sinkstudy/stats/correlation.py", "EDITED = 1"),
-        {"heldout": "", "simulation": "", "statistics": ""},
+        {"correlation": "", "heldout": "", "simulation": "", "statistics": ""},
     ),
     "capture code edited": Row(lambda lab: lab.append("sinkstudy/capture/masses.py", "EDITED = 1"), {"capture": ""}),
     "model added": Row(lambda lab: lab.set(models=hub(COMMITS[0])), OF_HUB),

@@ -20,7 +20,7 @@ from sinkstudy.findings import (
     verdicts,
     views,
 )
-from sinkstudy.findings.inputs import Tables, file_of
+from sinkstudy.findings.inputs import Tables
 
 __all__ = ["Tables", "markdown"]
 
@@ -37,7 +37,7 @@ def markdown(tables: Tables) -> str:
     )
     shown = {"percent": text.percent, "show": text.show, "count": text.count, "interval": text.interval}
     environment.filters |= shown | {"note": text.row_note, "code": text.code}
-    environment.globals |= {"file_of": file_of, "link": text.link, "note": text.note}
+    environment.globals |= {"link": text.link, "note": text.note}
     environment.globals |= {"mechanism": mechanism, "predictor_rules": predictor_rules, "published": published}
     environment.globals |= {"replacing": replacing, "rules": rules, "sections": sections, "summary": summary}
     environment.globals["view"] = views.view

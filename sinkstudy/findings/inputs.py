@@ -27,6 +27,7 @@ class Tables:
     `provenance`: per model, the attributes of its captures. `threshold`: the sink score from which a head is a sink.
     `controls`: the models with random weights. `figures`: names, without ending, of the figures the study draws.
     `cut_prompts`: per model, prompts cut to its context: (prompt, its tokens, the tokens kept), from the scores.
+    `folders`: names of the tables that are folders of Parquet files, and no CSV.
     """
 
     long_prompts: pd.DataFrame
@@ -59,6 +60,7 @@ class Tables:
     threshold: float
     controls: frozenset[str] = frozenset()
     figures: frozenset[str] = frozenset()
+    folders: frozenset[str] = frozenset()
     cut_prompts: Mapping[str, Sequence[tuple[str, int, int]]] = field(default_factory=dict)
     head_costs: pd.DataFrame = field(default_factory=pd.DataFrame)
     cost_stand_ins: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -67,7 +69,7 @@ class Tables:
     @classmethod
     def read(cls, files: Mapping[str, Sequence[str | Path]], threshold: float, **about: object) -> "Tables":
         """`files`: those of each table by its name, and the score tables as `scores`. `about`: the other fields."""
-        scores, lengths, correlation, sink_positions = (LongTable(files[name]) for name in _LONG)
+        scores, lengths, correlation, sink_positions = long = [LongTable(files[name]) for name in _LONG]
         return cls(
             **{name: read_tables(paths) for name, paths in files.items() if name not in _LONG},
             long_prompts=long_prompt_table(scores, MIN_TOKENS),
@@ -76,6 +78,7 @@ class Tables:
             correlation=correlation.only(lambda rows: (rows["prompt"] == "all") | (rows["threshold"] == threshold)),
             cut_prompts=_cut_prompts(scores),
             threshold=threshold,
+            folders=frozenset(name for name, table in zip(_LONG, long, strict=True) if table.in_folders),
             **about,
         )
 
@@ -98,8 +101,17 @@ class Tables:
     def rows(self, name: str, **where: object) -> list[dict[str, object]]:
         """The same rows as mappings, each with the `file` it was read from."""
         return [
-            row | {"file": file_of(name, row.get("model", ""))} for row in self.of(name, **where).to_dict("records")
+            row | {"file": self.file_of(name, row.get("model", ""))}
+            for row in self.of(name, **where).to_dict("records")
         ]
+
+    def file_of(self, name: str, model: object) -> str:
+        """Where the rows of a model in a table were read from."""
+        if name == "published":
+            return "published.csv"
+        if name in _OF_THE_STUDY:
+            return f"results/{name}.csv"
+        return f"results/{name}/{model}" + ("/" if name in self.folders else ".csv")
 
 
 def _cut_prompts(scores: Iterable[pd.DataFrame]) -> dict[str, list[tuple[str, int, int]]]:
@@ -109,13 +121,6 @@ def _cut_prompts(scores: Iterable[pd.DataFrame]) -> dict[str, list[tuple[str, in
         for model, *row in rows[["model", "prompt", "text_tokens", "n_tokens"]].itertuples(index=False):
             cut.setdefault(model, []).append(tuple(row))
     return cut
-
-
-def file_of(name: str, model: object) -> str:
-    """Where the rows of a model in a table were read from."""
-    if name == "published":
-        return "published.csv"
-    return f"results/{name}.csv" if name in _OF_THE_STUDY else f"results/{name}/{model}.csv"
 
 
 def _sinks_of_long_prompts(rows: pd.DataFrame) -> pd.Series:

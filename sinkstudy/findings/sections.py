@@ -4,7 +4,7 @@ import re
 
 import pandas as pd
 
-from sinkstudy.findings.inputs import Tables, file_of
+from sinkstudy.findings.inputs import Tables
 from sinkstudy.findings.rules import SIGNIFICANT
 from sinkstudy.findings.text import Markdown, note, row_note
 from sinkstudy.stats.comparison import short_and_long_sets
@@ -51,7 +51,7 @@ def opening(t: Tables) -> list[Row]:
             row
             | {"place": place, "name": f"{t.main}: {row['prompt']}", "null": length["null_score"]}
             | {"heads": len(every), "sinks": round(share * len(every)), "share": share}
-            | {"note": Markdown(notes + note(file_of("heads", t.main), "set=all, a row per head"))}
+            | {"note": Markdown(notes + note(t.file_of("heads", t.main), "set=all, a row per head"))}
         )
     return sorted(rows, key=lambda row: row["place"])
 
@@ -134,7 +134,7 @@ def beside_simulated(t: Tables) -> list[Row]:
         rows = [
             row
             | {"simulated": by_preset.loc[(row["n_tokens"], row["layer"])].to_dict()}
-            | {"file": file_of("beside_simulated", model)}
+            | {"file": t.file_of("beside_simulated", model)}
             for row in rows
         ]
         found.append(
@@ -163,7 +163,7 @@ def timings(t: Tables) -> list[Row]:
         front = pareto_front(cell)
         shown += [cell[cell["heads_replaced"] == 0], front[front["heads_replaced"] > 0]]
     rows = pd.concat(shown).to_dict("records")
-    return [row | {"file": file_of("benchmark", row["model"])} for row in rows]
+    return [row | {"file": t.file_of("benchmark", row["model"])} for row in rows]
 
 
 def quality(t: Tables) -> list[Row]:
@@ -186,8 +186,8 @@ def head_costs(t: Tables) -> list[Row]:
         found = t.of("cost_stand_ins", model=model, strategy=strategy, window=window)
         found = found.set_index("property")["spearman"]
         rows_of = f"strategy={strategy}" + (f", window={window:.0f}" if window else "")
-        notes = note(file_of("head_costs", model), f"{rows_of}, sums over KV heads")
-        notes += note(file_of("cost_stand_ins", model), rows_of)
+        notes = note(t.file_of("head_costs", model), f"{rows_of}, sums over KV heads")
+        notes += note(t.file_of("cost_stand_ins", model), rows_of)
         rows.append(
             {
                 "model": model,
@@ -207,7 +207,7 @@ def answers(t: Tables) -> list[Row]:
     groups = t.answers.groupby(["model", "strategy", "policy"], sort=False) if len(t.answers) else ()
     return [
         dict(zip(("model", "strategy", "policy"), key, strict=True))
-        | {"file": file_of("answers", key[0]), "prompts": len(part), "tokens": part["answer_tokens"].iloc[0]}
+        | {"file": t.file_of("answers", key[0]), "prompts": len(part), "tokens": part["answer_tokens"].iloc[0]}
         | {"identical": part["identical"].mean(), "departs_at": part["departs_at"].median()}
         for key, part in groups
     ]

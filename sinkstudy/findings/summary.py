@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from sinkstudy.findings.inputs import MIN_TOKENS, Tables, file_of
+from sinkstudy.findings.inputs import MIN_TOKENS, Tables
 from sinkstudy.findings.predictor_rules import NAMES
 from sinkstudy.findings.replacing import surely_faster
 from sinkstudy.findings.rules import Verdict
@@ -43,7 +43,7 @@ def _share(t: Tables, model: str) -> Row:
         "interval": _interval(row["sink_fraction_low"], row["sink_fraction_high"], True),
         "beside": f"mean excess over uniform attention {show(row['mean_excess'], '.2f')} "
         f"({_interval(row['mean_excess_low'], row['mean_excess_high'], False, '.2f')})",
-        "note": note(file_of("curves", model), f"set=all, threshold={t.threshold:g}, n_tokens={row['n_tokens']}"),
+        "note": note(t.file_of("curves", model), f"set=all, threshold={t.threshold:g}, n_tokens={row['n_tokens']}"),
     }
 
 
@@ -74,7 +74,7 @@ def _prediction(t: Tables, model: str) -> Row:
         "value": show(row["auc"]),
         "interval": _interval(row["auc_low"], row["auc_high"], False),
         "beside": f"the same head of the first layer {show(rows.loc['first_layer', 'auc'])}; chance 0.5",
-        "note": note(file_of("predictors", model), f"measure=score, threshold={t.threshold:g}, n_tokens empty"),
+        "note": note(t.file_of("predictors", model), f"measure=score, threshold={t.threshold:g}, n_tokens empty"),
     }
 
 

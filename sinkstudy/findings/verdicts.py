@@ -5,7 +5,7 @@ import math
 from dataclasses import replace
 
 from sinkstudy.findings import predictor_rules, replacing, rules
-from sinkstudy.findings.inputs import MIN_TOKENS, Tables, file_of
+from sinkstudy.findings.inputs import MIN_TOKENS, Tables
 from sinkstudy.findings.mechanism import mechanism
 from sinkstudy.stats.scores import null_score
 
@@ -37,7 +37,7 @@ def judge(t: Tables, model: str) -> dict[str, rules.Verdict]:
         "simulator": (rules.simulator(t.of("heldout_errors", **here)), "heldout_errors", f"simulator=formula, {at}"),
     }
     return {
-        question: replace(verdict, file=file_of(table, model) if table else "", rows=rows)
+        question: replace(verdict, file=t.file_of(table, model) if table else "", rows=rows)
         for question, (verdict, table, rows) in found.items()
     }
 

@@ -1,4 +1,4 @@
-"""All statistics of one model from what its captures were reduced to."""
+"""The statistics of one model from what its captures were reduced to, in two halves that jobs share."""
 
 from collections.abc import Iterable
 
@@ -12,32 +12,35 @@ from sinkstudy.stats.persistence import persistence_tables
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store.reduced import Reduced
 
+Tables = dict[str, pd.DataFrame | Iterable[pd.DataFrame]]  # by name; long ones in parts
 _INFORMATIVE_TOKENS = 10  # uniform attention scores 0.29 at this length and more at shorter ones
 
 
-def analyse(
-    reduced: Reduced,
-    model: str,
-    correlation_lengths: list[int],
-    reported_lengths: list[int],
-    resampling: Resampling,
-) -> dict[str, pd.DataFrame | Iterable[pd.DataFrame]]:
-    """The tables by name: lengths and correlation (in parts), curves, weakening, layer_pairs, persistence,
-    set_dependence and definitions.
-
-    The correlation over all prompts and the definitions are tabulated at `correlation_lengths`, layer pairs and
-    persistence at `reported_lengths` (persistence without those so short that uniform attention itself scores high).
-    """
+def first_layer_statistics(reduced: Reduced, model: str, lengths: list[int], resampling: Resampling) -> Tables:
+    """Whether later layers follow the first: correlation (in parts), over all prompts at each of `lengths`; curves and
+    weakening, over every length."""
     curves = curve_table(reduced, model, resampling)
-    persistent = [n for n in reported_lengths if n >= _INFORMATIVE_TOKENS]
+    return {
+        "correlation": correlation_tables(reduced, model, lengths, resampling, curves),
+        "curves": curves,
+        "weakening": weakening_table(reduced, model, resampling),
+    }
+
+
+def head_statistics(
+    reduced: Reduced, model: str, lengths: list[int], reported: list[int], resampling: Resampling
+) -> Tables:
+    """Which heads are sinks, and how many: lengths (in parts), layer_pairs, persistence, set_dependence, definitions.
+
+    Definitions are tabulated at `lengths`, layer pairs and persistence at `reported` lengths (persistence without those
+    so short that uniform attention itself scores high).
+    """
+    persistent = [n for n in reported if n >= _INFORMATIVE_TOKENS]
     shares, dependence = persistence_tables(reduced, model, persistent, resampling)
     return {
         "lengths": length_tables(reduced, model),
-        "correlation": correlation_tables(reduced, model, correlation_lengths, resampling, curves),
-        "curves": curves,
-        "weakening": weakening_table(reduced, model, resampling),
-        "layer_pairs": layer_pair_table(reduced, model, reported_lengths, resampling),
+        "layer_pairs": layer_pair_table(reduced, model, reported, resampling),
         "persistence": shares,
         "set_dependence": dependence,
-        "definitions": definition_table(reduced, model, correlation_lengths, resampling),
+        "definitions": definition_table(reduced, model, lengths, resampling),
     }

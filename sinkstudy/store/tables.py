@@ -83,6 +83,11 @@ class LongTable:
             if len(cut):
                 yield cut
 
+    @property
+    def in_folders(self) -> bool:
+        """Whether it is read from Parquet files."""
+        return all(Path(path).is_dir() for path in self.paths)
+
     def only(self, chosen: Callable[[pd.DataFrame], pd.Series]) -> pd.DataFrame:
         """The rows for which `chosen` is true, as one table with the columns of all."""
         parts = [rows[chosen(rows)] for rows in self]

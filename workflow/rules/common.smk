@@ -50,8 +50,8 @@ THRESHOLD = config["sinks"]["threshold"]
 RESAMPLING = {key: config["statistics"][key] for key in ("bootstrap", "permutations", "seed")}
 FORMATS = ["png", "svg", "pdf"]
 LONG_AS_CSV = len(PROMPTS) <= config["tables"]["csv_max_prompts"]
-STATISTICS = ["correlation", "curves", "weakening", "layer_pairs", "persistence", "set_dependence"]
-STATISTICS += ["definitions"]
+CORRELATIONS = ["correlation", "curves", "weakening"]
+STATISTICS = ["layer_pairs", "persistence", "set_dependence", "definitions"]
 STATISTICS_FIGURES = {
     "weakening": "correlation against length",
     "layer_pairs": "layer by layer",

@@ -2,10 +2,8 @@
 JOBS = {
     "capture": expand("{model}/{shard}", model=MODELS, shard=SHARDS),
     "reduced": expand("{model}/{part}", model=MODELS, part=PARTS),
-    **{
-        stage: MODELS
-        for stage in ("verification", "scores", "heads", "statistics", "mechanism", "predictors", "heldout")
-    },
+    **dict.fromkeys(("verification", "scores", "heads", "correlation", "statistics"), MODELS),
+    **dict.fromkeys(("mechanism", "predictors", "heldout"), MODELS),
     "bos_arms": BOS_COMPARED,
     "converted": [name for name in MODELS if is_gguf(config["models"][name])],
     "benchmark": TRAINED,

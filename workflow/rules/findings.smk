@@ -5,7 +5,7 @@ rule findings:
     input:
         **{
             name: expand(f"results/{name}/{{model}}.csv", model=MODELS)
-            for name in [*STATISTICS, "mechanism"]
+            for name in [*CORRELATIONS, *STATISTICS, "mechanism"]
             if name != "persistence"
         },
         **{name: expand(long_table(name), model=MODELS) for name in ("lengths", "scores", "sink_positions")},

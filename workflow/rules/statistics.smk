@@ -74,6 +74,30 @@ rule heads:
         "../scripts/heads.py"
 
 
+rule correlation:
+    input:
+        reduced,
+    output:
+        **{name: f"results/{name}/{{model}}.csv" for name in CORRELATIONS},
+    log:
+        "logs/correlation/{model}.log",
+    benchmark:
+        "results/costs/correlation/{model}.tsv"
+    conda:
+        "../../envs/sinkstudy.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        code=code_of("correlation.py"),
+        lengths=sorted(CORRELATED_LENGTHS),
+        resampling=RESAMPLING,
+    message:
+        "Correlating the first layer of {wildcards.model} with later ones, at every length"
+    script:
+        "../scripts/correlation.py"
+
+
 rule statistics:
     input:
         reduced,
@@ -86,7 +110,6 @@ rule statistics:
         "results/costs/statistics/{model}.tsv"
     conda:
         "../../envs/sinkstudy.yaml"
-    threads: 2
     resources:
         mem_mb=2000,
         runtime=60,
@@ -96,7 +119,7 @@ rule statistics:
         reported=REPORTED_LENGTHS,
         resampling=RESAMPLING,
     message:
-        "Correlating the layers of {wildcards.model}, at every length and over its prompt sets"
+        "Counting the sinks of {wildcards.model} by length, layer pair, head and prompt set"
     script:
         "../scripts/statistics.py"
 

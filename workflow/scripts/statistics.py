@@ -1,20 +1,15 @@
-"""Correlation, curves over length, layer pairs and persistence of the heads of one model."""
+"""Sinks of one model at every length, by layer pair, head, prompt set and definition."""
 
-from sinkstudy.stats.analysis import analyse
+from sinkstudy.stats.analysis import head_statistics
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store.reduced import Reduced
 from sinkstudy.store.tables import write_long_table, write_table
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
-    params = snakemake.params
-    tables = analyse(
-        Reduced(snakemake.input),
-        snakemake.wildcards.model,
-        params.lengths,
-        params.reported,
-        Resampling(**params.resampling),
-    )
-    write_long_table(tables.pop("lengths"), snakemake.output.lengths_parquet, snakemake.output.get("lengths"))
+    model, params, output = snakemake.wildcards.model, snakemake.params, snakemake.output
+    reduced, resampling = Reduced(snakemake.input), Resampling(**params.resampling)
+    tables = head_statistics(reduced, model, params.lengths, params.reported, resampling)
+    write_long_table(tables.pop("lengths"), output.lengths_parquet, output.get("lengths"))
     for name, table in tables.items():
-        write_table(table, snakemake.output[name])
+        write_table(table, output[name])
