@@ -27,8 +27,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SHAPES = {"135m": (30, 9), "1b": (16, 32), "8b": (32, 32)}  # layers, heads
 TOKENS, TOKENS_PER_JOB = 128, 8192
 KEY_CLASSES = ("position_0", "position_1", "position_2", "position_3", "self", "previous")
-STAGES = {name: name for name in ("scores", "heads", "mechanism", "predictors", "heldout")}  # and a table of each
-STAGES["statistics"] = "correlation"
+# What each stage is asked for, in order. Of a study of many prompts the long tables are folders alone.
+STAGES = {"reduced": "results/scores/made_up --until reduced", "scores": "results/scores/made_up"}
+STAGES |= {name: f"results/{name}/made_up.csv" for name in ("heads", "mechanism", "predictors", "heldout")}
+STAGES |= {"correlation": "results/correlation/made_up.csv", "statistics": "results/lengths/made_up"}
 
 
 def main() -> None:
@@ -61,9 +63,10 @@ def measure(folder: Path, shape: str, count: int) -> list[dict]:
     for shard, part in shards(read_prompts(folder / "prompts.tsv"), TOKENS_PER_JOB).items():
         path = folder / f"results/captures/made_up/{shard}.h5"
         write_shard(path, settings["models"]["made_up"]["source"], part, SHAPES[shape], rng)
+    kept = size(folder)
     about = {"shape": shape, "heads": np.prod(SHAPES[shape]), "prompts": count}
-    stages = [run(folder, stage, table) for stage, table in STAGES.items()]
-    return [about | row for row in [{"stage": "captures", "mb": size(folder, "captures")}, *stages]]
+    stages = [run(folder, stage, target) for stage, target in STAGES.items()]
+    return [about | row for row in [{"stage": "captures", "mb": kept}, *stages]]
 
 
 def write_shard(path: Path, source: str, prompts: list[Prompt], shape: tuple[int, int], rng: np.random.Generator):
@@ -79,18 +82,19 @@ def write_shard(path: Path, source: str, prompts: list[Prompt], shape: tuple[int
             writer.finish(prompt.id, list(range(layers)), 0.0, key_mass=mass, output_norm=np.ones((layers, heads)))
 
 
-def run(folder: Path, stage: str, table: str) -> dict[str, float | str]:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+def run(folder: Path, stage: str, target: str) -> dict[str, float | str]:
+    before, kept = resource.getrusage(resource.RUSAGE_CHILDREN), size(folder)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "1", "--quiet"]
-    subprocess.run([*command, "all", "--directory", str(folder), f"results/{table}/made_up.csv"], check=True)
+    subprocess.run([*command, "all", "--directory", str(folder), *target.split()], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cost = pd.read_csv(folder / f"results/costs/{stage}/made_up.tsv", sep="\t", na_values="-").iloc[0]
+    costs = (folder / "results/costs" / stage).rglob("*.tsv")
+    peak = max(pd.read_csv(path, sep="\t", na_values="-")["max_rss"][0] for path in costs)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"stage": stage, "mb": size(folder, table), "cpu_s": used, "peak_mb": cost["max_rss"]}
+    return {"stage": stage, "mb": size(folder) - kept, "cpu_s": used, "peak_mb": peak}
 
 
-def size(folder: Path, stage: str) -> float:
-    files = (folder / "results" / stage).rglob("*")
+def size(folder: Path) -> float:
+    files = (folder / "results").rglob("*")
     return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
 
 
