@@ -22,8 +22,6 @@ os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ
 os.environ.update(QUIET | os.environ)
 # Arrow's own allocators keep what a part of a long table took, and a job would grow with the number of parts.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-# PyTorch's threads would wait for one another at full speed, and take the cores from the jobs beside them.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 OVERLAYS = {os.path.relpath(file): load_configfile(file) for file in workflow.overwrite_configfiles}
 ON_COMMAND_LINE = typed(workflow.config_settings.config)
