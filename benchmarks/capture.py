@@ -115,7 +115,7 @@ def measure(method: str, n: int, arguments: argparse.Namespace) -> dict:
     return {"seconds": float(np.median(seconds)), "extra_mb": (peak - before) / 1e6}
 
 
-# Each yields what runs one pass; a model is prepared once for all of them, as in a job of the study.
+# Each runner yields a function for one pass. It prepares the model once for all passes, as a job of the study does.
 @contextmanager
 def run_sinkstudy(model):
     from sinkstudy.capture import watched

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHAPES = {"135m": (30, 9), "1b": (16, 32), "8b": (32, 32)}  # layers, heads
 TOKENS, TOKENS_PER_JOB = 128, 8192
 KEY_CLASSES = ("position_0", "position_1", "position_2", "position_3", "self", "previous")
-# What each stage is asked for, in order. Of a study of many prompts the long tables are folders alone.
+# These targets make Snakemake run one stage after another. With many prompts a long table is a folder and no CSV.
 STAGES = {"reduced": "results/scores/made_up --until reduced", "scores": "results/scores/made_up"}
 STAGES |= {name: f"results/{name}/made_up.csv" for name in ("heads", "mechanism", "predictors", "heldout")}
 STAGES |= {"correlation": "results/correlation/made_up.csv", "statistics": "results/lengths/made_up"}

@@ -115,7 +115,8 @@ def test_a_plan_that_costs_more_than_estimated_is_cut_back(toy, costs):
     assert budget(model, empty, costs, check[:, :27], 1.0).heads == {}
 
 
-RECALLED = {"_": "7", "#": "3", "/": "9"}  # After a command the toy repeats what came after it the first time.
+# When one of these commands comes again, the toy expects the character that followed it the first time.
+RECALLED = {"_": "7", "#": "3", "/": "9"}
 
 
 def recalling(loaded, places):
@@ -154,7 +155,7 @@ def test_a_plan_that_no_longer_finds_what_the_model_finds_is_cut_back(toy, loade
     assert mean_kl(model, careful, [check]) <= limit
     with optimized(model, careful):
         assert max(known[depth] - right for depth, right in right_by_depth(model, far).items()) <= 2
-    # What the model cannot do cannot be lost.
+    # A plan cannot lose answers that the unmodified model never gave.
     wrong = [Context(one.ids, [(depth, question, [1]) for depth, question, _ in one.asked]) for one in far]
     assert budget(model, empty, costs, check, limit, wrong, 0.1) == careless
 

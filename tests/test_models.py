@@ -142,7 +142,7 @@ from sinkstudy.models.spec import ModelSpec
 load_model(ModelSpec(source={str(foreign)!r}, device="cpu"))
 for _ in range(5):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(64 * 2**18)  # 64 MiB, more than glibc keeps by itself
+    torch.ones(64 * 2**18)  # These 64 MiB are more than glibc keeps by itself.
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout

@@ -145,7 +145,7 @@ def test_every_task_and_way_has_a_row(table):
     whole = table[table["n_tokens"] == N]
     assert whole.groupby("task")["cases"].agg(set).to_dict() == {"copy": {1}, "fact": {CASES}}
     assert (whole["policy"] == "none").sum() == (whole["policy"] == "by hand").sum() == 1 + len(DEPTHS)
-    # The prompt that fills the cache, which is shorter by the question, decides whether a plan applies.
+    # The prompt that fills the cache decides whether a plan applies, and the question shortens it to below N.
     assert set(whole.loc[whole["policy"] == "long", "task"]) == {"copy"}
     assert set(table.loc[table["n_tokens"] == 100, "task"]) == {"copy"}  # no room for facts
 

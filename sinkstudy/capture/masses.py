@@ -86,7 +86,7 @@ def blockwise(call: AttentionCall, block: int = _BLOCK) -> tuple[Tensor, Masses]
     if n <= block:
         return _rows(call, 0, n, keep_map=False)
     key, value = _per_query_head(call)
-    call = replace(call, key=key.contiguous(), value=value)  # once for all blocks
+    call = replace(call, key=key.contiguous(), value=value)  # Every block would copy them again.
     parts = [_rows(call, start, start + block, keep_map=False) for start in range(0, n, block)]
     output = torch.cat([out for out, _ in parts], dim=-2)
     masses = [m for _, m in parts]

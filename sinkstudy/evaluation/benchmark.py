@@ -22,7 +22,7 @@ from sinkstudy.attention.cache import cache_bytes
 from sinkstudy.attention.plan import Plan
 from sinkstudy.errors import StudyError
 from sinkstudy.evaluation.ceiling import Shape, decode_ceiling, prefill_ceiling
-from sinkstudy.evaluation.quality import Quality, compare
+from sinkstudy.evaluation.quality import Quality, compare, perplexity
 from sinkstudy.evaluation.timing import Alternative, Rounds, interleaved, peak_bytes
 from sinkstudy.evaluation.variants import (
     AGAIN,
@@ -211,8 +211,9 @@ def _prepare(
     seconds, cache, logits = time.perf_counter() - start, output.past_key_values, output.get("logits")
     quality = {one.name: math.nan for one in fields(Quality)}
     if logits is not None and variant != _NO_ATTENTION:
-        unmodified = Quality(0.0, 1.0, 1.0, 1.0, math.nan)  # the perplexity itself is not reported here
-        quality = vars(unmodified if reference is None else compare(reference, logits, inputs))
+        unmodified = reference is None
+        found = Quality.of_unmodified(perplexity(logits, inputs)) if unmodified else compare(reference, logits, inputs)
+        quality = vars(found)
     compared, last = variant not in (EAGER, _NO_ATTENTION), last_logits(model)
 
     @contextmanager

@@ -99,7 +99,7 @@ def budget(
                 within = _within((known - right_answers(model, contexts)).max() / asked, most_lost)
         if within == 1:
             return fitted
-        # What is allowed shrinks by the factor that it was too much by.
+        # The next plan may spend less, by the factor by which this one exceeded its limit.
         allowed *= within
         count = min(count - 1, int(np.searchsorted(spent, allowed, side="right")))
     return plan

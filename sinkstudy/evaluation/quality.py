@@ -29,6 +29,10 @@ class Quality:
     perplexity_ratio: float
     perplexity: float
 
+    @classmethod
+    def of_unmodified(cls, perplexity: float) -> "Quality":
+        return cls(0.0, 1.0, 1.0, 1.0, perplexity)
+
 
 def compare(reference: Tensor, modified: Tensor, input_ids: Tensor) -> Quality:
     """Compare logits (batch, query, vocabulary) for `input_ids` (batch, query)."""
@@ -102,7 +106,7 @@ def _measured(model: PreTrainedModel, working: Sequence[AtWork], ids: Tensor) ->
     with running(model, baseline):
         reference = model(ids, use_cache=False).logits
     cells = {"strategy": baseline.strategy, "policy": baseline.policy, "depth": baseline.depth, "heads_replaced": 0}
-    yield cells, Quality(0.0, 1.0, 1.0, 1.0, perplexity(reference, ids))
+    yield cells, Quality.of_unmodified(perplexity(reference, ids))
     for one in working:
         with running(model, one.variant):
             logits = model(ids, use_cache=False).logits

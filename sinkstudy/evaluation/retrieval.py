@@ -18,10 +18,10 @@ from transformers import PreTrainedModel
 from sinkstudy.evaluation.variants import EAGER, SDPA, Variant, at_work, last_logits, running, runs_on_sdpa
 
 DEPTHS = (0.1, 0.5, 0.9)
-_BAND = 0.1  # The facts of a depth are spread over this share of the text around it, ...
-_FILLED = 0.25  # ... and all facts together take up at most this share of it.
+_BAND = 0.1  # The facts of one depth are spread over this share of a text.
+_FILLED = 0.25  # All facts together take up at most this share of a text.
 _TOLD = "\nThe code of the {} {} is"
-# Of numbers of words that have no common divisor, so that a case has a pair of its own until all pairs were had.
+# The lengths of these lists have no common divisor, so every case has another pair until all pairs are used.
 _ADJECTIVES = ("blue", "north", "old", "green", "second", "round", "broken", "quiet")
 _ADJECTIVES += ("narrow", "iron", "upper", "painted", "early", "heavy", "southern", "small")
 _NOUNS = ("safe", "gate", "printer", "office", "folder", "cellar", "ladder", "engine", "cabinet")
@@ -91,7 +91,7 @@ def fact_contexts(
     room = min(int(_FILLED * tokens) // longest, len(_ADJECTIVES) * len(_NOUNS)) // len(DEPTHS)
     if room < 1:
         return []
-    # Cases that follow each other differ in what is asked for, so a text gets such.
+    # Neighbouring cases share no word, so one text tells neighbours.
     by_text = np.array_split(range(cases), -(-cases // room))
     starts = np.linspace(1, len(token_ids) - tokens + 1, len(by_text)).astype(int)
     contexts = []
@@ -108,7 +108,8 @@ def fact_contexts(
 def told_fact(encode: Callable[[str], list[int]], case: int) -> tuple[list[int], list[int], list[int]]:
     """Token ids of a fact as it is told, of the question for it, and of the answer, which nothing else suggests."""
     thing = _ADJECTIVES[case % len(_ADJECTIVES)], _NOUNS[case % len(_NOUNS)]
-    number = 1000 + 4817 * (case + 1) ** 2 % 8999  # squares modulo a prime follow no pattern that a model would see
+    # Squares modulo a prime show no pattern that a model could continue.
+    number = 1000 + 4817 * (case + 1) ** 2 % 8999
     question, answer = encode(_TOLD.format(*thing)), encode(f" {number}")
     return [*question, *answer, *encode(".\n")], question, answer
 

@@ -18,7 +18,7 @@ _SAMPLE_SECONDS = 0.02
 # A shorter call is run once before each of its samples: entering its context has filled the processor's caches. Its
 # memory is looked at twice.
 _WARM_SECONDS = 0.2
-# What is not compared with the rest takes part in one round, and in more while it has taken less than this.
+# An alternative that is not compared with the rest is timed once, and again until it has taken so long.
 _ASIDE_SECONDS = 3.0
 
 

@@ -3,7 +3,7 @@
 import ctypes
 from contextlib import suppress
 
-# The names in glibc's malloc.h.
+# glibc's malloc.h defines these two parameters of mallopt.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 

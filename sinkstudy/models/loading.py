@@ -54,7 +54,10 @@ def load_model(spec: ModelSpec, offload: str | None = None, memory: int | None =
     if spec.random_weights is None:
         if offload is not None:
             places = offload_map(folder, spec.dtype, offload, device, spec.trust_remote_code, memory)
-        return_freed_memory() if places else keep_freed_memory()
+        if places:
+            return_freed_memory()
+        else:
+            keep_freed_memory()
         model = _pretrained(spec, folder, places)
         resolved = _resolved(spec, folder)
     else:

@@ -12,7 +12,7 @@ from sinkstudy.stats.persistence import persistence_tables
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store.reduced import Reduced
 
-Tables = dict[str, pd.DataFrame | Iterable[pd.DataFrame]]  # by name; long ones in parts
+Tables = dict[str, pd.DataFrame | Iterable[pd.DataFrame]]  # A table that may be long comes in parts.
 _INFORMATIVE_TOKENS = 10  # uniform attention scores 0.29 at this length and more at shorter ones
 
 
