@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 from sinkstudy.attention.optimize import optimized
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.strategies import STRATEGIES
-from sinkstudy.evaluation.policies import mean_kl
+from sinkstudy.evaluation.policies import logits_of
+from sinkstudy.evaluation.quality import compare
 from sinkstudy.evaluation.retrieval import DEPTHS, Context, fact_contexts, right_answers
 
 STRATEGY = "sink_window"
@@ -91,9 +92,12 @@ def budget(
     count = int(np.searchsorted(spent, allowed, side="right"))
     asked = sum(len(context.asked) for context in contexts) / len(DEPTHS)
     known = right_answers(model, contexts if count else ())
+    before = logits_of(model, check_ids) if count else None
     while count:
         fitted = _with_windows(plan, costs, steps.head(count))
-        within = _within(mean_kl(model, fitted, [check_ids]), limit)
+        with optimized(model, fitted):
+            after = logits_of(model, check_ids)
+        within = _within(compare(before, after, check_ids).kl, limit)
         if within == 1 and contexts and known.max() / asked > most_lost:
             with optimized(model, fitted):
                 within = _within((known - right_answers(model, contexts)).max() / asked, most_lost)

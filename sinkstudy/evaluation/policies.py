@@ -97,13 +97,18 @@ def _only(plan: Plan, layers: Sequence[int]) -> Plan:
 
 
 @torch.inference_mode()
+def logits_of(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """What the model predicts after every token of `ids` (batch, query): (batch, query, vocabulary)."""
+    return model(ids, use_cache=False).logits
+
+
 def mean_kl(model: PreTrainedModel, plan: Plan, prompts: Sequence[Tensor]) -> float:
     """Mean KL divergence over all positions of the prompts."""
     total, tokens = 0.0, 0
     for ids in prompts:
-        before = model(ids, use_cache=False).logits
+        before = logits_of(model, ids)
         with optimized(model, plan):
-            after = model(ids, use_cache=False).logits
+            after = logits_of(model, ids)
         total += compare(before, after, ids).kl * ids.shape[1]
         tokens += ids.shape[1]
     return total / max(1, tokens)
