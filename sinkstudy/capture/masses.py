@@ -17,6 +17,7 @@ from sinkstudy.capture.norms import Norms
 KEY_CLASSES = ("position_0", "position_1", "position_2", "position_3", "self", "previous")
 _FIRST_KEYS = 4
 _BLOCK = 256
+_RECEIVED_BLOCK = 64  # its scores are written and read again, so they are kept near the processor
 # Shorter prompts are computed as eager attention computes them, and by themselves agree with it to the last bit. Where
 # a trained model's scores are large, rounding alone makes any other order of operations differ by up to 1e-6, neither
 # being nearer the truth.
@@ -224,9 +225,9 @@ def _received_by_blocks(query: Tensor, key: Tensor, lse: Tensor, call: Attention
     """
     received = torch.zeros_like(lse)
     weights = call.counted[:, None, None, None].float()  # (batch, 1, 1, 1, query)
-    for start in range(0, lse.shape[-1], _BLOCK):
-        block = slice(start, start + _BLOCK)
-        stop = min(start + _BLOCK, lse.shape[-1])
+    for start in range(0, lse.shape[-1], _RECEIVED_BLOCK):
+        block = slice(start, start + _RECEIVED_BLOCK)
+        stop = min(start + _RECEIVED_BLOCK, lse.shape[-1])
         scores = torch.einsum("bghqd,bgkd->bghqk", query[..., block, :], key[:, :, 0, :stop])
         weight = scores.mul_(call.scale).sub_(lse[..., block, None]).exp_()
         weight[..., block].tril_(-1)
