@@ -344,6 +344,7 @@ def test_prompts_in_the_place_of_the_originals_are_the_nearest_and_called_so(pro
         ({"correlation": {"p_value": 0.5}}, "Use `results/plans/sinky/consistent.json`"),
         ({"benchmark": {"speedup_low": 0.5}}, "no harmless way to replace heads is surely faster"),
         ({"benchmark": {"heads_replaced": 0}}, "no harmless way to replace heads is surely faster"),
+        ({"benchmark": {"model": "another"}}, "what replacing heads would gain was not timed"),
         ({"benchmark": {"speedup_low": 0.5}, "long_prompts": {"sink_share": 0.0}}, "there are no sinks to use"),
     ],
 )
