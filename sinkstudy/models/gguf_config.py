@@ -152,7 +152,7 @@ def _rope_of_layers(parameters: dict[str, Any]) -> Iterator[tuple[str, dict[str,
 
 def _scaling(file: GGUFFile, width: int) -> dict[str, Any] | None:
     """RoPE scaling in Transformers' words, None where there is none."""
-    if any(name.startswith("rope_factors_") for name in file.tensor_types):
+    if any(name.startswith("rope_factors_") for name in file.tensors):
         raise _dropped(file, "its long-context RoPE factors (LongRoPE)")
     kind, factor = file.stated("rope.scaling.type"), file.stated("rope.scaling.factor") or 1.0
     if file.rope_factors is not None:

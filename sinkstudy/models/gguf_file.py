@@ -14,11 +14,12 @@ _VERSIONS = (2, 3)
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """The metadata of a file (arrays as lists) and, per tensor, its name and the name of its type (`F32`, `Q4_1`)."""
+    """The metadata of a file (arrays as lists) and its tensors by name, as the package `gguf` tells them: reading a
+    file's head takes seconds, so it is done once."""
 
     path: Path
     metadata: dict[str, Any]
-    tensor_types: dict[str, str]
+    tensors: dict[str, Any]
     elements: int  # of all tensors together
     vocabulary_rows: int | None  # rows of the embedding
     rope_factors: np.ndarray | None  # (head_dim / 2,): what llama.cpp divides the RoPE frequencies by
@@ -34,7 +35,7 @@ class GGUFFile:
     @property
     def quantization(self) -> str:
         """Tensor types with their counts, most frequent first: `Q4_1 x 210, F32 x 61, Q8_0 x 1`."""
-        counts = Counter(self.tensor_types.values())
+        counts = Counter(tensor.tensor_type.name for tensor in self.tensors.values())
         return ", ".join(f"{kind} x {n}" for kind, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -76,7 +77,7 @@ def read_gguf(path: Path) -> GGUFFile:
     return GGUFFile(
         path=path,
         metadata=metadata,
-        tensor_types={name: tensor.tensor_type.name for name, tensor in tensors.items()},
+        tensors=tensors,
         elements=sum(int(tensor.n_elements) for tensor in tensors.values()),
         vocabulary_rows=None if embedding is None else int(embedding.shape[1]),
         rope_factors=None if factors is None else np.array(factors.data, dtype=np.float32),

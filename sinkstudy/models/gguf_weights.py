@@ -9,12 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.modeling_gguf_pytorch_utils import (
-    TENSOR_PROCESSORS,
-    TensorProcessor,
-    get_gguf_hf_weights_map,
-    load_gguf_checkpoint,
-)
+from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
 from sinkstudy.errors import StudyError
 from sinkstudy.models.gguf_file import GGUFFile
@@ -30,21 +25,20 @@ def layers_of(file: GGUFFile, model: PreTrainedModel) -> Iterator[dict[str, Tens
     Raises StudyError, at the latest when the last layer has been taken, where a tensor of the file has no place in the
     model, one of the model's is missing or of another shape, or a number is not finite.
     """
-    from gguf import GGUFReader, dequantize
+    from gguf import dequantize
 
-    parsed = load_gguf_checkpoint(str(file.path))
-    processor = TENSOR_PROCESSORS.get(file.architecture, TensorProcessor)(config=parsed["config"])
+    processor = TENSOR_PROCESSORS.get(file.architecture, TensorProcessor)(config=model.config.to_dict())
     names = get_gguf_hf_weights_map(model, processor)
-    refuse(file, sorted(set(file.tensor_types) - set(names) - _NO_WEIGHTS), "have no place in Transformers' model")
+    refuse(file, sorted(set(file.tensors) - set(names) - _NO_WEIGHTS), "have no place in Transformers' model")
     tied = set(model.all_tied_weights_keys)
     missing = {name: tuple(weight.shape) for name, weight in model.state_dict().items() if name not in tied}
-    for _, tensors in groupby(sorted(GGUFReader(file.path).tensors, key=_layer), key=_layer):
+    for _, tensors in groupby(sorted(file.tensors.values(), key=_layer), key=_layer):
         # The processor of a mixture of experts puts the experts of a layer together in this dictionary.
-        parsed["tensors"] = part = {}
+        part: dict[str, Tensor] = {}
         for tensor in tensors:
             weights = dequantize(_read(file, tensor), tensor.tensor_type)
             found = processor.process(
-                weights=weights, name=tensor.name, tensor_key_mapping=names, parsed_parameters=parsed
+                weights=weights, name=tensor.name, tensor_key_mapping=names, parsed_parameters={"tensors": part}
             )
             if found.name in names:
                 part[names[found.name]] = torch.from_numpy(np.ascontiguousarray(found.weights, dtype=np.float32))
