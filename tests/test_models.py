@@ -147,4 +147,5 @@ for _ in range(5):
 """
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     faults = [int(line) for line in told.splitlines()]
-    assert max(faults[1:]) < 64 * 2**20 / resource.getpagesize() / 10 < faults[0]
+    # glibc may put the second array beside the first before it takes up what one of them left.
+    assert max(faults[2:]) < 64 * 2**20 / resource.getpagesize() / 10 < faults[0]
