@@ -21,6 +21,12 @@ settings.register_profile("sinkstudy", deadline=None, derandomize=True, max_exam
 settings.load_profile("sinkstudy")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that run whole studies go first, so that no process is left alone with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def refuses() -> Callable[..., AbstractContextManager[None]]:
     """`with refuses("a", "b"):` expects a StudyError of one sentence that mentions all of these."""
