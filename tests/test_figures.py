@@ -370,6 +370,14 @@ def test_timing_shows_the_smallest_batch_with_a_panel_per_phase_and_policy():
     assert "tiny on cpu, batch 1; medians; bars: 95% intervals" in texts(figure)
 
 
+@pytest.mark.parametrize(("counts", "said"), [((3, 3), "n = 3 rounds"), ((12, 3), "n = 3 to 12 rounds")])
+def test_timing_says_how_many_rounds_the_compared_ways_had(counts, said):
+    table = benchmark_table()
+    table["rounds"] = table["n_tokens"].map(dict(zip((24, 128), counts, strict=True))).fillna(3)
+    table.loc[table["strategy"] == "eager", "rounds"] = 1
+    assert f"tiny on cpu, batch 1; {said}; bars: 95% intervals" in texts(timing_figure(table))
+
+
 @pytest.mark.parametrize(("low", "hollow"), [(1.005, True), (1.011, False)], ids=["noise", "a gain"])
 def test_what_meets_the_interval_of_sdpa_timed_twice_is_hollow_and_no_line_leads_to_it(low, hollow):
     table = benchmark_table()

@@ -17,7 +17,8 @@ from sinkstudy.capture.norms import Norms
 KEY_CLASSES = ("position_0", "position_1", "position_2", "position_3", "self", "previous")
 _FIRST_KEYS = 4
 _BLOCK = 256
-_RECEIVED_BLOCK = 64  # its scores are written and read again, so they are kept near the processor
+# The scores of so many queries stay in the processor's cache while they are turned into sums.
+_RECEIVED_BLOCK = 64
 # Shorter prompts are computed as eager attention computes them, and by themselves agree with it to the last bit. Where
 # a trained model's scores are large, rounding alone makes any other order of operations differ by up to 1e-6, neither
 # being nearer the truth.

@@ -17,8 +17,7 @@ from transformers import PreTrainedModel
 from sinkstudy.attention.optimize import optimized
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.strategies import STRATEGIES
-from sinkstudy.evaluation.policies import logits_of
-from sinkstudy.evaluation.quality import compare
+from sinkstudy.evaluation.quality import compare, logits_of
 from sinkstudy.evaluation.retrieval import DEPTHS, Context, fact_contexts, right_answers
 
 STRATEGY = "sink_window"

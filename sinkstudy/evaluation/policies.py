@@ -6,13 +6,12 @@ from functools import reduce
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from sinkstudy.attention.optimize import optimized
 from sinkstudy.attention.plan import Plan
-from sinkstudy.evaluation.quality import compare
+from sinkstudy.evaluation.quality import compare, logits_of
 from sinkstudy.evaluation.variants import takes_plans
 
 # Layer costs are measured on so many prompts, spread over their lengths, and on at most so many tokens of each.
@@ -94,12 +93,6 @@ def rest_weight(score: np.ndarray, n_tokens: np.ndarray) -> np.ndarray:
 
 def _only(plan: Plan, layers: Sequence[int]) -> Plan:
     return replace(plan, heads={layer: plan.heads[layer] for layer in sorted(layers)})
-
-
-@torch.inference_mode()
-def logits_of(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """What the model predicts after every token of `ids` (batch, query): (batch, query, vocabulary)."""
-    return model(ids, use_cache=False).logits
 
 
 def mean_kl(model: PreTrainedModel, plan: Plan, prompts: Sequence[Tensor]) -> float:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from sinkstudy.errors import StudyError
 from sinkstudy.evaluation.variants import EAGER, SDPA, AtWork, Variant, at_work, running, runs_on_sdpa
 
-# Positions compared at once: few, so that their log-probabilities stay near the processor.
+# Positions are compared this many at a time, so that their log-probabilities stay in the processor's cache.
 _POSITIONS = 32
 
 
@@ -32,6 +32,12 @@ class Quality:
     @classmethod
     def of_unmodified(cls, perplexity: float) -> "Quality":
         return cls(0.0, 1.0, 1.0, 1.0, perplexity)
+
+
+@torch.inference_mode()
+def logits_of(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """What the model predicts after every token of `ids` (batch, query), (batch, query, vocabulary)."""
+    return model(ids, use_cache=False).logits
 
 
 def compare(reference: Tensor, modified: Tensor, input_ids: Tensor) -> Quality:
@@ -105,12 +111,12 @@ def _measured(model: PreTrainedModel, working: Sequence[AtWork], ids: Tensor) ->
     """What was run on one text, and how it did: the unmodified model first."""
     baseline = SDPA if runs_on_sdpa(model) else EAGER
     with running(model, baseline):
-        reference = model(ids, use_cache=False).logits
+        reference = logits_of(model, ids)
     cells = {"strategy": baseline.strategy, "policy": baseline.policy, "depth": baseline.depth, "heads_replaced": 0}
     yield cells, Quality.of_unmodified(perplexity(reference, ids))
     for one in working:
         with running(model, one.variant):
-            logits = model(ids, use_cache=False).logits
+            logits = logits_of(model, ids)
         quality = compare(reference, logits, ids)
         if one.leaves_out_work(ids.shape[1]) and torch.equal(logits, reference):
             raise StudyError(

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from sinkstudy.attention.optimize import optimized
 from sinkstudy.attention.plan import Plan
 from sinkstudy.evaluation.benchmark import windows
-from sinkstudy.evaluation.quality import Quality, compare
+from sinkstudy.evaluation.quality import Quality, compare, logits_of
 from sinkstudy.evaluation.variants import SDPA, running
 from sinkstudy.stats.resampling import Resampling, ratio_intervals
 
@@ -101,13 +101,13 @@ def _measured(
     rows = []
     for at, ids in enumerate(texts):
         with running(model, SDPA):
-            reference = model(ids, use_cache=False).logits
+            reference = logits_of(model, ids)
         found: dict[str, Quality] = {}  # Two choices may name the same heads, which are measured once.
         for chosen_by, chosen in (fixed | {"random": random_heads(plan, count, rng)}).items():
             one = plan if chosen_by == "policy" else with_heads(plan, chosen)
             if (same := str((one.heads, one.windows))) not in found:
                 with optimized(model, one):
-                    found[same] = compare(reference, model(ids, use_cache=False).logits, ids)
+                    found[same] = compare(reference, logits_of(model, ids), ids)
             shared = sum(len(set(plan.heads[layer]) & set(of)) for layer, of in chosen.items())
             row = {"text": at, "chosen_by": chosen_by, "heads_replaced": plan.replaced, "shared_heads": shared}
             rows.append(row | vars(found[same]))

@@ -175,6 +175,11 @@ def _legend(figure: Figure, strategies: list[str], *others: Artist) -> None:
 
 
 def _where(rows: pd.DataFrame) -> str:
-    first = rows.iloc[0]
-    rounds = f"n = {first['rounds']:.0f} rounds" if "rounds" in rows else "medians"
+    first, rounds = rows.iloc[0], "medians"
+    if "rounds" in rows:
+        # Eager attention sits out most rounds where anything else is timed.
+        compared = rows[rows["strategy"] != "eager"]
+        counted = (rows if compared.empty else compared)["rounds"]
+        least, most = counted.min(), counted.max()
+        rounds = f"n = {least:.0f} rounds" if least == most else f"n = {least:.0f} to {most:.0f} rounds"
     return f"{first['model']} on {first['device']}, batch {first['batch']}; {rounds}"

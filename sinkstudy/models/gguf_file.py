@@ -14,8 +14,8 @@ _VERSIONS = (2, 3)
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """The metadata of a file (arrays as lists) and its tensors by name, as the package `gguf` tells them: reading a
-    file's head takes seconds, so it is done once."""
+    """The metadata of a file (arrays as lists) and its tensors by name, as the package `gguf` describes them, kept
+    because reading a file's head takes seconds."""
 
     path: Path
     metadata: dict[str, Any]

@@ -16,7 +16,8 @@ from sinkstudy.prompts import read_prompts, spread_over_lengths
 from sinkstudy.store.tables import write_table
 from sinkstudy.workflow.joblog import job_log
 
-_WINDOWS = 2  # predictions are compared on so many stretches of the text, per length
+# Predictions are compared on so many stretches of the text at each length.
+_WINDOWS = 2
 
 with job_log(snakemake.log[0]):
     torch.set_num_threads(min(snakemake.threads, torch.get_num_threads()))
