@@ -31,12 +31,13 @@ class Quality:
 
     @classmethod
     def of_unmodified(cls, perplexity: float) -> "Quality":
+        """Of the unmodified model, which is compared with itself."""
         return cls(0.0, 1.0, 1.0, 1.0, perplexity)
 
 
 @torch.inference_mode()
 def logits_of(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """What the model predicts after every token of `ids` (batch, query), (batch, query, vocabulary)."""
+    """Logits (batch, query, vocabulary) of what the model predicts after every token of `ids` (batch, query)."""
     return model(ids, use_cache=False).logits
 
 
