@@ -25,6 +25,7 @@ from sinkstudy.store.tables import write_table
 
 _MAPS_MAX_TOKENS, _POSITIONS_MAX_TOKENS = 512, 2048
 _MOST_TOKENS = 5  # So many tokens are listed as places of sinks.
+_LEGEND = "Sink scores in hundredths, ** is 100; activation: the first token's residual norm over the others' median."
 _DARK = 0.6  # scores from here on have a light background and dark digits
 
 
@@ -63,6 +64,7 @@ def look(
         parts = (table[table["prompt"] == prompt] for table in (scores, places))
         shown.append(_shown(*parts, activations[prompt], tokens[prompt], threshold))
     console.print(Columns(shown, padding=(1, 4)))
+    console.print(_LEGEND, style="dim")
     if html is not None:
         console.print(f"The explorer with these texts is {html}.")
 
