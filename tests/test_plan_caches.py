@@ -160,6 +160,27 @@ def test_every_architecture_shows_its_cache(model_type):
         torch.testing.assert_close(model(long[:, 9:], past_key_values=cache).logits, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("strategy", ["first_value", "sink_window"])
+@pytest.mark.parametrize("model_type", [name for name in ARCHITECTURES if name not in ("gemma2", "gpt_oss")])
+@torch.no_grad()
+def test_every_architecture_continues_a_prompt_in_pieces_as_it_prefills_it(model_type, strategy):
+    # Layers with a sliding window shorter than the prompt would run under no plan.
+    windows = {"sliding_window": 64} if "sliding_window" in ARCHITECTURES[model_type] else {}
+    model, ids = tiny_model(model_type, **windows), prompt_ids(14)
+    plan = Plan(heads={1: [0, 1], 2: [3]}, strategy=strategy, sink_tokens=2, window=4)
+    unchanged = model(ids).logits
+    with optimized(model, plan):
+        model(prompt_ids(9, seed=1))
+        whole = model(ids).logits
+        done = model(ids[:, :6])
+        pieces = [done.logits]
+        for piece in ids[:, 6:].split([4, 1, 1, 2], 1):
+            pieces.append(model(piece, past_key_values=done.past_key_values).logits)
+        model.generate(ids, max_new_tokens=2, do_sample=False)
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(whole, unchanged, atol=1e-3)
+
+
 @DEPTHS
 @torch.no_grad()
 def test_threads_in_one_block_run_prompts_of_their_own(depth):

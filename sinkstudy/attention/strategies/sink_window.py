@@ -161,8 +161,8 @@ def _sinks(heads: ReplacedHeads, tokens: _Tokens) -> tuple[Tensor, Tensor]:
     """Keys and values of the first tokens, (batch, kv_head, sink, width)."""
     if heads.start:  # They were moved to the front when what lies between was forgotten.
         return _front(heads)
-    index = tokens.sink[:, None, :, None].expand(-1, heads.key.shape[1], -1, heads.key.shape[-1])
-    return heads.key.gather(2, index), heads.value.gather(2, index)
+    index = tokens.sink[:, None, :, None].expand(-1, heads.key.shape[1], -1, 1)
+    return tuple(states.gather(2, index.expand(-1, -1, -1, states.shape[-1])) for states in (heads.key, heads.value))
 
 
 def _front(heads: ReplacedHeads) -> tuple[Tensor, Tensor]:
