@@ -234,6 +234,14 @@ def test_a_model_without_attention_is_refused_in_one_sentence():
         sink_mass(model, prompt_ids(5))
 
 
+def test_an_encoder_is_refused_and_the_same_as_a_decoder_is_captured():
+    encoder = tiny_model("bert")
+    with pytest.raises(StudyError, match="attends to later tokens"):
+        sink_mass(encoder, prompt_ids(5))
+    decoder = tiny_model("bert", is_decoder=True)
+    assert_within(sink_mass(decoder, prompt_ids(5)), true_maps(decoder, prompt_ids(5))[:, 0, :, :, 0])
+
+
 def test_weights_that_look_ahead_are_an_error_of_the_row():
     attention = torch.full((1, 2, 6, 6), 1 / 6)
     assert from_map(attention, keep_map=False).row_error.amin() > 0.5

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
-from tiny import prompt_ids, tiny_model
+from tiny import ALL, SELF_ATTENDING, prompt_ids, tiny_model
 from toy import toy as shipped_model
 
 from sinkstudy.attention import Plan, optimized
@@ -22,6 +22,7 @@ from sinkstudy.evaluation.budget import budget, calibration_texts, checked_facts
 from sinkstudy.evaluation.head_costs import COLUMNS, head_costs
 from sinkstudy.evaluation.policies import mean_kl
 from sinkstudy.evaluation.retrieval import DEPTHS, Context, planted
+from sinkstudy.evaluation.variants import takes_plans
 from sinkstudy.models.loading import tokenize
 from sinkstudy.stats.stand_ins import stand_in_table, with_scores
 
@@ -81,6 +82,18 @@ def test_heads_that_a_plan_leaves_as_they_are_have_no_cost():
     reuse = head_costs(tiny_model("llama"), ids, [Plan(strategy="reuse")], seed=0)
     assert set(reuse["layer"]) == {1, 2}
     assert head_costs(model, ids, [], seed=0).empty
+
+
+@pytest.mark.parametrize("model_type", [*ALL, "ctrl"])
+def test_an_architecture_has_costs_for_its_heads_exactly_where_plans_can_be_measured(model_type):
+    overrides = {"sliding_window": 64} if "sliding_window" in ALL.get(model_type, {}) else {}
+    model, ids = tiny_model(model_type, **overrides), prompt_ids(20)
+    takes = model_type not in (*SELF_ATTENDING, "gemma2", "gpt_oss")
+    assert takes_plans(model) == takes
+    if takes:
+        costs = head_costs(model, ids, [WINDOW], seed=0)
+        assert set(costs["layer"]) == ({1, 2} if model_type == "lfm2" else {0, 1, 2})
+        assert (costs["cost"] > 0).all()
 
 
 def test_estimating_leaves_the_model_as_it_was(toy, costs):

@@ -11,6 +11,8 @@ import pytest
 import torch
 from foreign import save_foreign_model
 from safetensors.torch import load_file, save_file
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from study import ROOT
 from transformers import AutoModelForCausalLM
 
 from sinkstudy.errors import StudyError
@@ -81,6 +83,20 @@ def test_the_reference_tokenizer_encodes_any_text(text):
     ids = encode(loaded, {"p": text})["p"]
     assert ids[0] == loaded.tokenizer.bos_token_id
     assert len(ids) == 1 + len(text)
+
+
+def test_a_tokenizer_that_is_a_sentencepiece_file_alone_encodes_as_that_file_does(foreign, tmp_path):
+    folder = shutil.copytree(foreign, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*"))
+    trained = {"model_prefix": str(folder / "tokenizer"), "vocab_size": 400, "model_type": "bpe", "minloglevel": 2}
+    exact = {"byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+    lines = (ROOT / "texts/training.txt").read_text(encoding="utf-8").splitlines()
+    SentencePieceTrainer.train(sentence_iterator=iter(lines), **trained, **exact)
+    about = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "legacy": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    loaded = load_model(spec(folder, random_weights=0))
+    pieces = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    texts = {"a": "The tide came in.", "b": "two  blanks\nand a line", "c": "naïve 漢"}
+    assert encode(loaded, texts) == {name: [pieces.bos_id(), *pieces.encode(text)] for name, text in texts.items()}
 
 
 def test_a_missing_tensor_is_refused(damaged):

@@ -65,6 +65,8 @@ SELF_ATTENDING: dict[str, dict] = {
     "falcon": {"new_decoder_architecture": False, "multi_query": True, "alibi": False},
     "bloom": {},
     "gptj": {"rotary_dim": 4},
+    "gpt_neo": {"attention_types": [[["global", "local", "global"], 1]], "window_size": 7},
+    "openai-gpt": {},
     "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 3, "max_seq_len": 1024},
 }
 ALL = ARCHITECTURES | SELF_ATTENDING

@@ -58,7 +58,7 @@ def optimized(model: PreTrainedModel, plan: Plan, depth: str = "projections") ->
     AttentionMaskInterface.register(_NAME, sdpa_mask)
     with attention_implementation(model, _NAME, exclusive="runs under a plan"):
         state = PlanState(model, plan, depth)
-        modules = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "is_causal")]
+        modules = attending_modules(model)
         heads = model.config.get_text_config().num_attention_heads
         found = prunable_modules(model, plan) if depth == "projections" else []
         pruned = [PrunedAttention(module, heads, state) for module in found]
@@ -78,6 +78,11 @@ def optimized(model: PreTrainedModel, plan: Plan, depth: str = "projections") ->
                 hook.remove()
             for module in [*modules, *(one.kept_only for one in pruned)]:
                 del _running[module]
+
+
+def attending_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """The modules that call the attention interface, in the order of their layers."""
+    return [module for module in model.modules() if hasattr(module, "layer_idx") and hasattr(module, "is_causal")]
 
 
 def _check(model: PreTrainedModel, plan: Plan, depth: str) -> None:

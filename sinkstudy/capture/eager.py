@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sinkstudy.capture.layers import attention_modules
 from sinkstudy.capture.masses import Masses, from_map
 from sinkstudy.capture.norms import NormHooks
 
@@ -32,10 +33,11 @@ def watch_eagerly(
         if not _holds_weights(output):
             return output
         masses = from_map(output[1], keep_map=maps, counted=counted)
-        on_layer(module.layer_idx, replace(masses, norms=norms.of(module) if norms else None))
-        return (output[0], None, *output[2:])
+        on_layer(layers[module].index, replace(masses, norms=norms.of(module) if norms else None))
+        return type(output)((output[0], None, *output[2:]))
 
-    handles = [m.register_forward_hook(take) for m in model.modules() if isinstance(getattr(m, "layer_idx", None), int)]
+    layers = attention_modules(model)
+    handles = [module.register_forward_hook(take) for module in layers]
     try:
         yield
     finally:
@@ -45,4 +47,6 @@ def watch_eagerly(
 
 def _holds_weights(output: Any) -> bool:
     """Whether a module returned (hidden states, attention weights (batch, head, query, key), ...)."""
-    return isinstance(output, tuple) and len(output) > 1 and torch.is_tensor(output[1]) and output[1].dim() == 4
+    if type(output) not in (tuple, list) or len(output) < 2 or not torch.is_tensor(output[1]):
+        return False
+    return output[1].dim() == 4 and output[1].shape[2] == output[1].shape[3]

@@ -67,6 +67,11 @@ def _watched_attention(
     watch = _watch.get()
     if features.get("position_bias") is not None:
         raise StudyError(f"{type(module).__name__} adds a position bias per layer, which captures do not cover yet.")
+    if attention_mask is None and not getattr(module, "is_causal", True):
+        raise StudyError(
+            f"{type(module).__name__} attends to later tokens, too, where captures need a causal model; encoders such "
+            "as BERT are one only where their config.json says is_decoder: true."
+        )
     window = features.get("sliding_window")
     if attention_mask is None and window is not None and query.shape[-2] > window:
         raise StudyError(

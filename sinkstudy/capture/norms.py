@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from sinkstudy.capture.layers import attention_modules
+
 CHANNELS = 3
 
 
@@ -40,21 +42,20 @@ class NormHooks:
     """Hooks that keep the residual stream entering each attention module's layer, until the module is measured."""
 
     def __init__(self, model: PreTrainedModel):
-        self._entering: dict[nn.Module, Tensor] = {}  # (batch, query, hidden)
+        self._entering: dict[nn.Module, Tensor] = {}  # by block, (batch, query, hidden)
         self._factors: dict[nn.Module, Tensor | None] = {}
-        self._handles = []
-        for layer in model.modules():
-            attentions = [child for child in layer.children() if hasattr(child, "layer_idx")]
-            if attentions:
-                self._handles.append(layer.register_forward_pre_hook(self._hook(attentions), with_kwargs=True))
+        self._layers = attention_modules(model)
+        blocks = dict.fromkeys(layer.block for layer in self._layers.values())
+        self._handles = [block.register_forward_pre_hook(self._note, with_kwargs=True) for block in blocks]
 
     def of(self, attention: nn.Module, value: Tensor | None = None, output: Tensor | None = None) -> Norms | None:
         """The norms of a layer whose attention was computed, or None where its input is not known.
 
         `value` (batch, kv_head, key, width) and `output` (batch, query, head, width): of the attention call.
         """
-        entering = self._entering.pop(attention, None)
-        if entering is None:
+        layer = self._layers.get(attention)
+        entering = self._entering.pop(layer.block, None) if layer else None
+        if entering is None or entering.dim() != 3:  # Gemma 3n has several streams side by side.
             return None
         residual = torch.linalg.vector_norm(entering, dim=-1, dtype=torch.float32)
         first = entering[:, 0].float()
@@ -82,12 +83,8 @@ class NormHooks:
         for handle in self._handles:
             handle.remove()
 
-    def _hook(self, attentions: list[nn.Module]):
-        def note(_: nn.Module, args: tuple, kwargs: dict) -> None:
-            hidden = args[0] if args else kwargs.get("hidden_states")
-            self._entering.update(dict.fromkeys(attentions, hidden))
-
-        return note
+    def _note(self, block: nn.Module, args: tuple, kwargs: dict) -> None:
+        self._entering[block] = args[0] if args else kwargs.get("hidden_states")
 
 
 @contextmanager

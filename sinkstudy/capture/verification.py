@@ -78,4 +78,6 @@ def eager_sink_mass(loaded: LoadedModel, token_ids: np.ndarray) -> np.ndarray:
     with attention_implementation(model, "eager"):
         ids = torch.as_tensor(token_ids, dtype=torch.long, device=model.device)[None]
         maps = model.base_model(ids, use_cache=False, output_attentions=True).attentions
-    return torch.stack([m[0, ..., 0].double().cpu() for m in maps if m is not None]).numpy()
+    # Layers that do not attend give nothing, or (MiniMax) something of another shape.
+    attended = [m for m in maps if m is not None and m.shape[2:] == (len(token_ids), len(token_ids))]
+    return torch.stack([m[0, ..., 0].double().cpu() for m in attended]).numpy()

@@ -27,6 +27,7 @@ from sinkstudy.attention.pattern import attention_pattern
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.attention.strategies.contract import ReplacedHeads
+from sinkstudy.errors import StudyError
 from sinkstudy.models.implementation import attention_implementation
 
 _NAME = "sinkstudy_head_costs"
@@ -77,6 +78,8 @@ class _Costs:
         **features: object,
     ) -> tuple[Tensor, None]:
         """The registered attention function: output (batch, query, head, width), and no weights."""
+        if attention_mask is not None and attention_mask.dtype != torch.bool:
+            raise StudyError(f"{type(module).__name__} has an attention mask of numbers, which plans do not cover.")
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         output = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **features)[0]
         inputs = AttentionInputs(*(states.detach() for states in (query, key, value)), attention_mask, scale)
@@ -121,7 +124,10 @@ def _recomputed(model: PreTrainedModel) -> Iterator[None]:
     """Inside the block a backward pass recomputes each layer, down to the embeddings; no parameter gets a gradient."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     layers = [m for m in model.modules() if any(hasattr(child, "layer_idx") for child in m.children())]
-    embedded = model.get_input_embeddings().register_forward_hook(lambda module, given, found: found.requires_grad_())
+    # A copy, because some models scale what they embedded in place, which a leaf of the graph forbids.
+    embedded = model.get_input_embeddings().register_forward_hook(
+        lambda module, given, found: found.requires_grad_().clone()
+    )
     model.requires_grad_(False)
     for layer in layers:
         layer.forward = partial(_checkpointed, layer.forward)

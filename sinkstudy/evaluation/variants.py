@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sinkstudy.attention.optimize import optimized
+from sinkstudy.attention.optimize import attending_modules, optimized
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.state import PlanState
 from sinkstudy.attention.strategies import STRATEGIES
+from sinkstudy.errors import StudyError
 from sinkstudy.models.implementation import attention_implementation, uses_attention_interface
 from sinkstudy.models.offload import is_offloaded
 
@@ -38,8 +39,17 @@ def last_logits(model: PreTrainedModel) -> dict[str, int]:
 
 
 def takes_plans(model: PreTrainedModel) -> bool:
-    """Whether plans can be measured on this model: SDPA runs it, and its weights, which plans cut, are in memory."""
-    return not is_offloaded(model) and runs_on_sdpa(model)
+    """Whether plans can be measured on this model: SDPA runs it, a head of it can be replaced, and its weights, which
+    plans cut, are in memory."""
+    if is_offloaded(model) or not runs_on_sdpa(model):
+        return False
+    one = Plan({attending_modules(model)[-1].layer_idx: [0]}, strategy="sink_window")
+    try:
+        with optimized(model, one), torch.inference_mode():
+            model(torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
+    except StudyError:
+        return False
+    return True
 
 
 @contextmanager
@@ -96,7 +106,7 @@ def at_work(model: PreTrainedModel, variants: Sequence[Variant], inputs: Tensor)
 @torch.inference_mode()
 def _replaced(model: PreTrainedModel, variant: Variant, inputs: Tensor) -> dict[int, tuple[int, ...]]:
     """Replaced heads by layer, after as much of a pass over `inputs` as decides them."""
-    modules = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "is_causal")]
+    modules = attending_modules(model)
     with running(model, variant) as run:
         second = modules[1].register_forward_pre_hook(_decided) if len(modules) > 1 else nullcontext()
         with second, suppress(_Decided):

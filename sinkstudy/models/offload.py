@@ -94,6 +94,9 @@ def left_in_place(
                 # A copy is made because a view would keep the whole file mapped.
                 value = weights.get_tensor(name).to(device, of_dtype, copy=True)
             set_module_tensor_to_device(model, name, device, value=value)
+    for name, buffer in model.named_buffers():
+        if not name.startswith(on_disk):
+            set_module_tensor_to_device(model, name, device, value=buffer)
     skipped = model._skip_keys_device_placement
     return dispatch_model(model, places, main_device=str(device), offload_index=index, skip_keys=skipped)
 
@@ -158,5 +161,8 @@ def _places(model: PreTrainedModel, device: str) -> Iterator[tuple[str, str]]:
         if name.startswith(f"{layers}."):
             if name.count(".") == layers.count(".") + 1:
                 yield name, "disk"
-        elif [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
+            continue
+        # The place of a module that holds the layers would be theirs, too, so buffers of its own (GPT-1) ask for none.
+        buffers = () if layers.startswith(f"{name}.") else module.buffers(recurse=False)
+        if [*module.parameters(recurse=False), *buffers]:
             yield name, "disk" if module is head and not tied else device
