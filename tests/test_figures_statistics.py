@@ -44,6 +44,10 @@ def test_layer_pairs_are_drawn_row_from_column_to_and_undefined_ones_crossed_out
     assert "n = 4 prompts, whole prompts" in texts(figure)
 
 
+def test_one_layer_has_no_other_to_be_drawn_beside():
+    assert "A single layer attends" in texts(layer_pair_figure(pair_rows().head(0)))
+
+
 def share_rows() -> pd.DataFrame:
     shares = {"x": (1.0, 1.0, 0.0), "y": (1.0, 0.5, 0.0), "all": (1.0, 0.75, 0.0)}
     rows = [

@@ -41,9 +41,10 @@ def last_logits(model: PreTrainedModel) -> dict[str, int]:
 def takes_plans(model: PreTrainedModel) -> bool:
     """Whether plans can be measured on this model: SDPA runs it, a head of it can be replaced, and its weights, which
     plans cut, are in memory."""
-    if is_offloaded(model) or not runs_on_sdpa(model):
+    attending = attending_modules(model)
+    if is_offloaded(model) or not attending or not runs_on_sdpa(model):
         return False
-    one = Plan({attending_modules(model)[-1].layer_idx: [0]}, strategy="sink_window")
+    one = Plan({attending[-1].layer_idx: [0]}, strategy="sink_window")
     try:
         with optimized(model, one), torch.inference_mode():
             model(torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)

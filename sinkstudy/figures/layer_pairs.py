@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sinkstudy.figures import messages
-from sinkstudy.figures.style import PAGE, SCORE_MAP, headline, new_figure, styled
+from sinkstudy.figures.style import PAGE, SCORE_MAP, headline, new_figure, nothing_figure, styled
 
 _CHANGE_MAP = "PuOr_r"  # two hues that are distinct with any colour vision; darker is further from the base rate
 _MAX_WRITTEN_LAYERS = 12
@@ -19,6 +19,8 @@ def layer_pair_figure(pairs: pd.DataFrame) -> Figure:
     `pairs` holds one model, threshold and length of the table of layer pairs. Pairs whose layer a has no sinks are
     undefined and crossed out; a layer and itself are left blank.
     """
+    if pairs.empty:
+        return nothing_figure("A single layer attends, so there is no other to compare it with", "")
     layers = sorted(set(pairs["layer_a"]) | set(pairs["layer_b"]))
     figure, (left, right) = new_figure(PAGE, PAGE / 2, columns=2)
     square = pairs.pivot(index="layer_a", columns="layer_b", values="p_b_given_a").reindex(layers, columns=layers)
