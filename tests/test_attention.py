@@ -25,6 +25,12 @@ def test_a_head_the_model_does_not_have_is_refused(heads):
         pass
 
 
+def test_a_layer_of_a_hybrid_that_does_not_attend_is_refused(refuses):
+    hybrid = tiny_model("lfm2")  # its first layer is a convolution
+    with refuses("layer 0 of the model does not attend", "1, 2"), optimized(hybrid, Plan(heads={0: [0], 1: [0]})):
+        pass
+
+
 @pytest.mark.parametrize("model_type", ["gemma2", "gpt_oss"])
 def test_attention_that_plans_do_not_cover_is_refused(model_type):
     model = tiny_model(model_type)

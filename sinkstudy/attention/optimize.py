@@ -95,6 +95,7 @@ def _check(model: PreTrainedModel, plan: Plan, depth: str) -> None:
         )
     config = model.config.get_text_config()
     layers, heads = config.num_hidden_layers, config.num_attention_heads
+    attending = {module.layer_idx for module in attending_modules(model)}
     for layer, named in plan.heads.items():
         bad = [h for h in named if not 0 <= h < heads]
         if not 0 <= layer < layers or bad:
@@ -102,6 +103,9 @@ def _check(model: PreTrainedModel, plan: Plan, depth: str) -> None:
                 f"plan: layer {layer}, head {bad[0] if bad else named[0]} does not exist; the model has layers 0 to "
                 f"{layers - 1} of heads 0 to {heads - 1}."
             )
+        if layer not in attending:
+            those = ", ".join(map(str, sorted(attending)))
+            raise StudyError(f"plan: layer {layer} of the model does not attend; the layers that do are {those}.")
 
 
 @torch.compiler.disable
