@@ -152,6 +152,24 @@ def test_a_model_that_sdpa_does_not_cover_is_timed_as_it_is(model_type):
     assert (table["kl"] == 0).all()
 
 
+def test_a_model_without_a_kv_cache_is_not_decoded():
+    table = benchmark_table(tiny_model("openai-gpt"), "gpt", TOKENS, [], GRID)
+    assert set(table["phase"]) == {"prefill"}
+    assert (table["kv_cache_mb"] == 0).all()
+
+
+@pytest.mark.parametrize("model_type", ["lfm2", "qwen3_5_text"])
+def test_of_a_hybrid_the_layers_that_attend_are_timed_and_counted(model_type):
+    model, plan = tiny_model(model_type), Plan(heads={1: [0, 1]}, strategy="sink_window", window=4)
+    table = benchmark_table(model, model_type, TOKENS, [plan], GRID | {"lengths": [20], "batches": [1]})
+    decoded = table[table["phase"] == "decode"].set_index("policy")
+    shape = Shape.of(model)
+    assert shape.layers == 2
+    assert decoded["head_fraction"]["by hand"] == 2 / (2 * shape.heads)
+    assert decoded["kv_cache_mb"]["none"].iloc[0] == 2 * 2 * shape.kv_heads * 20 * shape.width * 4 / 1e6
+    assert decoded["heads_replaced"]["by hand"] == 2
+
+
 def test_heads_decided_by_the_input_stay_replaced_in_decoding(model):
     plan = Plan(first_layer_threshold=0.15, policy="first_layer")
     table = benchmark_table(model, "tiny", TOKENS, [plan], GRID | {"lengths": [20], "batches": [1]})

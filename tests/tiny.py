@@ -58,6 +58,14 @@ ARCHITECTURES: dict[str, dict] = {
     "glm4": _HEAD8,
     "qwen3_moe": {**_HEAD8, **_EXPERTS},
     "lfm2": {"layer_types": ["conv", "full_attention", "full_attention"]},
+    "qwen3_5_text": {
+        "layer_types": ["linear_attention", "full_attention", "full_attention"],
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        **_HEAD8,
+    },
 }
 
 # Architectures that compute attention by themselves and are watched through their eager weights.

@@ -148,8 +148,10 @@ class SplitKVCache(PlannedLayer, DynamicLayer):
 
 
 def cache_bytes(cache: Cache) -> int:
-    """Bytes of every tensor a cache holds."""
-    held = [t for layer in cache.layers for t in (layer.keys, layer.values) if t is not None]
+    """Bytes of all keys and values that a cache holds, and of what strategies keep; layers that do not attend have
+    none."""
+    parts = (getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values"))
+    held = [part for part in parts if part is not None]
     for layer in cache.layers:
         held += [t for state in (getattr(layer, "state", {}), *getattr(layer, "own", ())) for t in state.values()]
     return sum(t.numel() * t.element_size() for t in held)

@@ -33,6 +33,7 @@ from sinkstudy.evaluation.variants import (
     last_logits,
     running,
     runs_on_sdpa,
+    takes_plans,
     variants_of,
 )
 from sinkstudy.models.loading import context_length
@@ -54,13 +55,16 @@ def benchmark_table(
     length; of plans that replace the same heads in the same way one is timed, and its numbers stand in the row of each.
     Lengths beyond the model's context or the text are left out; raises StudyError where none remains. SDPA is timed
     twice over (policy `again`). A model that cannot run on SDPA has one row per cell, `eager`, and no comparison with
-    it. One whose layers are on disk is not timed, since that would time the disk, and has no rows.
+    it; one without a KV cache (GPT-1) has no rows of decoding; one whose layers are on disk is not timed, since that
+    would time the disk, and has no rows.
     """
     if is_offloaded(model):
         return pd.DataFrame(columns=["model", *CELL, "strategy", "policy", "heads_replaced"])
     baselines, variants = [EAGER], []
     if runs_on_sdpa(model):
-        baselines, variants = [EAGER, SDPA, AGAIN], variants_of(model, plans, grid["strategies"])
+        baselines = [EAGER, SDPA, AGAIN]
+    if takes_plans(model):
+        variants = variants_of(model, plans, grid["strategies"])
     rounds = Rounds(grid["repeats"], grid["precision"], grid["seconds_per_cell"])
     rows = []
     lengths = usable_lengths(model, name, len(token_ids), grid["lengths"])
@@ -70,7 +74,7 @@ def benchmark_table(
         working = at_work(model, variants, inputs)
         prepared = prepare(model, inputs, [*baselines, *(one.variant for one in working)])
         policies = [[one.policy] for one in baselines] + [one.policies for one in working]
-        for phase in ("prefill", "decode"):
+        for phase in ("prefill", "decode") if prepared[0].decode else ("prefill",):
             measured = measure(model, name, inputs, prepared, phase, rounds)
             for row, chosen_by in zip(measured, policies, strict=True):
                 rows += [row | {"policy": policy} for policy in chosen_by]
@@ -103,11 +107,12 @@ def windows(token_ids: list[int], n: int, batch: int) -> Tensor:
 @dataclass(frozen=True)
 class Prepared:
     """A variant on one input, ready to be timed. `replaced`: its heads by layer; `pruned`: the layers that do not
-    project them. `cache_bytes`: what the KV cache of the input takes. `quality`: of its predictions, by measure."""
+    project them. `cache_bytes`: what the KV cache of the input takes; without one it is 0, and `decode` None.
+    `quality`: of its predictions, by measure."""
 
     variant: Variant
     prefill: Alternative
-    decode: Alternative
+    decode: Alternative | None
     replaced: dict[int, list[int]]
     pruned: list[int]
     cache_bytes: int
@@ -208,7 +213,7 @@ def _prepare(
         layers = range(model.config.get_text_config().num_hidden_layers) if run else []
         replaced = {layer: heads for layer in layers if (heads := list(run.replaced_heads(layer)))}
         pruned = [layer for layer in replaced if layer in run.pruned]
-    seconds, cache, logits = time.perf_counter() - start, output.past_key_values, output.get("logits")
+    seconds, cache, logits = time.perf_counter() - start, output.get("past_key_values"), output.get("logits")
     quality = {one.name: math.nan for one in fields(Quality)}
     if logits is not None and variant != _NO_ATTENTION:
         unmodified = reference is None
@@ -229,6 +234,8 @@ def _prepare(
         lambda: running(model, variant), lambda: model(inputs, use_cache=False, **last), compared, seconds
     )
     decode = Alternative(continued, lambda: model(inputs[:, -1:], past_key_values=now[0]), compared)
+    if cache is None:
+        return Prepared(variant, prefill, None, replaced, pruned, 0, quality), logits
     return Prepared(variant, prefill, decode, replaced, pruned, cache_bytes(cache), quality), logits
 
 

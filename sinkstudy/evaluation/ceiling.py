@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from sinkstudy.attention.optimize import attending_modules
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.evaluation.variants import last_logits
@@ -18,8 +19,8 @@ Heads = Mapping[int, Sequence[int]]
 
 @dataclass(frozen=True)
 class Shape:
-    """What the counts need of a model: `weights` is the number of weights of all its linear layers, `head_weights` of
-    the one that makes the logits, where a prefill makes only those of the last token."""
+    """What the counts need of a model. `layers`: those that attend. `weights`: how many there are in all its linear
+    layers, `head_weights` in the one that makes the logits, where a prefill makes only those of the last token."""
 
     layers: int
     heads: int
@@ -33,9 +34,9 @@ class Shape:
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Shape":
         config = model.config.get_text_config()
-        heads = config.num_attention_heads
+        heads, attending = config.num_attention_heads, {module.layer_idx for module in attending_modules(model)}
         return cls(
-            layers=config.num_hidden_layers,
+            layers=len(attending & set(range(config.num_hidden_layers))) or config.num_hidden_layers,
             heads=heads,
             kv_heads=getattr(config, "num_key_value_heads", None) or heads,
             width=getattr(config, "head_dim", None) or config.hidden_size // heads,
