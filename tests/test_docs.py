@@ -41,6 +41,7 @@ def test_the_catalog_finds_what_its_standardized_usage_asks_for():
     assert usage["report"] is True
 
 
+@pytest.mark.slow
 def test_the_catalogs_snakefile_and_a_module_of_it_plan_the_same_jobs(tmp_path):
     """A clone's workflow, used by path from elsewhere."""
     study = write_study(tmp_path / "study")

@@ -360,6 +360,7 @@ def test_a_conversion_is_what_transformers_makes_of_the_file(family, path, cache
     assert all((whole / name).read_bytes() == (layerwise / name).read_bytes() for name in names)
 
 
+@pytest.mark.slow
 def test_a_conversion_never_holds_the_whole_model(path, cache):
     """Peak memory of converting 24 layers grows by less than a quarter of what 20 more of them weigh."""
     peaks, bytes_of = [], []
@@ -372,6 +373,7 @@ def test_a_conversion_never_holds_the_whole_model(path, cache):
     assert peaks[1] - peaks[0] < (bytes_of[1] - bytes_of[0]) / 4
 
 
+@pytest.mark.slow
 def test_two_studies_that_convert_at_once_convert_once(path):
     write_gguf(model_of("llama"), path)
     run = [sys.executable, "-c", CONVERT, str(path), "never"]

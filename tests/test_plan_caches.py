@@ -198,6 +198,7 @@ def test_threads_in_one_block_run_prompts_of_their_own(depth):
         assert all(torch.equal(result, one) for result in results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["first_value", "reuse"])
 @DEPTHS
 @torch.no_grad()
