@@ -242,6 +242,14 @@ def test_an_encoder_is_refused_and_the_same_as_a_decoder_is_captured():
     assert_within(sink_mass(decoder, prompt_ids(5)), true_maps(decoder, prompt_ids(5))[:, 0, :, :, 0])
 
 
+@pytest.mark.parametrize("model_type", ["deepseek_v4", "cpmant"])
+def test_attention_to_other_keys_than_the_prompts_is_refused(model_type):
+    """One compresses its keys, the other puts tokens of its own before the prompt's."""
+    model = tiny_model(model_type, num_hidden_layers=4)
+    with pytest.raises(StudyError, match="attends to other keys than the prompt's"):
+        sink_mass(model, prompt_ids(40))
+
+
 def test_weights_that_look_ahead_are_an_error_of_the_row():
     attention = torch.full((1, 2, 6, 6), 1 / 6)
     assert from_map(attention, keep_map=False).row_error.amin() > 0.5

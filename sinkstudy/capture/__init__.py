@@ -92,7 +92,7 @@ def watched(model: PreTrainedModel, *, norms: bool = False) -> Iterator[Forward]
                 with watch_interface(note, hooks, maps=maps, counted=counted):
                     model.base_model(input_ids=ids, use_cache=False)
             else:
-                with watch_eagerly(model, note, hooks, maps=maps, counted=counted):
+                with watch_eagerly(model, note, hooks, maps=maps, counted=counted, tokens=ids.shape[1]):
                     model.base_model(input_ids=ids, use_cache=False, output_attentions=True)
         except _AllSeen:
             return

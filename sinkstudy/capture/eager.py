@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from sinkstudy.capture.layers import attention_modules
 from sinkstudy.capture.masses import Masses, from_map
 from sinkstudy.capture.norms import NormHooks
+from sinkstudy.errors import StudyError
 
 
 @contextmanager
@@ -26,12 +27,20 @@ def watch_eagerly(
     *,
     maps: bool,
     counted: Tensor | None = None,
+    tokens: int | None = None,
 ) -> Iterator[None]:
-    """Report the masses of every attention module that returns its weights inside the block."""
+    """Report the masses of every attention module that returns its weights inside the block.
+
+    Raises StudyError in a pass where these are of more or fewer than `tokens`.
+    """
 
     def take(module: torch.nn.Module, _: tuple, output: Any) -> Any:
         if not _holds_weights(output):
             return output
+        if tokens not in (None, output[1].shape[2]):
+            raise StudyError(
+                f"{type(module).__name__} attends to other keys than the prompt's, and cannot be captured."
+            )
         masses = from_map(output[1], keep_map=maps, counted=counted)
         on_layer(layers[module].index, replace(masses, norms=norms.of(module) if norms else None))
         return type(output)((output[0], None, *output[2:]))

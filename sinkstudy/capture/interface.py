@@ -72,6 +72,8 @@ def _watched_attention(
             f"{type(module).__name__} attends to later tokens, too, where captures need a causal model; encoders such "
             "as BERT are one only where their config.json says is_decoder: true."
         )
+    if query.shape[-2] != key.shape[-2]:
+        raise StudyError(f"{type(module).__name__} attends to other keys than the prompt's, and cannot be captured.")
     window = features.get("sliding_window")
     if attention_mask is None and window is not None and query.shape[-2] > window:
         raise StudyError(
