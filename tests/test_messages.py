@@ -185,6 +185,7 @@ SAID = [
         (pd.Series({"code": 0.25, "long": 0.5}), 24),
         "At 24 tokens, sinks by set of prompts range from 25.0% of heads (code) to 50.0% of heads (long)",
     ),
+    (messages.by_set, (pd.Series({"code": 0.4}), 24), "At 24 tokens, sinks are 40.0% of heads in code"),
     (messages.by_set, (pd.Series({"code": 0.0}), 24), "No head is a sink in any set of prompts at 24 tokens"),
     (
         messages.held_out,
@@ -227,7 +228,8 @@ SAID = [
         "SIMULATED, not measured: sinks are 75.0% of heads at 5 tokens and 25.0% of heads at 25 tokens",
     ),
     (messages.comparison, (sides(10, 20, 80, 5),), "Sink heads differ most for b: 80.0% (x), 5.0% (y)"),
-    (messages.comparison, (sides(10, NAN, 80, NAN),), "Sink heads differ most for a: 10.0% (x)"),
+    (messages.comparison, (sides(10, NAN, 80, NAN),), "Sinks are 10.0% of heads (a) to 80.0% of heads (b)"),
+    (messages.comparison, (sides(40, 40, NAN, NAN),), "Sinks are 40.0% of heads (a)"),
 ]
 
 

@@ -185,6 +185,8 @@ def by_set(shares: pd.Series, n_tokens: int) -> str:
     shares = shares.dropna()
     if shares.empty or shares.max() == 0:
         return f"No head is a sink in any set of prompts at {n_tokens} tokens"
+    if shares.min() == shares.max():
+        return f"At {n_tokens} tokens, sinks are {_percent(shares.max())} of heads in {', '.join(shares.index)}"
     low, high = (f"{_percent(shares[name])} of heads ({name})" for name in (shares.idxmin(), shares.idxmax()))
     return f"At {n_tokens} tokens, sinks by set of prompts range from {low} to {high}"
 
@@ -241,7 +243,12 @@ def comparison(table: pd.DataFrame) -> str:
     if known.empty:
         return "Sink percentages are undefined"
     shares = known.groupby("group", sort=False)["sink_percent"]
-    group = (shares.max() - shares.min()).idxmax()
+    spread = shares.max() - shares.min()
+    if spread.max() == 0:  # one side, or sides that are alike
+        low, high = shares.min().idxmin(), shares.max().idxmax()
+        ends = dict.fromkeys(f"{shares.max()[group]:.1f}% of heads ({group})" for group in (low, high))
+        return f"Sinks are {' to '.join(ends)}"
+    group = spread.idxmax()
     widest = known[known["group"] == group].set_index("side")["sink_percent"]
     ends = dict.fromkeys((widest.idxmax(), widest.idxmin()))
     named = ", ".join(f"{widest[side]:.1f}% ({side})" for side in ends)
