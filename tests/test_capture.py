@@ -290,6 +290,20 @@ def test_residual_norms_equal_those_of_the_hidden_states(model_type):
         assert torch.allclose(found[layer].channel_value[0], first[row][found[layer].channel[0]], rtol=1e-5)
 
 
+def test_of_several_residual_streams_side_by_side_no_norm_is_told():
+    streams = {"vocab_size_per_layer_input": 99, "hidden_size_per_layer_input": 8, "laurel_rank": 4}
+    layers = {
+        "num_hidden_layers": 5,
+        "num_kv_shared_layers": 0,
+        "layer_types": [*["sliding_attention"] * 4, "full_attention"],
+    }
+    model, ids, found = tiny_model("gemma3n_text", head_dim=8, **streams, **layers), prompt_ids(11), {}
+    watch_forward(model, ids, lambda layer, masses: found.update({layer: masses}), norms=True)
+    assert {masses.norms for masses in found.values()} == {None}
+    mass = torch.stack([found[layer].keys[0, ..., 0] for layer in sorted(found)])
+    assert_within(mass, true_maps(model, ids)[:, 0, :, :, 0])
+
+
 def mean_of_later(maps, counted):
     """Mean over the counted queries after a key of their attention to it, (layer, batch, head, key), 0 without any."""
     means = torch.zeros(maps.shape[:-2] + maps.shape[-1:], dtype=maps.dtype)

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import h5py
 import pytest
+import torch
+from tiny import prompt_ids, tiny_model
 
+from sinkstudy.capture import sink_mass
 from sinkstudy.capture.recording import record
-from sinkstudy.capture.verification import TOLERANCE, verify
+from sinkstudy.capture.verification import TOLERANCE, eager_sink_mass, verify
 from sinkstudy.models.loading import LoadedModel, ModelSpec, load_model
 from sinkstudy.prompts import Prompt, digest
 from sinkstudy.store import Expected
@@ -63,3 +66,10 @@ def test_tokens_that_the_model_does_not_have_are_refused(loaded, capture, refuse
         file["day/token_ids"][1] = token
     with refuses("'m'", "'day'", "does not have", str(capture.parent)):
         verify("m", loaded, [capture], 2, EXPECTED)
+
+
+def test_layers_that_return_something_else_in_the_place_of_weights_are_left_out():
+    """MiniMax's linear layers do."""
+    model, ids = tiny_model("minimax", num_experts_per_tok=4, num_local_experts=4), prompt_ids(12)
+    eager = eager_sink_mass(LoadedModel(model, None, ModelSpec("made up"), "none"), ids[0].numpy())
+    torch.testing.assert_close(torch.from_numpy(eager), sink_mass(model, ids).double(), atol=1e-5, rtol=0)
