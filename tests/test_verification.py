@@ -1,5 +1,6 @@
 """Captures are recomputed by eager attention, and what differs by more than rounding stops the job."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -9,10 +10,10 @@ from tiny import prompt_ids, tiny_model
 
 from sinkstudy.capture import sink_mass
 from sinkstudy.capture.recording import record
-from sinkstudy.capture.verification import TOLERANCE, eager_sink_mass, verify
+from sinkstudy.capture.verification import TOLERANCE, eager_masses, verify
 from sinkstudy.models.loading import LoadedModel, ModelSpec, load_model
 from sinkstudy.prompts import Prompt, digest
-from sinkstudy.store import Expected
+from sinkstudy.store import Expected, Keep, read_captures
 
 PROMPTS = [Prompt("hello", "short", "Hello world"), Prompt("day", "short", "Good day to you")]
 EXPECTED = Expected({"model": "m"}, {"00000": digest(PROMPTS)})
@@ -71,5 +72,19 @@ def test_tokens_that_the_model_does_not_have_are_refused(loaded, capture, refuse
 def test_layers_that_return_something_else_in_the_place_of_weights_are_left_out():
     """MiniMax's linear layers do."""
     model, ids = tiny_model("minimax", num_experts_per_tok=4, num_local_experts=4), prompt_ids(12)
-    eager = eager_sink_mass(LoadedModel(model, None, ModelSpec("made up"), "none"), ids[0].numpy())
+    eager, _ = eager_masses(LoadedModel(model, None, ModelSpec("made up"), "none"), ids[0].numpy())
     torch.testing.assert_close(torch.from_numpy(eager), sink_mass(model, ids).double(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("keep", [None, Keep([4], [0.9])])
+@pytest.mark.parametrize("model_type", ["gpt_oss", "granite_swa"])
+def test_learned_sinks_are_verified_whether_eager_weights_show_them_or_not(loaded, tmp_path, model_type, keep):
+    tokens = loaded.tokenizer.vocab_size
+    model = tiny_model(model_type, vocab_size=tokens, sliding_window=64, num_experts_per_tok=4, num_local_experts=4)
+    learned = replace(loaded, model=model)
+    record(tmp_path / "00000.h5", "m", learned, PROMPTS, maps_max_tokens=0, keep=keep)
+    table = verify("m", learned, [tmp_path / "00000.h5"], 2)
+    assert (table["max_score_difference"] < 1e-5).all()
+    (first,) = (capture for capture in read_captures([tmp_path / "00000.h5"]) if capture.prompt == "hello")
+    rows = first.row_sum if keep is None else first.kept.mean_row_sum
+    assert rows.min() < 0.99
