@@ -19,7 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from sinkstudy.capture.recording import record
 from sinkstudy.capture.verification import verify
-from sinkstudy.errors import StudyError
+from sinkstudy.errors import StudyError, first_sentence
 from sinkstudy.evaluation.variants import takes_plans
 from sinkstudy.models.loading import load_model
 from sinkstudy.models.spec import ModelSpec
@@ -33,7 +33,7 @@ SHAPE = {
     **{"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0},
     **{"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 4, "moe_intermediate_size": 16},
 }
-# Where that shape alone makes no model, or one without attention.
+# These add to that shape where it alone makes no model, or one without attention.
 LATENT = {
     **{"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8},
     **{"v_head_dim": 8, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
@@ -85,8 +85,8 @@ def outcome(model_type: str, folder: Path) -> dict[str, object]:
     """Whether it is captured and takes plans, how far its scores are from eager attention's, and why not."""
     try:
         made(model_type).save_pretrained(folder)
-    except Exception as error:  # whatever a model says that these settings do not suit
-        return {"captured": "not made", "reason": first_line(error)}
+    except Exception as error:  # Every model has its own way of saying that these settings do not suit it.
+        return {"captured": "not made", "reason": first_sentence(error)}
     TOKENIZER.save_pretrained(folder)
     try:
         loaded = load_model(ModelSpec(str(folder)))
@@ -95,7 +95,7 @@ def outcome(model_type: str, folder: Path) -> dict[str, object]:
         plans = "yes" if takes_plans(loaded.model) else "no"
     except Exception as error:
         said = "refused" if isinstance(error, StudyError) else "fails"
-        return {"captured": said, "reason": first_line(error).replace(f"{folder}", "FOLDER")}
+        return {"captured": said, "reason": first_sentence(error).replace(f"{folder}", "FOLDER")}
     return {"captured": "yes", "plans": plans, "max_score_difference": differences.max()}
 
 
@@ -114,11 +114,6 @@ def made(model_type: str) -> PreTrainedModel:
             parameter.normal_(0, 0.2)
     model(torch.arange(3, 20)[None])
     return model
-
-
-def first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return " ".join(lines[:2]) if lines else type(error).__name__
 
 
 if __name__ == "__main__":

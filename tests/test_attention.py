@@ -26,7 +26,7 @@ def test_a_head_the_model_does_not_have_is_refused(heads):
 
 
 def test_a_layer_of_a_hybrid_that_does_not_attend_is_refused(refuses):
-    hybrid = tiny_model("lfm2")  # its first layer is a convolution
+    hybrid = tiny_model("lfm2")  # Its first layer is a convolution.
     with refuses("layer 0 of the model does not attend", "1, 2"), optimized(hybrid, Plan(heads={0: [0], 1: [0]})):
         pass
 

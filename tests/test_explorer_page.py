@@ -383,16 +383,21 @@ def test_nothing_is_wider_than_the_window(page, width):
 
 
 @pytest.mark.slow
-def test_a_long_passage_of_a_real_models_size_stays_fluid(tmp_path, page):
+def test_a_long_passage_of_a_real_models_size_opens_soon_and_stays_fluid(tmp_path, page):
     path, page_path = tmp_path / "c.h5", tmp_path / "explorer.html"
     rng = np.random.default_rng(0)
     long_capture(path, rng.random((30, 9, 1024, 1), np.float32), rng.random((30, 9, 1024)) ** 4)
     write_page({"m": [path]}, [0.9], 0.9, page_path)
+    opened = []
+    for _ in range(3):
+        with another(page, page_path) as other:
+            opened.append(other.evaluate("performance.now()"))
+    # Other work on the machine only ever adds to the time, so the quickest is nearest to what opening takes.
+    assert min(opened) < 1000
     with another(page, page_path) as other:
         for slider in ("length", "threshold"):
             took = other.evaluate(STEPS, slider)
-            # Other work on the machine only ever adds to a step, so the quickest is nearest to what a step costs.
-            assert min(took) < 100, slider
+            assert np.median(took) < 100, slider
 
 
 # Milliseconds from a step of a slider to the frame that shows it.

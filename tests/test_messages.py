@@ -228,7 +228,8 @@ SAID = [
         "SIMULATED, not measured: sinks are 75.0% of heads at 5 tokens and 25.0% of heads at 25 tokens",
     ),
     (messages.comparison, (sides(10, 20, 80, 5),), "Sink heads differ most for b: 80.0% (x), 5.0% (y)"),
-    (messages.comparison, (sides(10, NAN, 80, NAN),), "Sinks are 10.0% of heads (a) to 80.0% of heads (b)"),
+    (messages.comparison, (sides(10, NAN, 80, NAN),), "Sinks are 10.0% of heads (a) to 80.0% (b)"),
+    (messages.comparison, (sides(40, NAN, 40, NAN),), "Sinks are 40.0% of heads throughout"),
     (messages.comparison, (sides(40, 40, NAN, NAN),), "Sinks are 40.0% of heads (a)"),
 ]
 

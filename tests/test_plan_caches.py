@@ -164,7 +164,7 @@ def test_every_architecture_shows_its_cache(model_type):
 @pytest.mark.parametrize("model_type", [name for name in ARCHITECTURES if name not in ("gemma2", "gpt_oss")])
 @torch.no_grad()
 def test_every_architecture_continues_a_prompt_in_pieces_as_it_prefills_it(model_type, strategy):
-    # Layers with a sliding window shorter than the prompt would run under no plan.
+    # A layer whose sliding window is shorter than the prompt runs without the plan.
     windows = {"sliding_window": 64} if "sliding_window" in ARCHITECTURES[model_type] else {}
     model, ids = tiny_model(model_type, **windows), prompt_ids(14)
     plan = Plan(heads={1: [0, 1], 2: [3]}, strategy=strategy, sink_tokens=2, window=4)

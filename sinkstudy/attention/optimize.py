@@ -65,7 +65,7 @@ def optimized(model: PreTrainedModel, plan: Plan, depth: str = "projections") ->
         state.pruned = frozenset(one.layer for one in pruned)
         _running.update({module: state for module in modules} | {one.kept_only: one for one in pruned})
         hooks = [module.register_forward_pre_hook(state.enter_layer, with_kwargs=True) for module in modules]
-        # Some models call a part of their base model, past its own forward.
+        # Some models (OPT) call a part of their base model directly, so that its own forward never runs.
         hooks += [one.register_forward_pre_hook(state.begin_pass) for one in {model, model.base_model}]
         for one in pruned:
             one.install()

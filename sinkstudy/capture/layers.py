@@ -29,6 +29,6 @@ def attention_modules(model: PreTrainedModel) -> dict[nn.Module, Layer]:
         return found
     for name, block in model.named_modules():
         number = name.rpartition(".")[2]
-        if number.isdecimal():  # Blocks come before what is numbered within them.
+        if number.isdecimal():  # Outer blocks come first, so a module keeps the number of the outermost.
             found |= {module: Layer(int(number), block) for module in block.modules() if module not in found}
     return found

@@ -42,7 +42,7 @@ class NormHooks:
     """Hooks that keep the residual stream entering each attention module's layer, until the module is measured."""
 
     def __init__(self, model: PreTrainedModel):
-        self._entering: dict[nn.Module, Tensor] = {}  # of the latest block, (batch, query, hidden)
+        self._entering: dict[nn.Module, Tensor] = {}  # By block, the latest alone: (batch, query, hidden).
         self._factors: dict[nn.Module, Tensor | None] = {}
         self._layers = attention_modules(model)
         blocks = dict.fromkeys(layer.block for layer in self._layers.values())
@@ -84,7 +84,7 @@ class NormHooks:
             handle.remove()
 
     def _note(self, block: nn.Module, args: tuple, kwargs: dict) -> None:
-        # Nothing is kept of blocks before it: those of a hybrid that do not attend would all be held to the end.
+        # Only the latest is held, since blocks of a hybrid that do not attend never take theirs out.
         self._entering = {block: args[0] if args else kwargs.get("hidden_states")}
 
 

@@ -47,8 +47,8 @@ def verify(
             )
         eager, row_sum = eager_masses(loaded, capture.token_ids)
         tolerance = TOLERANCE[loaded.model.dtype]
-        # Some eager attention applies its learned sinks after it has returned its weights (Granite), whose rows then
-        # sum to 1, and are compared with shares.
+        # Granite's eager attention applies its learned sinks after it has made the weights it returns. Their rows sum
+        # to 1, so they are compared with shares of the captured rows.
         shares = np.allclose(row_sum, 1, atol=tolerance)
         if (kept := capture.kept) is None:
             difference = eager - capture.sink_mass / (capture.row_sum if shares and capture.row_sum is not None else 1)
@@ -82,7 +82,7 @@ def eager_masses(loaded: LoadedModel, token_ids: np.ndarray) -> tuple[np.ndarray
     with attention_implementation(model, "eager"):
         ids = torch.as_tensor(token_ids, dtype=torch.long, device=model.device)[None]
         maps = model.base_model(ids, use_cache=False, output_attentions=True).attentions
-    # Layers that do not attend give nothing, or (MiniMax) something of another shape.
+    # A layer that does not attend returns None here, or (MiniMax) a tensor of another shape.
     attended = [m for m in maps if m is not None and m.shape[2:] == (len(token_ids), len(token_ids))]
     both = torch.stack([torch.stack([m[0, ..., 0], m[0].sum(-1)]).double().cpu() for m in attended], 1)
     return both[0].numpy(), both[1].numpy()

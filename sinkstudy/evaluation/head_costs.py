@@ -124,7 +124,7 @@ def _recomputed(model: PreTrainedModel) -> Iterator[None]:
     """Inside the block a backward pass recomputes each layer, down to the embeddings; no parameter gets a gradient."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     layers = [m for m in model.modules() if any(hasattr(child, "layer_idx") for child in m.children())]
-    # A copy, because some models scale what they embedded in place, which a leaf of the graph forbids.
+    # The hook returns a copy, since some models scale their embeddings in place, which a leaf of the graph forbids.
     embedded = model.get_input_embeddings().register_forward_hook(
         lambda module, given, found: found.requires_grad_().clone()
     )

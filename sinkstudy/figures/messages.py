@@ -244,10 +244,12 @@ def comparison(table: pd.DataFrame) -> str:
         return "Sink percentages are undefined"
     shares = known.groupby("group", sort=False)["sink_percent"]
     spread = shares.max() - shares.min()
-    if spread.max() == 0:  # one side, or sides that are alike
-        low, high = shares.min().idxmin(), shares.max().idxmax()
-        ends = dict.fromkeys(f"{shares.max()[group]:.1f}% of heads ({group})" for group in (low, high))
-        return f"Sinks are {' to '.join(ends)}"
+    if spread.max() == 0:  # There is one side, or all sides are alike.
+        alike = shares.max()
+        low, high = alike.idxmin(), alike.idxmax()
+        if alike[low] < alike[high]:
+            return f"Sinks are {alike[low]:.1f}% of heads ({low}) to {alike[high]:.1f}% ({high})"
+        return f"Sinks are {alike[low]:.1f}% of heads {f'({low})' if len(alike) == 1 else 'throughout'}"
     group = spread.idxmax()
     widest = known[known["group"] == group].set_index("side")["sink_percent"]
     ends = dict.fromkeys((widest.idxmax(), widest.idxmin()))

@@ -114,9 +114,9 @@ def headline(figure: Figure, message: str, details: str) -> None:
 
 
 def _lines(text: str, letters: int) -> str:
-    """`text` in as few lines of at most so many letters as it takes, all about equally long, none with a break before
-    an equals sign or after it."""
-    joined = text.replace(" = ", "\u00a0=\u00a0")
+    """`text` in as few lines of at most so many letters as it takes, all about equally long, without a break beside
+    an equals sign or after a comparison."""
+    joined = text.replace(" = ", "\u00a0=\u00a0").replace("≥ ", "≥\u00a0")
     fewest = len(textwrap.wrap(joined, letters))
     width = next(n for n in range(1, letters + 1) if len(textwrap.wrap(joined, n)) <= fewest)
     return textwrap.fill(joined, width).replace("\u00a0", " ")

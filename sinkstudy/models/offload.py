@@ -162,7 +162,7 @@ def _places(model: PreTrainedModel, device: str) -> Iterator[tuple[str, str]]:
             if name.count(".") == layers.count(".") + 1:
                 yield name, "disk"
             continue
-        # The place of a module that holds the layers would be theirs, too, so buffers of its own (GPT-1) ask for none.
+        # A place holds for all that is inside a module, so one around the layers gets none for its buffers (GPT-1).
         buffers = () if layers.startswith(f"{name}.") else module.buffers(recurse=False)
         if [*module.parameters(recurse=False), *buffers]:
             yield name, "disk" if module is head and not tied else device
