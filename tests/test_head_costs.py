@@ -218,6 +218,44 @@ def test_nothing_saves_as_much_work_for_less_than_a_budget_of_several_windows(pr
     assert cost <= min(paid for gain, paid in ways if gain >= sum(gain for gain, _ in chosen)) * (1 + 1e-9)
 
 
+PAIR = st.tuples(st.floats(1e-4, 1), st.floats(1e-4, 1), st.floats(1e-4, 1))
+
+
+@given(st.lists(st.lists(PAIR, min_size=2, max_size=2), min_size=2, max_size=2), st.floats(0.01, 2))
+@settings(max_examples=20, deadline=None)
+def test_of_heads_that_share_a_kv_head_the_cheaper_may_have_a_window_alone(prices, limit):
+    """`prices`: of both heads alone and together, by KV head and window."""
+    model, check, widths = tiny_model("llama", num_key_value_heads=2), prompt_ids(60), (4, 14)
+    rows = [
+        ("sink_window", width, 1, 2 * kv + place, kv, price[place], price[2])
+        for kv, of in enumerate(prices)
+        for width, price in zip(widths, of, strict=True)
+        for place in (0, 1)
+    ]
+    plan = budget(model, window_plan(1, 14), pd.DataFrame(rows, columns=COLUMNS), check, limit)
+    chosen = {head: plan.window_of(1, head) for head in plan.heads.get(1, [])}
+
+    def saved(width):
+        return sum(max(0, i - width) for i in range(60))  # keys that a query at i, after a first token, does not see
+
+    def paid(kv, heads, width):
+        return prices[kv][widths.index(width)][2 if len(heads) == 2 else heads[0]]
+
+    ways = [[(0, 0.0)], [(0, 0.0)]]
+    for kv, width, heads in product((0, 1), widths, [(0,), (1,), (0, 1)]):
+        ways[kv].append((len(heads) * saved(width), paid(kv, heads, width)))
+    gain = cost = 0
+    for kv in (0, 1):
+        heads = [head - 2 * kv for head in chosen if head // 2 == kv]
+        if heads:
+            (width,) = {chosen[2 * kv + head] for head in heads}
+            gain, cost = gain + len(heads) * saved(width), cost + paid(kv, heads, width)
+    assert cost <= limit * (1 + 1e-9)
+    assert cost <= min(sum(p) for g, p in (zip(*way, strict=True) for way in product(*ways)) if sum(g) >= gain) * (
+        1 + 1e-9
+    )
+
+
 def test_a_plan_of_several_windows_runs_from_where_it_halves_the_work_of_its_heads(toy):
     model, ids, check = toy
     plans = [window_plan(2, width) for width in (6, 20, 60)]

@@ -168,16 +168,34 @@ def test_every_kv_head_keeps_its_own_window_of_the_cache():
     [(1, 1, 1), (70, 2, 5), (136, 3, 5), (137, 3, 5), (300, 4, 200), (1300, 4, 600), (40, 50, 3), (90, 1, 1)],
 )
 def test_a_window_without_padding_equals_the_mask_it_stands_for(n, sink_tokens, window, kv_heads):
+    heads, expected = windowed(n, sink_tokens, window, kv_heads)
+    torch.testing.assert_close(SINK_WINDOW.from_heads(heads), expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("of", range(3), ids=["query", "key", "value"])
+def test_a_window_of_several_blocks_has_the_gradients_of_the_mask_it_stands_for(of):
+    """Log-sum-exps, by which parts are merged where no gradient is asked for, let none through."""
+    heads, expected = windowed(300, 4, 200, (0, 0, 0, 1, 1, 1), leaf=of)
+    weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = torch.autograd.grad((SINK_WINDOW.from_heads(heads) * weight).sum(), heads[of])[0]
+    exact = torch.autograd.grad((expected * weight).sum(), heads[of])[0]
+    torch.testing.assert_close(found, exact, atol=1e-11, rtol=0)
+
+
+def windowed(n, sink_tokens, window, kv_heads, leaf=None):
+    """Heads under a window, and their outputs by a mask; of the states, `leaf` records gradients."""
     draw = torch.Generator().manual_seed(0)
     sizes = (len(kv_heads), 2, 2)
-    query, key, value = (torch.randn(2, heads, n, 8, generator=draw, dtype=torch.float64) for heads in sizes)
+    states = [torch.randn(2, heads, n, 8, generator=draw, dtype=torch.float64) for heads in sizes]
+    if leaf is not None:
+        states[leaf].requires_grad_()
+    query, key, value = states
     query_at, key_at = torch.arange(n)[:, None], torch.arange(n)
     seen = (key_at <= query_at) & ((key_at > query_at - window) | (key_at < sink_tokens))
     scores = (query @ key[:, kv_heads].mT * 0.3).masked_fill(~seen, float("-inf"))
     to_kv = HeadToKV.of(kv_heads, query.device)
-    given = ReplacedHeads(query, key, value, to_kv, None, 0.3, sink_tokens, window, None, {}, lambda: None)
-    found = SINK_WINDOW.from_heads(given)
-    torch.testing.assert_close(found, scores.softmax(-1) @ value[:, kv_heads], atol=1e-12, rtol=0)
+    heads = ReplacedHeads(query, key, value, to_kv, None, 0.3, sink_tokens, window, None, {}, lambda: None)
+    return heads, scores.softmax(-1) @ value[:, kv_heads]
 
 
 @pytest.mark.parametrize("depth", ["projections", "attention"])

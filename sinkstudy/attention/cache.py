@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
 from sinkstudy.attention.heads import HeadPartition, partition_heads, select_heads
+from sinkstudy.attention.recent import RecentTokens
 from sinkstudy.errors import StudyError
 
 
@@ -90,21 +91,21 @@ def _planned(kind: type[CacheLayerMixin]) -> type[PlannedLayer]:
 class SplitKVCache(PlannedLayer, DynamicLayer):
     """Keys and values of KV heads that kept heads read; the rest is in `state`.
 
-    With a `split`, KV heads that only replaced heads read go to "key" and "value" of one of `own`, where those are
-    together whose widest window is the same, and which the strategy may shorten; `update` returns the others. `own_kv`:
-    the KV heads in each.
+    With a `split`, KV heads that only replaced heads read go to one of `own`, where those are together whose widest
+    window is the same, and which the strategy may shorten; `update` returns the others. `own_kv`: the KV heads in each.
     """
 
     def __init__(self, *, whole: bool, split: Split | None = None) -> None:
         super().__init__()
         self.whole, self.split, self.state = whole, split, {}
-        self.own: list[dict[str, Tensor]] = []
-        self.own_kv: list[list[int]] = []
+        self.own: list[RecentTokens] = []
+        self.own_kv: list[tuple[int, ...]] = []
 
     @property
     def is_croppable(self) -> bool:
         return self.whole
 
+    @torch.compiler.disable
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         self.check_entered()
         if self.split is not None:
@@ -112,9 +113,7 @@ class SplitKVCache(PlannedLayer, DynamicLayer):
                 self._partition(key_states)
             index = self.partition.index
             for own, kv_heads in zip(self.own, self.own_kv, strict=True):
-                for name, states in {"key": key_states, "value": value_states}.items():
-                    before = [own[name]] if name in own else []
-                    own[name] = torch.cat([*before, select_heads(states, index(kv_heads))], 2)
+                own.append(*(select_heads(states, index(kv_heads)) for states in (key_states, value_states)))
             kept = index(self.partition.kept_kv)
             key_states, value_states = select_heads(key_states, kept), select_heads(value_states, kept)
         return DynamicLayer.update(self, key_states, value_states)
@@ -124,16 +123,17 @@ class SplitKVCache(PlannedLayer, DynamicLayer):
         self.partition = partition_heads(heads, key_states.shape[1], tuple(sorted(windows)), key_states.device)
         only, kv_of = self.partition.replaced_only_kv, self.partition.kv_of
         widest = {kv: max(width for head, width in windows.items() if kv_of(head) == kv) for kv in only}
-        self.own_kv = [[kv for kv in only if widest[kv] == width] for width in sorted(set(widest.values()))]
-        self.own = [{} for _ in self.own_kv]
+        self.own_kv = [tuple(kv for kv in only if widest[kv] == width) for width in sorted(set(widest.values()))]
+        self.own = [RecentTokens() for _ in self.own_kv]
 
     def reset(self) -> None:
         super().reset()
-        self.own = [{} for _ in self.own]
+        self.own = [RecentTokens() for _ in self.own]
 
     def change_state(self, change: Callable[[Tensor], Tensor]) -> None:
         super().change_state(change)
-        self.own = [{name: change(t) for name, t in own.items()} for own in self.own]
+        for own in self.own:
+            own.change(change)
 
     def get_seq_length(self) -> int:
         # The inherited method would take a cache without KV heads for an empty one.
@@ -153,5 +153,5 @@ def cache_bytes(cache: Cache) -> int:
     parts = (getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values"))
     held = [part for part in parts if part is not None]
     for layer in cache.layers:
-        held += [t for state in (getattr(layer, "state", {}), *getattr(layer, "own", ())) for t in state.values()]
+        held += [*getattr(layer, "state", {}).values(), *(t for own in getattr(layer, "own", ()) for t in own.held)]
     return sum(t.numel() * t.element_size() for t in held)

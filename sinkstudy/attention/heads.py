@@ -47,11 +47,13 @@ class HeadToKV(NamedTuple):
 
 class KeptGroup(NamedTuple):
     """Query heads and the KV heads they share evenly, among those at hand: one fused call. It stands in for the model's
-    attention module in Transformers' SDPA function, which reads `num_key_value_groups` of it."""
+    attention module in Transformers' SDPA function, which reads `num_key_value_groups` of it. `mask` (1, head, 1, key)
+    is the group's own, of numbers to add; None: that of the call."""
 
     queries: Index
     kv: Index
     num_key_value_groups: int
+    mask: Tensor | None = None
 
     def attend(self, inputs: AttentionInputs) -> Tensor:
         """(batch, query, head, width) of this group's heads."""
@@ -60,7 +62,8 @@ class KeptGroup(NamedTuple):
             select_heads(inputs.key, self.kv),
             select_heads(inputs.value, self.kv),
         )
-        return sdpa_attention_forward(self, *states, inputs.mask, scaling=inputs.scale)[0]
+        mask = inputs.mask if self.mask is None else self.mask
+        return sdpa_attention_forward(self, *states, mask, scaling=inputs.scale)[0]
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,18 @@ class HeadPartition:
             groups.append(KeptGroup(slice(first * size, end * size), slice(first, end), size))
         return groups
 
+    @cached_property
+    def readers(self) -> list[int]:
+        """The query heads, kept or not, that read the KV heads `kept_kv`, in their order."""
+        size = self.heads // self.kv_heads
+        return [kv * size + place for kv in self.kept_kv for place in range(size)]
+
+    def evenly(self, heads: Sequence[int]) -> list[tuple[int, ...]]:
+        """These heads, those together of whose KV heads equally many of them read."""
+        counts = Counter(map(self.kv_of, heads))
+        sizes = sorted(set(counts.values()))
+        return [tuple(h for h in heads if counts[self.kv_of(h)] == size) for size in sizes]
+
     def kv_of(self, head: int) -> int:
         return head // (self.heads // self.kv_heads)
 
@@ -148,7 +163,9 @@ def as_index(places: tuple[int, ...], device: torch.device) -> Index:
 
 def select_heads(states: Tensor, heads: Index) -> Tensor:
     """`states[:, heads]`."""
-    return states[:, heads] if isinstance(heads, slice) else states.index_select(1, heads)
+    if isinstance(heads, slice):
+        return states if heads == slice(0, states.shape[1]) else states[:, heads]
+    return states.index_select(1, heads)
 
 
 def scatter_heads(output: Tensor, heads: Index, part: Tensor) -> None:

@@ -140,7 +140,7 @@ def _attention_under_plan(
     for group in groups:
         scatter_heads(output, group.queries, group.attend(inputs))
     for heads, given in running.head_inputs(layer, partition, inputs):
-        scatter_heads(output, partition.index(heads), running.strategy.from_heads(given).transpose(1, 2))
+        scatter_heads(output, heads, running.strategy.from_heads(given).transpose(1, 2))
     return output, None
 
 

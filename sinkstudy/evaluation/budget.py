@@ -1,7 +1,7 @@
-"""Policy `budget`: windows for the KV heads that cost least, until a stated KL divergence, or retrieval, is spent.
+"""Policy `budget`: windows for the heads that cost least, until a stated KL divergence, or retrieval, is spent.
 
-A KV head goes with all query heads that read it, because only then does its cache shrink. Each may have one of several
-windows; what is spent next is always what costs least for the work it saves.
+Of the heads that read one KV head, all may have a window, or those alone that cost least; its cache shrinks only under
+all. They share one of several windows. What is spent next is always what costs least for the work it saves.
 """
 
 import math
@@ -93,7 +93,7 @@ def budget(
     known = right_answers(model, contexts if count else ())
     before = logits_of(model, check_ids) if count else None
     while count:
-        fitted = _with_windows(plan, costs, steps.head(count))
+        fitted = _with_windows(plan, steps.head(count))
         with optimized(model, fitted):
             after = logits_of(model, check_ids)
         within = _within(compare(before, after, check_ids).kl, limit)
@@ -114,25 +114,30 @@ def _within(measured: float, limit: float) -> float:
 
 
 def _steps(costs: pd.DataFrame, sink_tokens: int, tokens: int) -> pd.DataFrame:
-    """What may be spent on, in the order in which it should be: each row gives a KV head (layer, kv_head) a `window`
-    narrower than it had before, at an added `cost`."""
+    """What may be spent on, in the order in which it should be: each row gives `heads` of a KV head (layer, kv_head) a
+    `window` in place of what they had before, at an added `cost`."""
     work = STRATEGIES[STRATEGY].work
     saved = {w: work(tokens, 1, 0, tokens) - work(tokens, 1, sink_tokens, w) for w in costs["window"].unique()}
+    usable = costs[[halves_work(sink_tokens, [w]) <= tokens for w in costs["window"]]]
     rows = []
-    for (layer, kv_head), options in costs.drop_duplicates(["layer", "kv_head", "window"]).groupby(
-        ["layer", "kv_head"]
-    ):
-        priced = [(saved[w], cost, int(w)) for w, cost in zip(options["window"], options["kv_head_cost"], strict=True)]
-        usable = [(gain, cost, w) for gain, cost, w in priced if halves_work(sink_tokens, [w]) <= tokens]
-        for (gained, paid, _), (gain, cost, window) in _cheapest(sorted(usable)):
-            rows.append(((cost - paid) / (gain - gained), layer, kv_head, window, cost - paid))
-    return pd.DataFrame(sorted(rows), columns=["price", "layer", "kv_head", "window", "cost"])
+    for (layer, kv_head), readers in usable.groupby(["layer", "kv_head"]):
+        options = []
+        for window, of in readers.groupby("window"):
+            cheapest = of.sort_values(["cost", "head"])
+            paid = cheapest["cost"].cumsum().tolist()
+            # What one head changes may undo what another does, which only the cost of all together knows.
+            paid[-1] = cheapest["kv_head_cost"].iloc[0]
+            named = cheapest["head"].tolist()
+            options += [(n * saved[window], cost, int(window), named[:n]) for n, cost in enumerate(paid, 1)]
+        for (gained, paid, *_), (gain, cost, window, heads) in _cheapest(sorted(options)):
+            rows.append(((cost - paid) / (gain - gained), layer, kv_head, window, cost - paid, heads))
+    return pd.DataFrame(sorted(rows), columns=["price", "layer", "kv_head", "window", "cost", "heads"])
 
 
-def _cheapest(options: Sequence[tuple[float, float, int]]) -> Iterable[tuple[tuple, tuple]]:
+def _cheapest(options: Sequence[tuple]) -> Iterable[tuple[tuple, tuple]]:
     """Steps from nothing to ever more work saved, each dearer per work than the one before: the lower convex hull of
-    `options` (work saved, cost, window), which are sorted."""
-    hull = [(0.0, 0.0, 0)]
+    `options` (work saved, cost, window, heads), which are sorted."""
+    hull = [(0.0, 0.0, 0, [])]
     for one in options:
         while len(hull) > 1 and _price(hull[-2], hull[-1]) >= _price(hull[-1], one):
             hull.pop()
@@ -140,20 +145,22 @@ def _cheapest(options: Sequence[tuple[float, float, int]]) -> Iterable[tuple[tup
     return pairwise(hull)
 
 
-def _price(before: tuple[float, float, int], after: tuple[float, float, int]) -> float:
+def _price(before: tuple, after: tuple) -> float:
     return (after[1] - before[1]) / (after[0] - before[0])
 
 
-def _with_windows(plan: Plan, costs: pd.DataFrame, steps: pd.DataFrame) -> Plan:
+def _with_windows(plan: Plan, steps: pd.DataFrame) -> Plan:
     """`plan` after these steps."""
-    reached = steps.drop_duplicates(["layer", "kv_head"], keep="last")[["layer", "kv_head", "window"]]
-    chosen = costs[["layer", "kv_head", "head"]].drop_duplicates().merge(reached).sort_values(["layer", "head"])
-    widths = sorted(chosen["window"].unique().tolist(), reverse=True)
-    windows = {layer: dict(zip(of["head"], of["window"], strict=True)) for layer, of in chosen.groupby("layer")}
+    reached = steps.drop_duplicates(["layer", "kv_head"], keep="last").explode("heads")
+    windows = {
+        layer: dict(zip(of["heads"], of["window"], strict=True))
+        for layer, of in reached.sort_values(["layer", "heads"]).groupby("layer")
+    }
+    widths = sorted(reached["window"].unique().tolist(), reverse=True)
     return replace(
         plan,
         heads={layer: list(of) for layer, of in windows.items()},
-        min_tokens=halves_work(plan.sink_tokens, chosen["window"]),
+        min_tokens=halves_work(plan.sink_tokens, reached["window"]),
         window=widths[0],
         windows=windows if len(widths) > 1 else None,
     )

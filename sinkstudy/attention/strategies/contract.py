@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sinkstudy.attention.heads import HeadToKV
 from sinkstudy.attention.pattern import first_tokens
+from sinkstudy.attention.recent import RecentTokens
 
 
 class ReplacedHeads(NamedTuple):
@@ -17,8 +18,8 @@ class ReplacedHeads(NamedTuple):
     `query` (batch, head, query, width). `key`, `value` (batch, kv_head, key, width): KV heads, tokens of the cache
     included, from token `start` on. `to_kv`: which of those KV heads the replaced heads read. `mask` (batch, 1, query,
     key) bool, or None for plain causal attention. `rest_weight` (batch or 1, head) float32, from the plan, or None.
-    `memory`: what the strategy keeps from a prompt's prefill through its decoding, batch first; where it holds "key"
-    and "value", these are the cache that `key` and `value` come from, which the strategy may replace by less.
+    `memory`: what the strategy keeps from a prompt's prefill through its decoding, batch first. `cached`: the tokens
+    that `key` and `value` come from, where only these heads read them, of which the strategy may forget some.
     `sink_tokens`, `window`: the plan's. `first_layer_pattern()`: the first layer's attention of the same head indices
     for the same queries, (batch, head, query, key).
     """
@@ -34,6 +35,7 @@ class ReplacedHeads(NamedTuple):
     rest_weight: Tensor | None
     memory: dict[str, Tensor]
     first_layer_pattern: Callable[[], Tensor]
+    cached: RecentTokens | None = None
     start: int = 0
 
     def first_token(self) -> Tensor:
@@ -79,8 +81,8 @@ class Strategy:
     replaced heads add to the layer's output, (batch, query or 1, hidden), without their queries and keys; None where
     those, or the first layer's pattern, are needed. `every_value`: whether `from_hidden` reads the value of every
     token, and has an output for each. `needs_rest_weight`: whether it reads the plan's. `needs_first_layer`: whether
-    heads of the first layer must be left as they are. `forgets_tokens`: whether `from_heads` shortens a cache in
-    `memory`. `work(n, width, sink_tokens, window)`: multiply-adds of attention that a replaced head still does in a
+    heads of the first layer must be left as they are. `forgets_tokens`: whether `from_heads` shortens what is
+    `cached`. `work(n, width, sink_tokens, window)`: multiply-adds of attention that a replaced head still does in a
     prefill of n tokens. `reads` (same arguments but width): share of a KV head's keys and values it reads per decoded
     token from a cache that holds all.
     """

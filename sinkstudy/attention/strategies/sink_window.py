@@ -5,6 +5,7 @@ those of the whole text. Of a cache of its own it keeps those tokens alone.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +17,6 @@ from sinkstudy.attention.strategies.contract import ReplacedHeads, Strategy
 # At least so many queries share one stretch of keys, or an eighth of a long window: smaller blocks copy keys too often.
 _BLOCK = 64
 _MASKED_BLOCK = 128
-# Decoding forgets so many tokens at once, because forgetting copies all that stay.
-_SPARE = 64
 
 
 def from_heads(heads: ReplacedHeads) -> Tensor:
@@ -32,44 +31,100 @@ def from_heads(heads: ReplacedHeads) -> Tensor:
 def _whole_prompt(heads: ReplacedHeads) -> Tensor:
     """A prompt without padding or anything before it: its first queries see all there is, which is plain causal
     attention, and the others go in blocks of one length, and one that is shorter."""
-    n, size = heads.query.shape[2], heads.to_kv.group_size or 1
+    (batch, count, n, _), size = heads.query.shape, heads.to_kv.group_size or 1
     kv = heads.to_kv.unique if heads.to_kv.group_size else heads.to_kv.index
     key, value = select_heads(heads.key, kv), select_heads(heads.value, kv)
+    # Queries first, as the layer has them: whoever scatters these outputs copies whole rows.
+    output = heads.query.new_empty(batch, n, count, value.shape[-1], dtype=value.dtype).transpose(1, 2)
     full, block = heads.sink_tokens + heads.window, max(_BLOCK, heads.window // 8)
+    if _can_merge(heads.query, key, value):
+        block = _BLOCK  # Nothing is copied but the edges, which a shorter block has less of.
     early = (states[:, :, :full] for states in (heads.query, key, value))
-    outputs = [scaled_dot_product_attention(*early, is_causal=True, scale=heads.scale, enable_gqa=size > 1)]
+    output[:, :, :full] = scaled_dot_product_attention(*early, is_causal=True, scale=heads.scale, enable_gqa=size > 1)
     edge = max(full, n - (n - full) % block)
     for start, stop, length in ((full, edge, block), (edge, n, n - edge)):
         if start < stop:
-            outputs.append(_in_blocks(heads, key, value, start, stop, length))
-    _shorten(heads, _front(heads), heads.window - 1)
-    return torch.cat(outputs, 2)
+            _fill_blocks(output[:, :, start:stop], heads, _Blocks(start, stop, length), key, value)
+    _shorten(heads, heads.window - 1)
+    return output
 
 
-def _in_blocks(heads: ReplacedHeads, key: Tensor, value: Tensor, start: int, stop: int, length: int) -> Tensor:
-    """Outputs (batch, head, query, width) of the queries `start` to `stop`, all of which are past the sinks and a
-    window. Blocks of `length` queries are folded into the batch: one mask says for all of them which keys each query
-    sees, of the sinks and of the stretch that the windows of its block span."""
-    sinks, window, size = heads.sink_tokens, heads.window, heads.to_kv.group_size or 1
-    count, span = (stop - start) // length, window - 1 + length
+class _Blocks(NamedTuple):
+    """The queries from `start` to `stop`, all of which are past the sinks and a window, in blocks of `length`."""
 
-    def keys_of_blocks(states: Tensor) -> Tensor:
-        stretches = states[:, :, start - window + 1 : stop].unfold(
-            2, span, length
-        )  # (batch, kv_head, block, width, key)
-        stretches = stretches.permute(0, 2, 1, 4, 3).flatten(0, 1)  # (batch x block, kv_head, key, width)
-        return torch.cat([states[:, :, :sinks].repeat_interleave(count, 0), stretches], 2)
+    start: int
+    stop: int
+    length: int
 
-    # Query heads that read one KV head stand below each other: (batch x block, kv_head, head of it x query, width).
-    query = heads.query[:, :, start:stop].unflatten(2, (count, length)).unflatten(1, (-1, size))
-    query = query.permute(0, 3, 1, 2, 4, 5).flatten(3, 4).flatten(0, 1)
-    near = torch.ones(length, span, dtype=torch.bool, device=query.device).triu().tril(window - 1)
-    seen = torch.nn.functional.pad(near, (sinks, 0), value=True).repeat(size, 1)
-    output = scaled_dot_product_attention(
-        query, keys_of_blocks(key), keys_of_blocks(value), attn_mask=seen, scale=heads.scale
+    def of(self, states: Tensor) -> Tensor:
+        """(batch, head, query, width) of these queries as (batch, head, block, query of it, width)."""
+        return states.unflatten(2, (-1, self.length))
+
+    def keys(self, states: Tensor, behind: int, span: int) -> Tensor:
+        """For each block the `span` keys that begin so far `behind` its first query, (batch, kv_head, block, key,
+        width). Blocks read them where they lie."""
+        last = self.stop - self.length - behind + span
+        return states[:, :, self.start - behind : last].unfold(2, span, self.length).transpose(3, 4)
+
+
+def _fill_blocks(output: Tensor, heads: ReplacedHeads, blocks: _Blocks, key: Tensor, value: Tensor) -> None:
+    """Write these queries' outputs, (batch, head, query, width). Blocks are folded into the batch, and query heads that
+    read one KV head stand below each other, so that one mask tells for all what each query of a block sees."""
+    sinks, window, length, size = heads.sink_tokens, heads.window, blocks.length, heads.to_kv.group_size or 1
+
+    def folded(states: Tensor) -> Tensor:
+        """(batch, head, query, width) as (batch, block, kv_head, head of it, query of the block, width)."""
+        return blocks.of(states).unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4, 5)
+
+    def together(states: Tensor, *stretches: tuple[int, int]) -> Tensor:
+        """The sinks and these stretches of keys, for each block."""
+        first = states[:, :, None, :sinks].expand(-1, -1, (blocks.stop - blocks.start) // length, -1, -1)
+        return by_block(torch.cat([first, *(blocks.keys(states, *one) for one in stretches)], 3))
+
+    def by_block(keys: Tensor) -> Tensor:
+        """(batch x block, kv_head, key, width)."""
+        return keys.transpose(1, 2).flatten(0, 1)
+
+    query, filled = folded(heads.query[:, :, blocks.start : blocks.stop]).flatten(3, 4).flatten(0, 1), folded(output)
+    ones = torch.ones(length, length, dtype=torch.bool, device=query.device)
+    if window <= length or not _can_merge(query, key, value):
+        span = window - 1 + length
+        near = ones.new_ones(length, span).triu().tril(window - 1)
+        seen = torch.cat([ones.new_ones(length, sinks), near], 1).repeat(size, 1)
+        keys = (together(states, (window - 1, span)) for states in (key, value))
+        found = scaled_dot_product_attention(query, *keys, attn_mask=seen, scale=heads.scale)
+        filled.copy_(found.view(filled.shape))
+        return
+    # Every query of a block sees what lies between the oldest keys of its window and the block: no mask, no copy.
+    between = (by_block(blocks.keys(states, window - length, window - length)) for states in (key, value))
+    found, weight = _with_log_sum_exp(query, *between, None, heads.scale)
+    seen = torch.cat([ones.new_ones(length, sinks), ones.triu()[:, :-1], ones.tril()], 1).repeat(size, 1)
+    edges = (together(states, (window - 1, length - 1), (0, length)) for states in (key, value))
+    at_edges, weight_at_edges = _with_log_sum_exp(query, *edges, seen, heads.scale)
+    share = (weight_at_edges - weight).sigmoid().to(found.dtype)[..., None]
+    found, at_edges = found.view(filled.shape), at_edges.view(filled.shape)
+    torch.lerp(found, at_edges, share.view(*filled.shape[:-1], 1), out=filled)
+
+
+def _can_merge(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether two parts of an attention can be told apart by their log-sum-exps: PyTorch gives none but from the
+    kernels themselves, and lets no gradient through them."""
+    recorded = torch.is_grad_enabled() and any(states.requires_grad for states in (query, key, value))
+    alike = query.dtype == key.dtype == value.dtype and query.shape[-1] == value.shape[-1]
+    return query.device.type == "cpu" and alike and not recorded
+
+
+def _with_log_sum_exp(
+    query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention output, and the log-sum-exp of its scores, (batch, head, query) float32, by the kernel that SDPA runs
+    on a CPU."""
+    mask = None
+    if seen is not None:
+        mask = torch.zeros_like(seen, dtype=query.dtype).masked_fill_(~seen, -torch.inf)[None, None]
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, False, attn_mask=mask, scale=scale
     )
-    output = output.unflatten(2, (size, length)).unflatten(0, (-1, count))
-    return output.permute(0, 2, 3, 1, 4, 5).flatten(3, 4).flatten(1, 2)
 
 
 def _masked(heads: ReplacedHeads) -> Tensor:
@@ -105,32 +160,26 @@ def _masked(heads: ReplacedHeads) -> Tensor:
             )
         )
     if heads.start or tokens.there.all():
-        _shorten(heads, (sink_key, sink_value), heads.window - 1 + tokens.padding)
+        _shorten(heads, heads.window - 1 + tokens.padding, (sink_key, sink_value))
     return torch.cat(outputs, 2)
 
 
 def _last_query(heads: ReplacedHeads) -> Tensor:
     """The query of the last token, without padding: it sees the sinks and the window, whatever is stored between."""
-    stored, full = heads.key.shape[2], heads.sink_tokens + heads.window
-    key, value, seen = heads.key, heads.value, None
-    if stored > full + _SPARE:
+    key, value = heads.key, heads.value
+    if key.shape[2] > heads.sink_tokens + heads.window:
         key, value = (
             torch.cat([states[:, :, : heads.sink_tokens], states[:, :, -heads.window :]], 2) for states in (key, value)
         )
-    elif stored > full:
-        place = torch.arange(stored, device=key.device)
-        seen = (place < heads.sink_tokens) | (place >= stored - heads.window)
     index = heads.to_kv.unique if heads.to_kv.group_size else heads.to_kv.index
     output = scaled_dot_product_attention(
         heads.query,
         select_heads(key, index),
         select_heads(value, index),
-        attn_mask=None if seen is None else seen[None],
         scale=heads.scale,
         enable_gqa=heads.to_kv.group_size is not None,
     )
-    if stored >= full + _SPARE:
-        _shorten(heads, _front(heads), heads.window - 1)
+    _shorten(heads, heads.window - 1)
     return output
 
 
@@ -160,20 +209,15 @@ class _Tokens:
 def _sinks(heads: ReplacedHeads, tokens: _Tokens) -> tuple[Tensor, Tensor]:
     """Keys and values of the first tokens, (batch, kv_head, sink, width)."""
     if heads.start:  # They were moved to the front when what lies between was forgotten.
-        return _front(heads)
+        return heads.key[:, :, : heads.sink_tokens], heads.value[:, :, : heads.sink_tokens]
     index = tokens.sink[:, None, :, None].expand(-1, heads.key.shape[1], -1, 1)
     return tuple(states.gather(2, index.expand(-1, -1, -1, states.shape[-1])) for states in (heads.key, heads.value))
 
 
-def _front(heads: ReplacedHeads) -> tuple[Tensor, Tensor]:
-    return heads.key[:, :, : heads.sink_tokens], heads.value[:, :, : heads.sink_tokens]
-
-
-def _shorten(heads: ReplacedHeads, sinks: tuple[Tensor, Tensor], recent: int) -> None:
+def _shorten(heads: ReplacedHeads, recent: int, sinks: tuple[Tensor, Tensor] | None = None) -> None:
     """Forget what no later query reads: all but the first tokens, which every sequence has, and the `recent` last."""
-    if "key" in heads.memory and heads.sink_tokens + recent < heads.key.shape[2]:
-        for name, first, states in (("key", sinks[0], heads.key), ("value", sinks[1], heads.value)):
-            heads.memory[name] = torch.cat([first, states[:, :, states.shape[2] - recent :]], 2)
+    if heads.cached is not None:
+        heads.cached.forget(heads.sink_tokens, recent, sinks)
 
 
 def _work(n: int, width: int, sink_tokens: int, window: int) -> float:

@@ -1,0 +1,73 @@
+"""A cache of the first tokens and the latest ones, in which a decoded token takes the place of the oldest."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+class RecentTokens:
+    """Keys and values (batch, kv_head, token, width). Attention does not ask in which order they stand, so that after
+    the first tokens they form a ring once some have been forgotten, and no token has to be moved for the next."""
+
+    def __init__(self) -> None:
+        self._held: list[Tensor] = []  # keys and values
+        self._first = 0  # so many stand in front of the ring; 0: nothing has been forgotten yet
+        self._oldest = 0  # the place of the oldest in the ring
+        self._oldest_is_free = False  # whether it has been forgotten
+
+    @property
+    def held(self) -> list[Tensor]:
+        """Keys and values, in no order."""
+        return self._held
+
+    @property
+    def ordered(self) -> list[Tensor]:
+        """Keys and values in the order of their tokens."""
+        first, oldest, begin = self._first, self._oldest, self._oldest + self._oldest_is_free
+        if oldest == first and begin == first:
+            return self._held
+        return [torch.cat([t[:, :, :first], t[:, :, begin:], t[:, :, first:oldest]], 2) for t in self._held]
+
+    def fits(self, first: int, recent: int) -> bool:
+        """Whether there are no more than so many first tokens and recent ones."""
+        return self._held[0].shape[2] <= first + recent
+
+    def append(self, *added: Tensor) -> None:
+        """Add keys and values of the next tokens."""
+        if not self._held:
+            self._hold([states.clone(memory_format=torch.contiguous_format) for states in added])
+        elif added[0].shape[2] == 1 and self._oldest_is_free and all(map(_may_change, self._held)):
+            for held, states in zip(self._held, added, strict=True):
+                held[:, :, self._oldest : self._oldest + 1] = states
+            self._oldest_is_free = False
+            self._oldest = self._oldest + 1 if self._oldest + 1 < self._held[0].shape[2] else self._first
+        else:
+            self._hold([torch.cat(pair, 2) for pair in zip(self.ordered, added, strict=True)])
+
+    def forget(self, first: int, recent: int, moved: Sequence[Tensor] | None = None) -> None:
+        """Keep the `first` tokens and the `recent` last. `moved`: keys and values of the first ones, where those do not
+        stand in front, as padding does."""
+        tokens = self._held[0].shape[2] - self._oldest_is_free
+        if tokens <= first + recent:
+            return
+        if self._first == first and tokens == first + recent + 1:
+            self._oldest_is_free = True
+            return
+        states = self.ordered
+        front = [t[:, :, :first] for t in states] if moved is None else moved
+        latest = [t[:, :, tokens - recent :] for t in states]
+        self._hold([torch.cat(pair, 2) for pair in zip(front, latest, strict=True)])
+        self._first = self._oldest = first
+
+    def change(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Replace keys and values, batch first, each by what `change` makes of them."""
+        self._held = [change(states) for states in self._held]
+
+    def _hold(self, states: list[Tensor]) -> None:
+        self._held, self._oldest, self._oldest_is_free = states, self._first, False
+
+
+def _may_change(held: Tensor) -> bool:
+    """Whether `held` may be written to: not where gradients may need what is in it, or where PyTorch forbids it."""
+    return not torch.is_grad_enabled() and held.is_inference() <= torch.is_inference_mode_enabled()
