@@ -225,7 +225,7 @@ class PlanState:
         return len(partition.readers) > len(partition.kept) and inputs.query.shape[2] == 1 and inputs.mask is None
 
     def _joined(self, layer: int, partition: HeadPartition, inputs: AttentionInputs) -> KeptGroup:
-        key = layer, partition.replaced
+        key = layer, partition.replaced, partition.device
         if key not in self._joined_heads:
             readers = partition.readers
             windows = self.plan.by_window(layer, [h for h in readers if h in partition.replaced])
@@ -286,7 +286,7 @@ class PlanState:
     ) -> list[tuple[tuple[int, ...], Index, HeadToKV, int]]:
         """The replaced heads that read these KV heads, in so many calls as the strategy needs: those of one window, as
         many for each KV head. The heads, their index, which of the KV heads they read, and their window."""
-        key = layer, partition.replaced, kv_heads
+        key = layer, partition.replaced, partition.device, kv_heads
         if key not in self._known_calls:
             here = [h for h in partition.replaced if partition.kv_of(h) in kv_heads]
             calls = list(self.plan.by_window(layer, here).items())
