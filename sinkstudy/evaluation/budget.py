@@ -1,7 +1,8 @@
 """Policy `budget`: windows for the heads that cost least, until a stated KL divergence, or retrieval, is spent.
 
-Of the heads that read one KV head, all may have a window, or those alone that cost least; its cache shrinks only under
-all. They share one of several windows. What is spent next is always what costs least for the work it saves.
+A KV head's cache shrinks only where all heads that read it have a window, so these go together; or, where prefill is
+what should be faster, those alone that cost least. They share one of several windows. What is spent next is always what
+costs least for the work it saves.
 """
 
 import math
@@ -72,6 +73,7 @@ def budget(
     limit: float,
     contexts: Sequence[Context] = (),
     most_lost: float | None = 0.02,
+    whole_groups: bool = True,
 ) -> Plan:
     """`plan` with KV heads, and a window for each, that together cost at most `limit` nats per token and, at any depth
     of `contexts`, right answers to at most the share `most_lost` of the questions.
@@ -86,7 +88,7 @@ def budget(
     tokens = min(ids.shape[1] for ids in (check_ids, *(context.ids for context in contexts)))
     if plan.max_tokens is not None and plan.max_tokens < check_ids.shape[1]:
         return plan
-    steps = _steps(costs[costs["strategy"] == plan.strategy], plan.sink_tokens, tokens)
+    steps = _steps(costs[costs["strategy"] == plan.strategy], plan.sink_tokens, tokens, whole_groups)
     spent, allowed = steps["cost"].cumsum().to_numpy(), limit
     count = int(np.searchsorted(spent, allowed, side="right"))
     asked = sum(len(context.asked) for context in contexts) / len(DEPTHS)
@@ -113,7 +115,7 @@ def _within(measured: float, limit: float) -> float:
     return 1.0 if measured <= limit else limit / measured
 
 
-def _steps(costs: pd.DataFrame, sink_tokens: int, tokens: int) -> pd.DataFrame:
+def _steps(costs: pd.DataFrame, sink_tokens: int, tokens: int, whole_groups: bool) -> pd.DataFrame:
     """What may be spent on, in the order in which it should be: each row gives `heads` of a KV head (layer, kv_head) a
     `window` in place of what they had before, at an added `cost`."""
     work = STRATEGIES[STRATEGY].work
@@ -128,7 +130,8 @@ def _steps(costs: pd.DataFrame, sink_tokens: int, tokens: int) -> pd.DataFrame:
             # What one head changes may undo what another does, which only the cost of all together knows.
             paid[-1] = cheapest["kv_head_cost"].iloc[0]
             named = cheapest["head"].tolist()
-            options += [(n * saved[window], cost, int(window), named[:n]) for n, cost in enumerate(paid, 1)]
+            fewest = len(named) if whole_groups else 1
+            options += [(n * saved[window], paid[n - 1], int(window), named[:n]) for n in range(fewest, len(named) + 1)]
         for (gained, paid, *_), (gain, cost, window, heads) in _cheapest(sorted(options)):
             rows.append(((cost - paid) / (gain - gained), layer, kv_head, window, cost - paid, heads))
     return pd.DataFrame(sorted(rows), columns=["price", "layer", "kv_head", "window", "cost", "heads"])

@@ -228,6 +228,9 @@ class Benchmark(Section):
         BeforeValidator(lambda given: [given] if isinstance(given, int) else given),
         Field(description="... where they see the sinks and a window, each the best of these widths in tokens, ..."),
     ] = [512]
+    budget_whole_groups: Annotated[
+        bool, Field(description="... all heads of a KV head, so that its cache shrinks, or false: single ones too ...")
+    ] = True
     budget_tokens: Annotated[Count, Field(description="... of stretches of so many tokens of the prompts.")] = 2048
     sink_tokens: Annotated[Count, Field(description="Strategy sink_window: the first tokens it attends to ...")] = 4
     window: Annotated[Count, Field(description="... and the recent ones.")] = 64

@@ -76,7 +76,10 @@ rule budget_plan:
         mem_mb=16000,
         runtime=60,
     params:
-        budget={key: config["benchmark"][f"budget_{key}"] for key in ("kl", "retrieval", "tokens", "window")},
+        budget={
+            key: config["benchmark"][f"budget_{key}"]
+            for key in ("kl", "retrieval", "tokens", "whole_groups", "window")
+        },
         code=code_of("plan_budget.py"),
         max_tokens=config["benchmark"]["max_tokens"],
         model=model_spec,

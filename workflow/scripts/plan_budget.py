@@ -30,7 +30,8 @@ with job_log(snakemake.log[0]):
     priced = [*plans, replace(plans[0], strategy="first_value")] if takes_plans(model) else []
     costs = head_costs(model, fit, priced, params.seed)
     with atomic_write(snakemake.output.plan) as path:
-        budget(model, plans[0], costs, check, spending["kl"], facts, spending["retrieval"]).save(path)
+        limits = spending["kl"], facts, spending["retrieval"], spending["whole_groups"]
+        budget(model, plans[0], costs, check, *limits).save(path)
     heads = read_tables([snakemake.input.heads])
     activations = LongTable([snakemake.input.activations]).only(lambda rows: rows["head"].notna())
     costs = with_scores(costs.assign(model=snakemake.wildcards.model), heads, activations)
