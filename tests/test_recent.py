@@ -55,6 +55,20 @@ def test_a_token_takes_the_place_of_the_oldest():
         cache.forget(2, 3)
 
 
+@torch.no_grad()
+def test_a_token_that_does_not_fit_is_not_made_to():
+    cache = RecentTokens()
+    cache.append(tokens(range(9)), tokens(range(9)))
+    cache.forget(2, 3)
+    cache.append(tokens([9]), tokens([9]))
+    cache.forget(2, 3)
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+        cache.append(tokens([10])[:1], tokens([10])[:1])
+    precise = tokens([10]).double() + 1e-12
+    cache.append(precise, precise)
+    assert torch.equal(cache.ordered[0][:, :, -1:], precise)
+
+
 @pytest.mark.parametrize("modes", [(torch.inference_mode, torch.no_grad), (torch.no_grad, torch.inference_mode)])
 def test_decoding_goes_on_in_another_mode_and_from_a_copy(modes):
     """In place or not, no token is lost, and a copy of the cache does not see what is added to it."""

@@ -37,7 +37,7 @@ class RecentTokens:
         """Add keys and values of the next tokens."""
         if not self._held:
             self._hold([states.clone(memory_format=torch.contiguous_format) for states in added])
-        elif added[0].shape[2] == 1 and self._oldest_is_free and all(map(_may_change, self._held)):
+        elif self._oldest_is_free and all(map(_may_take, self._held, added)):
             for held, states in zip(self._held, added, strict=True):
                 held[:, :, self._oldest : self._oldest + 1] = states
             self._oldest_is_free = False
@@ -68,6 +68,8 @@ class RecentTokens:
         self._held, self._oldest, self._oldest_is_free = states, self._first, False
 
 
-def _may_change(held: Tensor) -> bool:
-    """Whether `held` may be written to: not where gradients may need what is in it, or where PyTorch forbids it."""
-    return not torch.is_grad_enabled() and held.is_inference() <= torch.is_inference_mode_enabled()
+def _may_take(held: Tensor, added: Tensor) -> bool:
+    """Whether one token may be written into `held`: not where gradients may need what is in it, where PyTorch forbids
+    it, or where it would be made to fit."""
+    alike = added.dtype == held.dtype and added.shape == (*held.shape[:2], 1, held.shape[3])
+    return alike and not torch.is_grad_enabled() and held.is_inference() <= torch.is_inference_mode_enabled()
