@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from sinkstudy.attention.recent import RecentTokens
 from sinkstudy.evaluation.quality import compare
 from sinkstudy.evaluation.retrieval import scored_answer
 from sinkstudy.evaluation.timing import Alternative, peak_bytes
@@ -123,6 +124,8 @@ def _tensors(held: object) -> Iterator[Tensor]:
     elif isinstance(held, dict | list | tuple):
         for one in held.values() if isinstance(held, dict) else held:
             yield from _tensors(one)
+    elif isinstance(held, RecentTokens):
+        yield from held.held
 
 
 @torch.inference_mode()
