@@ -206,7 +206,7 @@ def test_nothing_saves_as_much_work_for_less_than_a_budget_of_several_windows(pr
     plan = budget(model, window_plan(1, 14), pd.DataFrame(rows, columns=COLUMNS), check, limit)
 
     def saved(width):
-        return sum(max(0, i - width) for i in range(60))  # keys that a query at i, after a first token, does not see
+        return sum(max(0, i - width) for i in range(60))  # A query at i, after a first token, misses so many keys.
 
     options = [
         [(0, 0.0), *((saved(width), price) for _, width, *_, kv, _, price in rows if kv == of)] for of in range(4)
@@ -237,7 +237,7 @@ def test_of_heads_that_share_a_kv_head_the_cheaper_may_have_a_window_alone(price
     chosen = {head: plan.window_of(1, head) for head in plan.heads.get(1, [])}
 
     def saved(width):
-        return sum(max(0, i - width) for i in range(60))  # keys that a query at i, after a first token, does not see
+        return sum(max(0, i - width) for i in range(60))  # A query at i, after a first token, misses so many keys.
 
     def paid(kv, heads, width):
         return prices[kv][widths.index(width)][2 if len(heads) == 2 else heads[0]]

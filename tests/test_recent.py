@@ -41,13 +41,18 @@ def test_the_first_tokens_and_the_latest_stay(first, recent, pieces):
         cache.change(lambda states: states[[1, 0]])
 
 
+def ring():
+    """Tokens 0, 1, 7, 8 and 9, and the place of one that was forgotten."""
+    cache = RecentTokens()
+    for added in (range(9), [9]):
+        cache.append(tokens(added), tokens(added))
+        cache.forget(2, 3)
+    return cache
+
+
 @torch.no_grad()
 def test_a_token_takes_the_place_of_the_oldest():
-    cache = RecentTokens()
-    cache.append(tokens(range(9)), tokens(range(9)))
-    cache.forget(2, 3)
-    cache.append(tokens([9]), tokens([9]))
-    cache.forget(2, 3)
+    cache = ring()
     where = cache.held[0].data_ptr()
     for number in range(10, 17):
         cache.append(tokens([number]), tokens([number]))
@@ -57,11 +62,7 @@ def test_a_token_takes_the_place_of_the_oldest():
 
 @torch.no_grad()
 def test_a_token_that_does_not_fit_is_not_made_to():
-    cache = RecentTokens()
-    cache.append(tokens(range(9)), tokens(range(9)))
-    cache.forget(2, 3)
-    cache.append(tokens([9]), tokens([9]))
-    cache.forget(2, 3)
+    cache = ring()
     with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
         cache.append(tokens([10])[:1], tokens([10])[:1])
     precise = tokens([10]).double() + 1e-12

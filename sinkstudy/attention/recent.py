@@ -11,10 +11,10 @@ class RecentTokens:
     the first tokens they form a ring once some have been forgotten, and no token has to be moved for the next."""
 
     def __init__(self) -> None:
-        self._held: list[Tensor] = []  # keys and values
-        self._first = 0  # so many stand in front of the ring; 0: nothing has been forgotten yet
-        self._oldest = 0  # the place of the oldest in the ring
-        self._oldest_is_free = False  # whether it has been forgotten
+        self._held: list[Tensor] = []
+        # The ring begins after so many first tokens, and is none as long as nothing has been forgotten, which is 0.
+        self._first = 0
+        self._oldest, self._oldest_is_free = 0, False
 
     @property
     def held(self) -> list[Tensor]:

@@ -127,7 +127,7 @@ def _steps(costs: pd.DataFrame, sink_tokens: int, tokens: int, whole_groups: boo
         for window, of in readers.groupby("window"):
             cheapest = of.sort_values(["cost", "head"])
             paid = cheapest["cost"].cumsum().tolist()
-            # What one head changes may undo what another does, which only the cost of all together knows.
+            # What one head changes may undo what another does; only the cost of all together counts that.
             paid[-1] = cheapest["kv_head_cost"].iloc[0]
             named = cheapest["head"].tolist()
             fewest = len(named) if whole_groups else 1

@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from sinkstudy.attention.heads import select_heads
 from sinkstudy.attention.strategies.contract import ReplacedHeads, Strategy
 
-# At least so many queries share one stretch of keys, or an eighth of a long window: smaller blocks copy keys too often.
+# So many queries share the keys of a block; where all of its keys are copied, an eighth of a long window does.
 _BLOCK = 64
 _MASKED_BLOCK = 128
 
@@ -34,81 +34,81 @@ def _whole_prompt(heads: ReplacedHeads) -> Tensor:
     (batch, count, n, _), size = heads.query.shape, heads.to_kv.group_size or 1
     kv = heads.to_kv.unique if heads.to_kv.group_size else heads.to_kv.index
     key, value = select_heads(heads.key, kv), select_heads(heads.value, kv)
-    # Queries first, as the layer has them: whoever scatters these outputs copies whole rows.
+    # The layer has its queries first, and copies whole rows where these outputs have them first, too.
     output = heads.query.new_empty(batch, n, count, value.shape[-1], dtype=value.dtype).transpose(1, 2)
-    full, block = heads.sink_tokens + heads.window, max(_BLOCK, heads.window // 8)
-    if _can_merge(heads.query, key, value):
-        block = _BLOCK  # Nothing is copied but the edges, which a shorter block has less of.
+    full, merge = heads.sink_tokens + heads.window, _can_merge(heads.query, key, value)
+    block = _BLOCK if merge else max(_BLOCK, heads.window // 8)
     early = (states[:, :, :full] for states in (heads.query, key, value))
     output[:, :, :full] = scaled_dot_product_attention(*early, is_causal=True, scale=heads.scale, enable_gqa=size > 1)
     edge = max(full, n - (n - full) % block)
     for start, stop, length in ((full, edge, block), (edge, n, n - edge)):
         if start < stop:
-            _fill_blocks(output[:, :, start:stop], heads, _Blocks(start, stop, length), key, value)
+            fill = _fill_merged if merge and heads.window > length else _fill_masked
+            fill(output[:, :, start:stop], heads, _Blocks(start, stop, length, size), key, value)
     _shorten(heads, heads.window - 1)
     return output
 
 
 class _Blocks(NamedTuple):
-    """The queries from `start` to `stop`, all of which are past the sinks and a window, in blocks of `length`."""
+    """The queries from `start` to `stop`, all of which are past the sinks and a window, in blocks of `length`. Blocks
+    are folded into the batch, and the `size` query heads that read one KV head stand below each other, so that one mask
+    tells for all what each query of a block sees."""
 
     start: int
     stop: int
     length: int
+    size: int
 
-    def of(self, states: Tensor) -> Tensor:
-        """(batch, head, query, width) of these queries as (batch, head, block, query of it, width)."""
-        return states.unflatten(2, (-1, self.length))
+    def queries(self, states: Tensor) -> Tensor:
+        """(batch, head, query, width) of these queries as (batch, block, kv_head, head of it, query of the block,
+        width)."""
+        return states.unflatten(2, (-1, self.length)).unflatten(1, (-1, self.size)).permute(0, 3, 1, 2, 4, 5)
 
-    def keys(self, states: Tensor, behind: int, span: int) -> Tensor:
-        """For each block the `span` keys that begin so far `behind` its first query, (batch, kv_head, block, key,
-        width). Blocks read them where they lie."""
-        last = self.stop - self.length - behind + span
-        return states[:, :, self.start - behind : last].unfold(2, span, self.length).transpose(3, 4)
+    def keys(self, states: Tensor, sinks: int, *stretches: tuple[int, int]) -> Tensor:
+        """For each block the first `sinks` keys and then, of each of the `stretches` (behind, span), `span` keys that
+        begin so far `behind` the block's first query: (batch x block, kv_head, key, width). One stretch alone is read
+        where it lies."""
+        parts = [states[:, :, None, :sinks].expand(-1, -1, (self.stop - self.start) // self.length, -1, -1)]
+        for behind, span in stretches:
+            last = self.stop - self.length - behind + span
+            found = states[:, :, self.start - behind : last].unfold(2, span, self.length).transpose(3, 4)
+            parts.append(found)
+        together = found if sinks == 0 and len(stretches) == 1 else torch.cat(parts, 3)
+        return together.transpose(1, 2).flatten(0, 1)
 
 
-def _fill_blocks(output: Tensor, heads: ReplacedHeads, blocks: _Blocks, key: Tensor, value: Tensor) -> None:
-    """Write these queries' outputs, (batch, head, query, width). Blocks are folded into the batch, and query heads that
-    read one KV head stand below each other, so that one mask tells for all what each query of a block sees."""
-    sinks, window, length, size = heads.sink_tokens, heads.window, blocks.length, heads.to_kv.group_size or 1
+def _fill_masked(output: Tensor, heads: ReplacedHeads, blocks: _Blocks, key: Tensor, value: Tensor) -> None:
+    """Write these queries' outputs, (batch, head, query, width), from one call: for each block the sinks and the
+    stretch of keys that its windows span."""
+    sinks, window, span = heads.sink_tokens, heads.window, heads.window - 1 + blocks.length
+    query, filled = blocks.queries(heads.query[:, :, blocks.start : blocks.stop]), blocks.queries(output)
+    near = torch.ones(blocks.length, span, dtype=torch.bool, device=query.device).triu().tril(window - 1)
+    seen = torch.nn.functional.pad(near, (sinks, 0), value=True).repeat(blocks.size, 1)
+    keys = (blocks.keys(states, sinks, (window - 1, span)) for states in (key, value))
+    query = query.flatten(3, 4).flatten(0, 1)
+    found = scaled_dot_product_attention(query, *keys, attn_mask=seen, scale=heads.scale)
+    filled.copy_(found.view(filled.shape))
 
-    def folded(states: Tensor) -> Tensor:
-        """(batch, head, query, width) as (batch, block, kv_head, head of it, query of the block, width)."""
-        return blocks.of(states).unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4, 5)
 
-    def together(states: Tensor, *stretches: tuple[int, int]) -> Tensor:
-        """The sinks and these stretches of keys, for each block."""
-        first = states[:, :, None, :sinks].expand(-1, -1, (blocks.stop - blocks.start) // length, -1, -1)
-        return by_block(torch.cat([first, *(blocks.keys(states, *one) for one in stretches)], 3))
-
-    def by_block(keys: Tensor) -> Tensor:
-        """(batch x block, kv_head, key, width)."""
-        return keys.transpose(1, 2).flatten(0, 1)
-
-    query, filled = folded(heads.query[:, :, blocks.start : blocks.stop]).flatten(3, 4).flatten(0, 1), folded(output)
-    ones = torch.ones(length, length, dtype=torch.bool, device=query.device)
-    if window <= length or not _can_merge(query, key, value):
-        span = window - 1 + length
-        near = ones.new_ones(length, span).triu().tril(window - 1)
-        seen = torch.cat([ones.new_ones(length, sinks), near], 1).repeat(size, 1)
-        keys = (together(states, (window - 1, span)) for states in (key, value))
-        found = scaled_dot_product_attention(query, *keys, attn_mask=seen, scale=heads.scale)
-        filled.copy_(found.view(filled.shape))
-        return
-    # Every query of a block sees what lies between the oldest keys of its window and the block: no mask, no copy.
-    between = (by_block(blocks.keys(states, window - length, window - length)) for states in (key, value))
+def _fill_merged(output: Tensor, heads: ReplacedHeads, blocks: _Blocks, key: Tensor, value: Tensor) -> None:
+    """As `_fill_masked`, from two calls: one for the keys that all queries of a block see, which needs no mask and
+    copies nothing, and one for the sinks and the edges of the windows."""
+    sinks, window, length = heads.sink_tokens, heads.window, blocks.length
+    query, filled = blocks.queries(heads.query[:, :, blocks.start : blocks.stop]), blocks.queries(output)
+    query = query.flatten(3, 4).flatten(0, 1)
+    between = (blocks.keys(states, 0, (window - length, window - length)) for states in (key, value))
     found, weight = _with_log_sum_exp(query, *between, None, heads.scale)
-    seen = torch.cat([ones.new_ones(length, sinks), ones.triu()[:, :-1], ones.tril()], 1).repeat(size, 1)
-    edges = (together(states, (window - 1, length - 1), (0, length)) for states in (key, value))
-    at_edges, weight_at_edges = _with_log_sum_exp(query, *edges, seen, heads.scale)
-    share = (weight_at_edges - weight).sigmoid().to(found.dtype)[..., None]
-    found, at_edges = found.view(filled.shape), at_edges.view(filled.shape)
-    torch.lerp(found, at_edges, share.view(*filled.shape[:-1], 1), out=filled)
+    oldest = torch.ones(length, length, dtype=torch.bool, device=query.device).triu()
+    seen = torch.nn.functional.pad(torch.cat([oldest[:, :-1], oldest.mT], 1), (sinks, 0), value=True)
+    edges = (blocks.keys(states, sinks, (window - 1, length - 1), (0, length)) for states in (key, value))
+    at_edges, weight_at_edges = _with_log_sum_exp(query, *edges, seen.repeat(blocks.size, 1), heads.scale)
+    share = (weight_at_edges - weight).sigmoid().to(found.dtype).view(*filled.shape[:-1], 1)
+    torch.lerp(found.view(filled.shape), at_edges.view(filled.shape), share, out=filled)
 
 
 def _can_merge(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether two parts of an attention can be told apart by their log-sum-exps: PyTorch gives none but from the
-    kernels themselves, and lets no gradient through them."""
+    """Whether two parts of an attention can be merged by their log-sum-exps: PyTorch gives these from its kernels
+    alone, and lets no gradient through them."""
     recorded = torch.is_grad_enabled() and any(states.requires_grad for states in (query, key, value))
     alike = query.dtype == key.dtype == value.dtype and query.shape[-1] == value.shape[-1]
     return query.device.type == "cpu" and alike and not recorded
