@@ -19,7 +19,7 @@ from toy import toy as shipped_model
 from sinkstudy.attention import Plan, optimized
 from sinkstudy.evaluation.benchmark import windows
 from sinkstudy.evaluation.budget import budget, calibration_texts, checked_facts, window_plan
-from sinkstudy.evaluation.head_costs import COLUMNS, head_costs
+from sinkstudy.evaluation.head_costs import ANSWER_COLUMNS, COLUMNS, head_costs
 from sinkstudy.evaluation.policies import mean_kl
 from sinkstudy.evaluation.retrieval import DEPTHS, Context, planted
 from sinkstudy.evaluation.variants import takes_plans
@@ -171,6 +171,41 @@ def test_a_plan_that_no_longer_finds_what_the_model_finds_is_cut_back(toy, loade
     # A plan cannot lose answers that the unmodified model never gave.
     wrong = [Context(one.ids, [(depth, question, [1]) for depth, question, _ in one.asked]) for one in far]
     assert budget(model, empty, costs, check, limit, wrong, 0.1) == careless
+
+
+def test_answers_are_costed_by_their_own_predictions(toy):
+    """The second half of another text stands for answers, which are too few in a text for a rank of heads."""
+    model, fit, check = toy
+    costs = head_costs(model, fit, [WINDOW], asked=(check, range(N // 2, N)))
+    pd.testing.assert_frame_equal(costs[COLUMNS], head_costs(model, fit, [WINDOW]))
+    with torch.no_grad():
+        before = model(check, use_cache=False).logits[0, N // 2 :].double().log_softmax(-1)
+        measured = []
+        for row in costs.itertuples():
+            with optimized(model, replace(WINDOW, heads={row.layer: [row.head]})):
+                after = model(check, use_cache=False).logits[0, N // 2 :].double().log_softmax(-1)
+            measured.append((before.exp() * (before - after)).sum(-1).mean().item())
+    assert spearmanr(costs["answer_cost"], measured).statistic >= 0.9
+    assert 0.5 < np.median(costs["answer_cost"] / measured) < 2
+    everything = head_costs(model, fit, [WINDOW], asked=(check, range(N)))
+    of_check = head_costs(model, check, [WINDOW]).set_axis([*COLUMNS[:-2], *ANSWER_COLUMNS], axis=1)
+    pd.testing.assert_frame_equal(everything[of_check.columns], of_check)
+
+
+@pytest.mark.parametrize("whole_groups", [True, False])
+def test_heads_that_find_answers_are_taken_last(toy, costs, whole_groups):
+    model, _, check = toy
+    empty, limit = window_plan(WINDOW.sink_tokens, WINDOW.window, None), 1e-2
+    priced = costs[costs["strategy"] == "sink_window"]
+    blind = budget(model, empty, priced, check, limit, whole_groups=whole_groups)
+    finding = {(layer, heads[0]) for layer, heads in blind.heads.items()}
+    dear = [float((row.layer, row.head) in finding) for row in priced.itertuples()]
+    of_kv = priced.assign(answer_cost=dear).groupby(["layer", "kv_head"])["answer_cost"].transform("sum")
+    priced = priced.assign(answer_cost=dear, kv_head_answer_cost=of_kv)
+    plan = budget(model, empty, priced, check, limit, whole_groups=whole_groups)
+    assert plan.replaced > 0
+    assert mean_kl(model, plan, [check]) <= limit
+    assert not finding & {(layer, head) for layer, heads in plan.heads.items() for head in heads}
 
 
 def test_a_plan_that_finds_what_the_model_finds_is_not_cut_back(toy, loaded):

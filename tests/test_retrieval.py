@@ -14,6 +14,7 @@ from sinkstudy.evaluation.retrieval import (
     DEPTHS,
     Context,
     answered,
+    asked_text,
     fact_contexts,
     planted,
     retrieval_table,
@@ -47,6 +48,27 @@ def model():
 @pytest.fixture(scope="module")
 def contexts():
     return fact_contexts(encode, TEXT, N, CASES)
+
+
+@pytest.mark.parametrize("tokens", [900, 1400])
+def test_a_text_asks_at_its_end_for_what_it_tells_and_names_what_predicts_the_answers(tokens):
+    ids, predicting = asked_text(encode, TEXT, tokens)
+    assert ids.shape[1] <= tokens
+    text = decode(ids[0].tolist())
+    told = [sentence.split(".\n")[0] for sentence in text.split(TOLD)[1:] if ".\n" in sentence]
+    assert len(told) >= len(DEPTHS)
+    told_part, asked = text.rsplit(".\n", 1)
+    asked = asked.split(TOLD)[1:]
+    assert sorted(asked) == sorted(told)
+    assert all(one in told_part for one in asked)
+    # The answers are what these queries predict, in the order in which they are asked for.
+    assert decode(ids[0, torch.tensor(predicting) + 1].tolist()) == "".join(one.split(" is")[1] for one in asked)
+    later = {decode(told_fact(encode, case)[0]).split(TOLD)[1] for case in range(272)}
+    assert not later & {f"{one}.\n" for one in told}
+
+
+def test_a_text_without_room_for_facts_asks_for_none():
+    assert asked_text(encode, TEXT, 100) is None
 
 
 def test_facts_are_dealt_to_few_texts_and_each_is_told_once_at_its_depth(contexts):

@@ -2,7 +2,7 @@
 
 A KV head's cache shrinks only where all heads that read it have a window, so these go together; or, where prefill is
 what should be faster, those alone that cost least. They share one of several windows. What is spent next is always what
-costs least for the work it saves.
+costs least for the work it saves, where what answers cost counts along with what all text does, if it is known.
 """
 
 import math
@@ -23,6 +23,10 @@ from sinkstudy.evaluation.retrieval import DEPTHS, Context, fact_contexts, right
 
 STRATEGY = "sink_window"
 _SEPARATOR = "\n\n"
+# Of what heads are priced by, one token to so many of text is one of an answer that lies far behind.
+_ANSWERS = 0.1
+# A few answers more or less are chance, so a plan that loses too many of them gives back no more than this at a time.
+_KEPT = 0.8
 
 
 def window_plan(sink_tokens: int, window: int, max_tokens: int | None = None) -> Plan:
@@ -78,18 +82,19 @@ def budget(
     """`plan` with KV heads, and a window for each, that together cost at most `limit` nats per token and, at any depth
     of `contexts`, right answers to at most the share `most_lost` of the questions.
 
-    `costs`: rows of `head_costs`, for one window or several. Estimates add up costs as if heads did not interact, and
-    say nothing of answers, so both are measured on what the costs were not estimated on: the divergence on `check_ids`
-    (1, query), the answers on `contexts` (see `checked_facts`; none: not at all). Where one of them is too much, the
-    plan is cut back. Only where the unmodified model answers more than `most_lost` of the questions can it lose as
-    much: a model that finds no facts loses none, whatever the plan. Without heads, for a text longer than the plan
-    covers, or too short for any of the windows to halve its work.
+    `costs`: rows of `head_costs`, for one window or several; where they have costs of answers, heads that find these
+    are taken later. Estimates add up costs as if heads did not interact, and count no right answers, so both are
+    measured on what the costs were not estimated on: the divergence on `check_ids` (1, query), the answers on
+    `contexts` (see `checked_facts`; none: not at all). Where one of them is too much, the plan is cut back. Only where
+    the unmodified model answers more than `most_lost` of the questions can it lose as much: a model that finds no facts
+    loses none, whatever the plan. Without heads, for a text longer than the plan covers, or too short for any of the
+    windows to halve its work.
     """
     tokens = min(ids.shape[1] for ids in (check_ids, *(context.ids for context in contexts)))
     if plan.max_tokens is not None and plan.max_tokens < check_ids.shape[1]:
         return plan
     steps = _steps(costs[costs["strategy"] == plan.strategy], plan.sink_tokens, tokens, whole_groups)
-    spent, allowed = steps["cost"].cumsum().to_numpy(), limit
+    spent, allowed = np.maximum.accumulate(steps["cost"].cumsum()), limit
     count = int(np.searchsorted(spent, allowed, side="right"))
     asked = sum(len(context.asked) for context in contexts) / len(DEPTHS)
     known = right_answers(model, contexts if count else ())
@@ -101,7 +106,7 @@ def budget(
         within = _within(compare(before, after, check_ids).kl, limit)
         if within == 1 and contexts and known.max() / asked > most_lost:
             with optimized(model, fitted):
-                within = _within((known - right_answers(model, contexts)).max() / asked, most_lost)
+                within = max(_KEPT, _within((known - right_answers(model, contexts)).max() / asked, most_lost))
         if within == 1:
             return fitted
         # The next plan may spend less, by the factor by which this one exceeded its limit.
@@ -120,27 +125,32 @@ def _steps(costs: pd.DataFrame, sink_tokens: int, tokens: int, whole_groups: boo
     `window` in place of what they had before, at an added `cost`."""
     work = STRATEGIES[STRATEGY].work
     saved = {w: work(tokens, 1, 0, tokens) - work(tokens, 1, sink_tokens, w) for w in costs["window"].unique()}
-    usable = costs[[halves_work(sink_tokens, [w]) <= tokens for w in costs["window"]]]
+    usable = costs[[halves_work(sink_tokens, [w]) <= tokens for w in costs["window"]]].copy()
+    usable["weighed"], usable["kv_head_weighed"] = usable["cost"], usable["kv_head_cost"]
+    if "answer_cost" in usable:
+        usable["weighed"] += _ANSWERS * usable["answer_cost"]
+        usable["kv_head_weighed"] += _ANSWERS * usable["kv_head_answer_cost"]
     rows = []
     for (layer, kv_head), readers in usable.groupby(["layer", "kv_head"]):
         options = []
         for window, of in readers.groupby("window"):
-            cheapest = of.sort_values(["cost", "head"])
-            paid = cheapest["cost"].cumsum().tolist()
+            cheapest = of.sort_values(["weighed", "head"])
+            paid = cheapest[["weighed", "cost"]].cumsum().to_numpy()
             # What one head changes may undo what another does; only the cost of all together counts that.
-            paid[-1] = cheapest["kv_head_cost"].iloc[0]
+            paid[-1] = cheapest[["kv_head_weighed", "kv_head_cost"]].iloc[0]
             named = cheapest["head"].tolist()
-            fewest = len(named) if whole_groups else 1
-            options += [(n * saved[window], paid[n - 1], int(window), named[:n]) for n in range(fewest, len(named) + 1)]
-        for (gained, paid, *_), (gain, cost, window, heads) in _cheapest(sorted(options)):
-            rows.append(((cost - paid) / (gain - gained), layer, kv_head, window, cost - paid, heads))
+            for n in range(len(named) if whole_groups else 1, len(named) + 1):
+                options.append((n * saved[window], *paid[n - 1].tolist(), int(window), named[:n]))
+        for before, after in _cheapest(sorted(options)):
+            *_, cost, window, heads = after
+            rows.append((_price(before, after), layer, kv_head, window, cost - before[2], heads))
     return pd.DataFrame(sorted(rows), columns=["price", "layer", "kv_head", "window", "cost", "heads"])
 
 
 def _cheapest(options: Sequence[tuple]) -> Iterable[tuple[tuple, tuple]]:
     """Steps from nothing to ever more work saved, each dearer per work than the one before: the lower convex hull of
-    `options` (work saved, cost, window, heads), which are sorted."""
-    hull = [(0.0, 0.0, 0, [])]
+    `options` (work saved, weighed cost, cost of text, window, heads), which are sorted."""
+    hull = [(0.0, 0.0, 0.0, 0, [])]
     for one in options:
         while len(hull) > 1 and _price(hull[-2], hull[-1]) >= _price(hull[-1], one):
             hull.pop()

@@ -8,6 +8,9 @@ gradient at every head's output; the cost of a head is half the mean over querie
 and change. Drawn tokens are independent of each other and their scores have mean zero, which is why their sum may stand
 for each; products of two queries' changes are left out. Fisher pruning of convolutions (Theis et al., arXiv 1801.05787)
 estimates channels in this way.
+
+A mean over all tokens hides the few that need what lies far behind. Where a text asks for facts that it told, the same
+estimate from the predictions of the answers alone shows the heads that find them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,26 +34,49 @@ from sinkstudy.errors import StudyError
 from sinkstudy.models.implementation import attention_implementation
 
 _NAME = "sinkstudy_head_costs"
-COLUMNS = ["strategy", "window", "layer", "head", "kv_head", "cost", "kv_head_cost"]
+_KEY = ["strategy", "window", "layer", "head", "kv_head"]
+COLUMNS = [*_KEY, "cost", "kv_head_cost"]
+ANSWER_COLUMNS = ["answer_cost", "kv_head_answer_cost"]
 
 
-def head_costs(model: PreTrainedModel, input_ids: Tensor, plans: Sequence[Plan], seed: int = 0) -> pd.DataFrame:
+def head_costs(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    plans: Sequence[Plan],
+    seed: int = 0,
+    asked: tuple[Tensor, Sequence[int]] | None = None,
+) -> pd.DataFrame:
     """Expected KL divergence, nats per token, from replacing each head alone, and each KV head with all that read it.
 
     `input_ids` (1, query): calibration text. `plans`: what to price, of which strategy, `sink_tokens` and `window` are
-    read. `seed`: of the drawn tokens. One row per plan and head with COLUMNS, `window` empty where the strategy has
-    none; heads that a plan would leave as they are, in layers with a sliding window shorter than the text or where the
-    strategy needs the first layer, have no row. Layers are recomputed in the backward pass, so that the activations of
-    one are held at a time, and beside them two tensors (query, vocabulary). The model must run on SDPA. Without plans
-    there are no rows.
+    read. `seed`: of the drawn tokens. `asked`: another text (1, query) and its queries whose predictions are answers,
+    see `asked_text`. One row per plan and head with COLUMNS, `window` empty where the strategy has none, and with
+    ANSWER_COLUMNS where answers are `asked`: the same costs for these alone, nats per token of an answer. Heads that a
+    plan would leave as they are, in layers with a sliding window shorter than the text or where the strategy needs the
+    first layer, have no row. Layers are recomputed in the backward pass, so that the activations of one are held at a
+    time, and beside them two tensors (query, vocabulary). The model must run on SDPA. Without plans there are no rows.
     """
     if not plans:
         return pd.DataFrame(columns=COLUMNS)
-    costs = _Costs(plans)
+    of_text = _estimated(model, input_ids, None, plans, seed)
+    if asked is None:
+        return of_text
+    of_answers = _estimated(model, *asked, plans, seed).rename(
+        columns={"cost": ANSWER_COLUMNS[0], "kv_head_cost": ANSWER_COLUMNS[1]}
+    )
+    return of_text.merge(of_answers, on=_KEY)
+
+
+def _estimated(
+    model: PreTrainedModel, input_ids: Tensor, counted: Sequence[int] | None, plans: Sequence[Plan], seed: int
+) -> pd.DataFrame:
+    """The costs for the predictions of the `counted` queries, or of all."""
+    costs = _Costs(plans, input_ids.shape[1] if counted is None else len(counted))
     AttentionInterface.register(_NAME, costs.attend)
     AttentionMaskInterface.register(_NAME, sdpa_mask)
     with attention_implementation(model, _NAME, exclusive="is calibrated"), _recomputed(model), torch.enable_grad():
-        logits = model(input_ids, use_cache=False).logits
+        logits = model(input_ids.to(model.device), use_cache=False).logits
+        logits = logits if counted is None else logits[:, counted]
         with torch.no_grad():
             slope = torch.softmax(logits.float(), -1)
             drawn = torch.multinomial(slope[0], 1, generator=torch.Generator(model.device).manual_seed(seed))
@@ -63,8 +89,8 @@ def head_costs(model: PreTrainedModel, input_ids: Tensor, plans: Sequence[Plan],
 class _Costs:
     """Compares, wherever the model attends, each head's output with what every plan would put in its place."""
 
-    def __init__(self, plans: Sequence[Plan]) -> None:
-        self.plans, self.rows = plans, []
+    def __init__(self, plans: Sequence[Plan], counted: int) -> None:
+        self.plans, self.counted, self.rows = plans, counted, []
         self.first: tuple[int, AttentionInputs] | None = None  # the first layer, and what it attended to
 
     def attend(
@@ -113,7 +139,7 @@ class _Costs:
     def _add(self, plan: Plan, layer: int, kv_heads: int, change: Tensor, gradient: Tensor) -> None:
         product = (gradient * change).sum(-1).double()  # (batch, query, head)
         of_kv = product.unflatten(-1, (kv_heads, -1)).sum(-1)
-        cost, of_kv = (part.square().mean((0, 1)).div(2).tolist() for part in (product, of_kv))
+        cost, of_kv = (part.square().sum((0, 1)).div(2 * self.counted).tolist() for part in (product, of_kv))
         size = len(cost) // kv_heads
         priced = plan.strategy, plan.window if STRATEGIES[plan.strategy].forgets_tokens else None, layer
         self.rows += [(*priced, head, head // size, one, of_kv[head // size]) for head, one in enumerate(cost)]

@@ -26,6 +26,8 @@ _ADJECTIVES = ("blue", "north", "old", "green", "second", "round", "broken", "qu
 _ADJECTIVES += ("narrow", "iron", "upper", "painted", "early", "heavy", "southern", "small")
 _NOUNS = ("safe", "gate", "printer", "office", "folder", "cellar", "ladder", "engine", "cabinet")
 _NOUNS += ("tower", "garage", "locker", "elevator", "warehouse", "bridge", "kitchen", "radio")
+# Facts that costs are estimated from are other ones than those that are asked for later.
+_COSTED, _COSTED_CASES = 1000, 5
 _AFTER = 16  # of a copied passage its first tokens do not say yet that it is one
 _KEY = ["model", "task", "n_tokens", "depth", "strategy", "policy"]
 _MEASURES = ["log_prob", "rank", "accuracy"]
@@ -76,16 +78,39 @@ def retrieval_table(
     return by_way.agg("mean").assign(cases=by_way.size()).reset_index()
 
 
+def asked_text(
+    encode: Callable[[str], list[int]], token_ids: Sequence[int], tokens: int
+) -> tuple[Tensor, list[int]] | None:
+    """A text that tells a few facts at each of DEPTHS and asks for them at its end, each question with its answer.
+
+    Its ids (1, query), at most `tokens` of them, and the queries that predict the tokens of answers: a share of all too
+    small to be seen in means over a text. None where it has no room for facts, see `fact_contexts`.
+    """
+    contexts = fact_contexts(encode, token_ids, tokens, _COSTED_CASES, _COSTED)
+    questions = [len(question) + len(answer) for one in contexts[:1] for _, question, answer in one.asked]
+    contexts = fact_contexts(encode, token_ids, max(0, tokens - sum(questions)), _COSTED_CASES, _COSTED)
+    if not contexts:
+        return None
+    ids, asked, predicting = contexts[0].ids[0].tolist(), contexts[0].asked, []
+    at_each = len(asked) // len(DEPTHS)
+    # Depths take turns, so that none is always the last to be asked for.
+    for _, question, answer in (one for turn in range(at_each) for one in asked[turn::at_each]):
+        ids += question
+        predicting += range(len(ids) - 1, len(ids) - 1 + len(answer))
+        ids += answer
+    return torch.tensor([ids]), predicting
+
+
 def fact_contexts(
-    encode: Callable[[str], list[int]], token_ids: Sequence[int], tokens: int, cases: int
+    encode: Callable[[str], list[int]], token_ids: Sequence[int], tokens: int, cases: int, first: int = 0
 ) -> list[Context]:
     """Texts that tell `cases` facts at each of DEPTHS, each fact once, in as few texts as have room for them.
 
-    With the longest question and its answer after it, a text has `tokens` tokens. Around its facts stands `token_ids`,
-    of at least as many, from places spread over it and behind its first token, which may be BOS. Where facts at all
-    depths would take more than a quarter of a text, there is none.
+    Facts are numbered from `first` on. With the longest question and its answer after it, a text has `tokens` tokens.
+    Around its facts stands `token_ids`, of at least as many, from places spread over it and behind its first token,
+    which may be BOS. Where facts at all depths would take more than a quarter of a text, there is none.
     """
-    facts = [told_fact(encode, case) for case in range(cases * len(DEPTHS))]
+    facts = [told_fact(encode, first + case) for case in range(cases * len(DEPTHS))]
     longest = max(len(told) for told, _, _ in facts)
     asked = max(len(question) + len(answer) for _, question, answer in facts)
     room = min(int(_FILLED * tokens) // longest, len(_ADJECTIVES) * len(_NOUNS)) // len(DEPTHS)

@@ -7,6 +7,7 @@ import torch
 
 from sinkstudy.evaluation.budget import budget, calibration_texts, checked_facts, window_plan
 from sinkstudy.evaluation.head_costs import head_costs
+from sinkstudy.evaluation.retrieval import asked_text
 from sinkstudy.evaluation.variants import takes_plans
 from sinkstudy.models.loading import context_length, load_model, tokenize
 from sinkstudy.models.spec import pinned
@@ -25,10 +26,11 @@ with job_log(snakemake.log[0]):
     texts = calibration_texts([one.text for one in read_prompts(Path(snakemake.input.prompts))])
     fit, check = (tokenize(loaded, text, "calibration") for text in texts)
     facts = checked_facts(loaded.piece, check, min(length, len(check)), spending["retrieval"])
+    asked = asked_text(loaded.piece, fit, min(length, len(fit))) if spending["retrieval"] else None
     fit, check = (torch.tensor([ids[:length]], device=model.device) for ids in (fit, check))
     plans = [window_plan(params.sink_tokens, window, params.max_tokens) for window in spending["window"]]
     priced = [*plans, replace(plans[0], strategy="first_value")] if takes_plans(model) else []
-    costs = head_costs(model, fit, priced, params.seed)
+    costs = head_costs(model, fit, priced, params.seed, asked)
     with atomic_write(snakemake.output.plan) as path:
         limits = spending["kl"], facts, spending["retrieval"], spending["whole_groups"]
         budget(model, plans[0], costs, check, *limits).save(path)
