@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("plan")
     parser.add_argument("--lengths", type=int, nargs="+", default=[64, 512, 2048, 4096, 8000])
+    parser.add_argument("--phases", nargs="+", default=["prefill", "decode"])
     parser.add_argument("--seconds", type=float, default=60, help="of timing at most, for each length and phase")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
     given = parser.parse_args()
@@ -40,7 +41,7 @@ def main() -> None:
         inputs = windows(token_ids, n, 1).to(loaded.model.device)
         with torch.inference_mode():
             prepared = prepare(loaded.model, inputs, [SDPA, AGAIN, planned])
-            for phase in ("prefill", "decode"):
+            for phase in given.phases:
                 rows += measure(loaded.model, "", inputs, prepared, phase, rounds)
         table = pd.DataFrame(rows).drop(columns="model").dropna(axis=1, how="all")
         write_table(table, given.out)
