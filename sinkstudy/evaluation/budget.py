@@ -23,9 +23,10 @@ from sinkstudy.evaluation.retrieval import DEPTHS, Context, fact_contexts, right
 
 STRATEGY = "sink_window"
 _SEPARATOR = "\n\n"
-# Of what heads are priced by, one token to so many of text is one of an answer that lies far behind.
+# So much of what answers cost counts beside what a text does: among what a model reads, few tokens are such answers.
 _ANSWERS = 0.1
-# A few answers more or less are chance, so a plan that loses too many of them gives back no more than this at a time.
+# One answer more or less is chance, so a plan that loses too many keeps at least so much of its budget, and is checked
+# again.
 _KEPT = 0.8
 
 
