@@ -14,7 +14,7 @@ from study import run_clone
 
 from sinkstudy.errors import StudyError
 
-# Several processes share the cores; threads of PyTorch in all would only wait for one another.
+# Two processes share the cores; threads of PyTorch in both would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The same examples in every run, and no time limit per example: a busy machine is not a failure.
 settings.register_profile("sinkstudy", deadline=None, derandomize=True, max_examples=60)
