@@ -229,6 +229,11 @@ def test_one_lost_answer_of_those_that_are_checked_is_within_the_limit():
     assert checked_facts(encode, [5] * 3000, 2000, None) == checked_facts(encode, [5] * 3000, 2000, 0.0) == []
 
 
+def saved(width):
+    """How many keys the queries of 60 tokens miss under a window of this width and a first token."""
+    return sum(max(0, i - width) for i in range(60))
+
+
 @given(st.lists(st.lists(st.floats(1e-4, 1), min_size=3, max_size=3), min_size=4, max_size=4), st.floats(0.01, 2))
 @settings(max_examples=20, deadline=None)
 def test_nothing_saves_as_much_work_for_less_than_a_budget_of_several_windows(prices, limit):
@@ -239,9 +244,6 @@ def test_nothing_saves_as_much_work_for_less_than_a_budget_of_several_windows(pr
         for width, price in zip(widths, sorted(of, reverse=True), strict=True)
     ]
     plan = budget(model, window_plan(1, 14), pd.DataFrame(rows, columns=COLUMNS), check, limit)
-
-    def saved(width):
-        return sum(max(0, i - width) for i in range(60))  # A query at i, after a first token, misses so many keys.
 
     options = [
         [(0, 0.0), *((saved(width), price) for _, width, *_, kv, _, price in rows if kv == of)] for of in range(4)
@@ -270,9 +272,6 @@ def test_of_heads_that_share_a_kv_head_the_cheaper_may_have_a_window_alone(price
     costs = pd.DataFrame(rows, columns=COLUMNS)
     plan = budget(model, window_plan(1, 14), costs, check, limit, whole_groups=whole_groups)
     chosen = {head: plan.window_of(1, head) for head in plan.heads.get(1, [])}
-
-    def saved(width):
-        return sum(max(0, i - width) for i in range(60))  # A query at i, after a first token, misses so many keys.
 
     def paid(kv, heads, width):
         return prices[kv][widths.index(width)][2 if len(heads) == 2 else heads[0]]

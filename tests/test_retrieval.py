@@ -61,7 +61,7 @@ def test_a_text_asks_at_its_end_for_what_it_tells_and_names_what_predicts_the_an
     asked = asked.split(TOLD)[1:]
     assert sorted(asked) == sorted(told)
     assert all(one in told_part for one in asked)
-    # The answers are what these queries predict, in the order in which they are asked for.
+    # These queries predict the answers, in the order of the questions.
     assert decode(ids[0, torch.tensor(predicting) + 1].tolist()) == "".join(one.split(" is")[1] for one in asked)
     later = {decode(told_fact(encode, case)[0]).split(TOLD)[1] for case in range(272)}
     assert not later & {f"{one}.\n" for one in told}

@@ -105,7 +105,7 @@ class SplitKVCache(PlannedLayer, DynamicLayer):
     def is_croppable(self) -> bool:
         return self.whole
 
-    # It changes its state, which a compiled graph would record for good.
+    # This method changes the cache's state, which a compiled graph would fix at its first value.
     @torch.compiler.disable
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         self.check_entered()

@@ -12,7 +12,7 @@ class RecentTokens:
 
     def __init__(self) -> None:
         self._held: list[Tensor] = []
-        # The ring begins after so many first tokens, and is none as long as nothing has been forgotten, which is 0.
+        # The ring begins after this many first tokens. It is 0 while no token has been forgotten and there is no ring.
         self._first = 0
         self._oldest, self._oldest_is_free = 0, False
 

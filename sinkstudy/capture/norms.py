@@ -42,7 +42,7 @@ class NormHooks:
     """Hooks that keep the residual stream entering each attention module's layer, until the module is measured."""
 
     def __init__(self, model: PreTrainedModel):
-        self._entering: dict[nn.Module, Tensor] = {}  # It holds the latest block alone: (batch, query, hidden).
+        self._entering: dict[nn.Module, Tensor] = {}  # The latest block's input is held, (batch, query, hidden).
         self._factors: dict[nn.Module, Tensor | None] = {}
         self._layers = attention_modules(model)
         blocks = dict.fromkeys(layer.block for layer in self._layers.values())

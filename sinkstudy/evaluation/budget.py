@@ -23,10 +23,9 @@ from sinkstudy.evaluation.retrieval import DEPTHS, Context, fact_contexts, right
 
 STRATEGY = "sink_window"
 _SEPARATOR = "\n\n"
-# So much of what answers cost counts beside what a text does: among what a model reads, few tokens are such answers.
+# Heads are ordered by their cost on text plus this share of their cost on answers, since few tokens are such answers.
 _ANSWERS = 0.1
-# One answer more or less is chance, so a plan that loses too many keeps at least so much of its budget, and is checked
-# again.
+# The number of answers lost is partly chance, so a plan that fails their check keeps at least this share of its budget.
 _KEPT = 0.8
 
 
@@ -137,7 +136,7 @@ def _steps(costs: pd.DataFrame, sink_tokens: int, tokens: int, whole_groups: boo
         for window, of in readers.groupby("window"):
             cheapest = of.sort_values(["weighed", "head"])
             paid = cheapest[["weighed", "cost"]].cumsum().to_numpy()
-            # What one head changes may undo what another does; only the cost of all together counts that.
+            # One head's change may undo another's, which only the cost of all heads together shows.
             paid[-1] = cheapest[["kv_head_weighed", "kv_head_cost"]].iloc[0]
             named = cheapest["head"].tolist()
             for n in range(len(named) if whole_groups else 1, len(named) + 1):

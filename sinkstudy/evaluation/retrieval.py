@@ -26,7 +26,7 @@ _ADJECTIVES = ("blue", "north", "old", "green", "second", "round", "broken", "qu
 _ADJECTIVES += ("narrow", "iron", "upper", "painted", "early", "heavy", "southern", "small")
 _NOUNS = ("safe", "gate", "printer", "office", "folder", "cellar", "ladder", "engine", "cabinet")
 _NOUNS += ("tower", "garage", "locker", "elevator", "warehouse", "bridge", "kitchen", "radio")
-# Facts that costs are estimated from are other ones than those that are asked for later.
+# Costs are estimated from facts with these numbers, so that plans are checked on other facts.
 _COSTED, _COSTED_CASES = 1000, 5
 _AFTER = 16  # of a copied passage its first tokens do not say yet that it is one
 _KEY = ["model", "task", "n_tokens", "depth", "strategy", "policy"]
@@ -93,7 +93,7 @@ def asked_text(
         return None
     ids, asked, predicting = contexts[0].ids[0].tolist(), contexts[0].asked, []
     at_each = len(asked) // len(DEPTHS)
-    # Depths take turns, so that none is always the last to be asked for.
+    # The questions go through the depths in turn, so that no depth is always asked about last.
     for _, question, answer in (one for turn in range(at_each) for one in asked[turn::at_each]):
         ids += question
         predicting += range(len(ids) - 1, len(ids) - 1 + len(answer))

@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from sinkstudy.attention.heads import select_heads
 from sinkstudy.attention.strategies.contract import ReplacedHeads, Strategy
 
-# So many queries share the keys of a block; where all of its keys are copied, an eighth of a long window does.
+# This many queries form a block and share its keys. Where keys are copied, blocks are an eighth of a long window.
 _BLOCK = 64
 _MASKED_BLOCK = 128
 
@@ -34,7 +34,7 @@ def _whole_prompt(heads: ReplacedHeads) -> Tensor:
     (batch, count, n, _), size = heads.query.shape, heads.to_kv.group_size or 1
     kv = heads.to_kv.unique if heads.to_kv.group_size else heads.to_kv.index
     key, value = select_heads(heads.key, kv), select_heads(heads.value, kv)
-    # The layer has its queries first, and copies whole rows where these outputs have them first, too.
+    # The layer stores queries before heads, so outputs in that order are copied into it as whole rows.
     output = heads.query.new_empty(batch, n, count, value.shape[-1], dtype=value.dtype).transpose(1, 2)
     full, merge = heads.sink_tokens + heads.window, _can_merge(heads.query, key, value)
     block = _BLOCK if merge else max(_BLOCK, heads.window // 8)
