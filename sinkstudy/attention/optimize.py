@@ -135,11 +135,11 @@ def _attention_under_plan(
     if not running.replaced_heads(layer) or (window is not None and inputs.key.shape[2] >= window):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **features)
     running.check_mask(attention_mask)
-    partition, groups = running.partition(layer, inputs)
-    output = query.new_empty(query.shape[0], query.shape[2], partition.heads, value.shape[-1])
-    for group in groups:
+    call = running.layer_call(layer, inputs)
+    output = query.new_empty(query.shape[0], query.shape[2], call.partition.heads, value.shape[-1])
+    for group in running.calls.kept(call):
         scatter_heads(output, group.queries, group.attend(inputs))
-    for heads, given in running.head_inputs(layer, partition, inputs):
+    for heads, given in running.calls.replaced(call):
         scatter_heads(output, heads, running.strategy.from_heads(given).transpose(1, 2))
     return output, None
 

@@ -139,7 +139,7 @@ class PrunedAttention:
             real=None if mask is None else mask[:, 0, :, -hidden.shape[1] :].any(-2).expand(hidden.shape[0], -1),
             state={} if cached is None else cached.state,
             to_kv=HeadToKV.of(self.replaced_kv, hidden.device),
-            rest_weight=self.state.rest_weight(self.layer, self.partition.replaced, hidden.device),
+            rest_weight=self.state.calls.rest_weight(self.layer, self.partition.replaced, hidden.device),
             value_of=self.value_of,
             output_of=lambda outputs: nn.functional.linear(outputs.flatten(-2), self.output_weight()),
             shared_output_of=lambda outputs: nn.functional.linear(outputs.flatten(-2), self.shared_output_weight()),

@@ -1,9 +1,7 @@
 """What a model that runs under a plan knows: of the block, of the prompt, of the forward pass."""
 
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +9,11 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from sinkstudy.attention.cache import PlannedLayer, Split, SplitKVCache, as_planned
-from sinkstudy.attention.heads import (
-    AttentionInputs,
-    HeadPartition,
-    HeadToKV,
-    Index,
-    KeptGroup,
-    as_index,
-    partition_heads,
-    select_heads,
-)
+from sinkstudy.attention.calls import HeadCalls, LayerCall
+from sinkstudy.attention.heads import AttentionInputs, as_index, partition_heads, select_heads
 from sinkstudy.attention.pattern import attention_pattern, sink_heads
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.strategies import STRATEGIES
-from sinkstudy.attention.strategies.contract import ReplacedHeads
 from sinkstudy.errors import StudyError
 
 # A KV cache carries what its prompt decided under this attribute.
@@ -72,9 +61,7 @@ class PlanState:
         self.config = model.config.get_text_config()
         self.pruned: frozenset[int] = frozenset()
         self.now = ForwardPass()
-        self._rest_weights: dict[tuple, Tensor] = {}
-        self._known_calls: dict[tuple, list] = {}
-        self._joined_heads: dict[tuple, tuple] = {}
+        self.calls = HeadCalls(plan)
 
     def __reduce_ex__(self, protocol: object) -> object:
         raise StudyError(
@@ -208,111 +195,13 @@ class PlanState:
         behind = keys - pattern.shape[3]
         return nn.functional.pad(pattern, (behind, 0)) if behind else pattern
 
-    def partition(self, layer: int, inputs: AttentionInputs) -> tuple[HeadPartition, list[KeptGroup]]:
-        """The heads of a layer that attends, and the fused calls over the kept ones."""
-        cache = self.now.layer_cache
-        query, key = inputs.query, inputs.key
-        if cache is not None and cache.partition is not None:
-            found = cache.partition
-            joined = self._joins(found, inputs)
-            return found, [self._joined(layer, found, inputs)] if joined else found.groups_of_split_cache
-        found = partition_heads(query.shape[1], key.shape[1], self.replaced_heads(layer), query.device)
-        return found, found.decode_groups if query.shape[2] == 1 else found.prefill_groups
-
-    def _joins(self, partition: HeadPartition, inputs: AttentionInputs) -> bool:
-        """Whether replaced heads attend beside the kept ones with which they share KV heads, under a mask of their own:
-        where a single query reads a cache that is kept whole for the kept heads, another call would take longer."""
-        return len(partition.readers) > len(partition.kept) and inputs.query.shape[2] == 1 and inputs.mask is None
-
-    def _joined(self, layer: int, partition: HeadPartition, inputs: AttentionInputs) -> KeptGroup:
-        key = layer, partition.replaced, partition.device
-        if key not in self._joined_heads:
-            readers = partition.readers
-            windows = self.plan.by_window(layer, [h for h in readers if h in partition.replaced])
-            places = {width: as_index(tuple(map(readers.index, of)), partition.device) for width, of in windows.items()}
-            size = partition.heads // partition.kv_heads
-            group = KeptGroup(partition.index(readers), slice(0, len(partition.kept_kv)), size)
-            self._joined_heads[key] = group, len(readers), places
-        group, readers, places = self._joined_heads[key]
-        keys, first = inputs.key.shape[2], self.plan.sink_tokens
-        mask = inputs.query.new_zeros(1, readers, 1, keys)
-        for window, heads in places.items():
-            if keys > first + window:
-                mask[:, heads, :, first : keys - window] = -torch.inf
-        return group._replace(mask=mask)
-
-    def head_inputs(
-        self, layer: int, partition: HeadPartition, inputs: AttentionInputs
-    ) -> Iterator[tuple[Index, ReplacedHeads]]:
-        """Replaced heads of one window, and what the strategy is given of them: at once, or, where the layer's cache is
-        split, first those that share KV heads with kept ones, then those whose KV heads the strategy keeps."""
-        cache = self.now.layer_cache
-        memory = {} if cache is None else cache.state
-        if cache is None or cache.partition is None:
-            parts = [(tuple(range(partition.kv_heads)), inputs.key, inputs.value, None)]
-        else:
-            shared = tuple(partition.kept_kv), inputs.key, inputs.value, None
-            parts = [] if self._joins(partition, inputs) else [shared]
-            for own_kv, own in zip(cache.own_kv, cache.own, strict=True):
-                *_, narrowest = self._calls(layer, partition, own_kv)[0]
-                # A single query that sees all that is kept does not ask for its order.
-                sees_all = (
-                    inputs.query.shape[2] == 1 and inputs.mask is None and own.fits(self.plan.sink_tokens, narrowest)
-                )
-                parts.append((own_kv, *(own.held if sees_all else own.ordered), own))
-        for kv_heads, key, value, cached in parts:
-            calls = self._calls(layer, partition, kv_heads)
-            for heads, index, to_kv, window in calls:
-                given = ReplacedHeads(
-                    query=select_heads(inputs.query, index),
-                    key=key,
-                    value=value,
-                    to_kv=to_kv,
-                    mask=inputs.mask,
-                    scale=inputs.scale,
-                    sink_tokens=self.plan.sink_tokens,
-                    window=window,
-                    rest_weight=self.rest_weight(layer, heads, partition.device),
-                    memory=memory,
-                    # The last has the widest window, and nobody reads after it what it forgets.
-                    cached=cached if heads is calls[-1][0] else None,
-                    first_layer_pattern=partial(self.first_layer_pattern, heads, key.shape[2]),
-                    start=self.now.past + inputs.query.shape[2] - key.shape[2],
-                )
-                yield index, given
-
-    def _calls(
-        self, layer: int, partition: HeadPartition, kv_heads: tuple[int, ...]
-    ) -> list[tuple[tuple[int, ...], Index, HeadToKV, int]]:
-        """The replaced heads that read these KV heads, in so many calls as the strategy needs: those of one window, as
-        many for each KV head. The heads, their index, which of the KV heads they read, and their window."""
-        key = layer, partition.replaced, partition.device, kv_heads
-        if key not in self._known_calls:
-            here = [h for h in partition.replaced if partition.kv_of(h) in kv_heads]
-            calls = list(self.plan.by_window(layer, here).items())
-            if self.strategy.forgets_tokens:
-                calls = [(window, some) for window, of in calls for some in partition.evenly(of)]
-            self._known_calls[key] = [
-                (
-                    heads,
-                    partition.index(heads),
-                    HeadToKV.of(tuple(kv_heads.index(partition.kv_of(h)) for h in heads), partition.device),
-                    window,
-                )
-                for window, heads in calls
-            ]
-        return self._known_calls[key]
-
-    def rest_weight(self, layer: int, heads: tuple[int, ...], device: torch.device) -> Tensor | None:
-        """The plan's weights of these heads, (1, head) float32; None where it leaves them to be measured."""
-        if self.plan.rest_weight is None:
-            return None
-        if (layer, heads, device) not in self._rest_weights:
-            weights = [[self.plan.rest_weight[layer][head] for head in heads]]
-            # A tensor made in inference mode could not be used later where gradients are recorded.
-            with torch.inference_mode(False):
-                self._rest_weights[layer, heads, device] = torch.tensor(weights, device=device)
-        return self._rest_weights[layer, heads, device]
+    def layer_call(self, layer: int, inputs: AttentionInputs) -> LayerCall:
+        """The layer that attends now, with its heads as they are kept or replaced in this pass."""
+        cache, query, key = self.now.layer_cache, inputs.query, inputs.key
+        partition = None if cache is None else cache.partition
+        if partition is None:
+            partition = partition_heads(query.shape[1], key.shape[1], self.replaced_heads(layer), query.device)
+        return LayerCall(layer, inputs, partition, cache, self.now.past, self.first_layer_pattern)
 
 
 def slides(config: object, layer: int) -> bool:

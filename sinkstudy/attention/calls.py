@@ -1,0 +1,153 @@
+"""The calls by which a layer attends under a plan: fused ones for the heads it keeps, the strategy's for the others."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sinkstudy.attention.cache import PlannedLayer
+from sinkstudy.attention.heads import (
+    AttentionInputs,
+    HeadPartition,
+    HeadToKV,
+    Index,
+    KeptGroup,
+    as_index,
+    select_heads,
+)
+from sinkstudy.attention.plan import Plan
+from sinkstudy.attention.strategies import STRATEGIES
+from sinkstudy.attention.strategies.contract import ReplacedHeads
+
+
+class LayerCall(NamedTuple):
+    """One layer that attends. `inputs`: where `cache` is split, of the KV heads that kept heads read, else of all.
+    `past`: tokens before these queries. `first_layer_pattern(heads, keys)`: see `PlanState`."""
+
+    layer: int
+    inputs: AttentionInputs
+    partition: HeadPartition
+    cache: PlannedLayer | None
+    past: int
+    first_layer_pattern: Callable[[tuple[int, ...], int], Tensor]
+
+    @property
+    def is_split(self) -> bool:
+        return self.cache is not None and self.cache.partition is not None
+
+    @property
+    def joins(self) -> bool:
+        """Whether replaced heads attend beside the kept ones with which they share KV heads, under a mask of their own:
+        where a single query reads a cache that is kept whole for the kept heads, another call would take longer."""
+        shares = len(self.partition.readers) > len(self.partition.kept)
+        return self.is_split and shares and self.inputs.query.shape[2] == 1 and self.inputs.mask is None
+
+
+class HeadCalls:
+    """The calls that one plan asks of every layer. What depends on the layer's heads alone is worked out once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.strategy = plan, STRATEGIES[plan.strategy]
+        self._rest_weights: dict[tuple, Tensor] = {}
+        self._replaced: dict[tuple, list] = {}
+        self._joined: dict[tuple, tuple] = {}
+
+    def kept(self, call: LayerCall) -> list[KeptGroup]:
+        """The fused calls over kept heads."""
+        if call.joins:
+            return [self._with_replaced_readers(call)]
+        if call.is_split:
+            return call.partition.groups_of_split_cache
+        return call.partition.decode_groups if call.inputs.query.shape[2] == 1 else call.partition.prefill_groups
+
+    def _with_replaced_readers(self, call: LayerCall) -> KeptGroup:
+        partition, inputs = call.partition, call.inputs
+        key = call.layer, partition.replaced, partition.device
+        if key not in self._joined:
+            readers = partition.readers
+            windows = self.plan.by_window(call.layer, [h for h in readers if h in partition.replaced])
+            places = {width: as_index(tuple(map(readers.index, of)), partition.device) for width, of in windows.items()}
+            size = partition.heads // partition.kv_heads
+            group = KeptGroup(partition.index(readers), slice(0, len(partition.kept_kv)), size)
+            self._joined[key] = group, len(readers), places
+        group, readers, places = self._joined[key]
+        keys, first = inputs.key.shape[2], self.plan.sink_tokens
+        mask = inputs.query.new_zeros(1, readers, 1, keys)
+        for window, heads in places.items():
+            if keys > first + window:
+                mask[:, heads, :, first : keys - window] = -torch.inf
+        return group._replace(mask=mask)
+
+    def replaced(self, call: LayerCall) -> Iterator[tuple[Index, ReplacedHeads]]:
+        """Replaced heads of one window, and what the strategy is given of them: at once, or, where the layer's cache is
+        split, first those that share KV heads with kept ones, then those whose KV heads the strategy keeps."""
+        inputs, partition = call.inputs, call.partition
+        if call.is_split:
+            shared = tuple(partition.kept_kv), inputs.key, inputs.value, None
+            parts = [*([] if call.joins else [shared]), *self._of_own_caches(call)]
+        else:
+            parts = [(tuple(range(partition.kv_heads)), inputs.key, inputs.value, None)]
+        for kv_heads, key, value, cached in parts:
+            calls = self._of(call.layer, partition, kv_heads)
+            for heads, index, to_kv, window in calls:
+                given = ReplacedHeads(
+                    query=select_heads(inputs.query, index),
+                    key=key,
+                    value=value,
+                    to_kv=to_kv,
+                    mask=inputs.mask,
+                    scale=inputs.scale,
+                    sink_tokens=self.plan.sink_tokens,
+                    window=window,
+                    rest_weight=self.rest_weight(call.layer, heads, partition.device),
+                    memory={} if call.cache is None else call.cache.state,
+                    # The last has the widest window, and nobody reads after it what it forgets.
+                    cached=cached if heads is calls[-1][0] else None,
+                    first_layer_pattern=partial(call.first_layer_pattern, heads, key.shape[2]),
+                    start=call.past + inputs.query.shape[2] - key.shape[2],
+                )
+                yield index, given
+
+    def _of_own_caches(self, call: LayerCall) -> Iterator[tuple]:
+        """KV heads that only replaced heads read, their keys and values, and the cache that keeps these."""
+        for kv_heads, own in zip(call.cache.own_kv, call.cache.own, strict=True):
+            *_, narrowest = self._of(call.layer, call.partition, kv_heads)[0]
+            fits = own.fits(self.plan.sink_tokens, narrowest)
+            # A single query that sees all that is kept does not ask for its order.
+            sees_all = call.inputs.query.shape[2] == 1 and call.inputs.mask is None and fits
+            yield kv_heads, *(own.held if sees_all else own.ordered), own
+
+    def _of(
+        self, layer: int, partition: HeadPartition, kv_heads: tuple[int, ...]
+    ) -> list[tuple[tuple[int, ...], Index, HeadToKV, int]]:
+        """The replaced heads that read these KV heads, in so many calls as the strategy needs: those of one window, as
+        many for each KV head. The heads, their index, which of the KV heads they read, and their window."""
+        key = layer, partition.replaced, partition.device, kv_heads
+        if key not in self._replaced:
+            here = [h for h in partition.replaced if partition.kv_of(h) in kv_heads]
+            calls = list(self.plan.by_window(layer, here).items())
+            if self.strategy.forgets_tokens:
+                calls = [(window, some) for window, of in calls for some in partition.evenly(of)]
+            self._replaced[key] = [
+                (
+                    heads,
+                    partition.index(heads),
+                    HeadToKV.of(tuple(kv_heads.index(partition.kv_of(h)) for h in heads), partition.device),
+                    window,
+                )
+                for window, heads in calls
+            ]
+        return self._replaced[key]
+
+    def rest_weight(self, layer: int, heads: tuple[int, ...], device: torch.device) -> Tensor | None:
+        """The plan's weights of these heads, (1, head) float32; None where it leaves them to be measured."""
+        if self.plan.rest_weight is None:
+            return None
+        if (layer, heads, device) not in self._rest_weights:
+            weights = [[self.plan.rest_weight[layer][head] for head in heads]]
+            # A tensor made in inference mode could not be used later where gradients are recorded.
+            with torch.inference_mode(False):
+                self._rest_weights[layer, heads, device] = torch.tensor(weights, device=device)
+        return self._rest_weights[layer, heads, device]
