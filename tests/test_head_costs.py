@@ -173,23 +173,42 @@ def test_a_plan_that_no_longer_finds_what_the_model_finds_is_cut_back(toy, loade
     assert budget(model, empty, costs, check, limit, wrong, 0.1) == careless
 
 
-def test_answers_are_costed_by_their_own_predictions(toy):
+def test_what_answers_lose_is_what_replacing_each_head_takes_from_them(toy):
     """The second half of another text stands for answers, which are too few in a text for a rank of heads."""
     model, fit, check = toy
-    costs = head_costs(model, fit, [WINDOW], asked=(check, range(N // 2, N)))
+    queries = range(N // 2, N - 1)
+    costs = head_costs(model, fit, [WINDOW], asked=[(check, queries)])
     pd.testing.assert_frame_equal(costs[COLUMNS], head_costs(model, fit, [WINDOW]))
-    with torch.no_grad():
-        before = model(check, use_cache=False).logits[0, N // 2 :].double().log_softmax(-1)
-        measured = []
-        for row in costs.itertuples():
-            with optimized(model, replace(WINDOW, heads={row.layer: [row.head]})):
-                after = model(check, use_cache=False).logits[0, N // 2 :].double().log_softmax(-1)
-            measured.append((before.exp() * (before - after)).sum(-1).mean().item())
-    assert spearmanr(costs["answer_cost"], measured).statistic >= 0.9
-    assert 0.5 < np.median(costs["answer_cost"] / measured) < 2
-    everything = head_costs(model, fit, [WINDOW], asked=(check, range(N)))
-    of_check = head_costs(model, check, [WINDOW]).set_axis([*COLUMNS[:-2], *ANSWER_COLUMNS], axis=1)
-    pd.testing.assert_frame_equal(everything[of_check.columns], of_check)
+
+    @torch.no_grad()
+    def log_prob():
+        rows = model(check, use_cache=False).logits[0, queries].double().log_softmax(-1)
+        return rows.gather(-1, check[0, N // 2 + 1 :, None])[:, 0]
+
+    before, measured = log_prob(), []
+    for row in costs.itertuples():
+        with optimized(model, replace(WINDOW, heads={row.layer: [row.head]})):
+            measured.append((before - log_prob()).mean().item())
+    assert spearmanr(costs["answer_loss"], measured).statistic >= 0.9
+    assert min(measured) < 0 < max(measured)
+    # As many answers again say the same, more surely.
+    twice = head_costs(model, fit, [WINDOW], asked=[(check, queries), (check, queries)])
+    for of in ("", "kv_head_"):
+        np.testing.assert_allclose(twice[f"{of}answer_loss"], costs[f"{of}answer_loss"])
+        np.testing.assert_allclose(twice[f"{of}answer_error"], costs[f"{of}answer_error"] / 2**0.5)
+    of_kv = costs.groupby(["layer", "kv_head"])["answer_loss"].transform("sum")
+    np.testing.assert_allclose(costs["kv_head_answer_loss"], of_kv, atol=1e-9)
+
+
+def test_the_error_of_what_answers_lose_covers_what_more_answers_show(toy):
+    """Answers are halves of single tokens' predictions here: what one half says of the other is within its error."""
+    model, fit, check = toy
+    halves = [
+        head_costs(model, fit, [WINDOW], asked=[(check, range(start, N - 1, 2))]) for start in (N // 2, N // 2 + 1)
+    ]
+    apart = halves[0]["answer_loss"] - halves[1]["answer_loss"]
+    error = np.hypot(halves[0]["answer_error"], halves[1]["answer_error"])
+    assert (apart.abs() > 2 * error).mean() < 0.25
 
 
 @pytest.mark.parametrize("whole_groups", [True, False])
@@ -200,12 +219,15 @@ def test_heads_that_find_answers_are_taken_last(toy, costs, whole_groups):
     blind = budget(model, empty, priced, check, limit, whole_groups=whole_groups)
     finding = {(layer, heads[0]) for layer, heads in blind.heads.items()}
     dear = [float((row.layer, row.head) in finding) for row in priced.itertuples()]
-    of_kv = priced.assign(answer_cost=dear).groupby(["layer", "kv_head"])["answer_cost"].transform("sum")
-    priced = priced.assign(answer_cost=dear, kv_head_answer_cost=of_kv)
-    plan = budget(model, empty, priced, check, limit, whole_groups=whole_groups)
-    assert plan.replaced > 0
-    assert mean_kl(model, plan, [check]) <= limit
-    assert not finding & {(layer, head) for layer, heads in plan.heads.items() for head in heads}
+    of_kv = priced.assign(dear=dear).groupby(["layer", "kv_head"])["dear"].transform("sum")
+    # What is lost for sure and what may be lost by chance count alike.
+    for loss, error in ((20.0, 0.0), (0.0, 10.0)):
+        losses = [each * np.array(of) for each in (loss, error) for of in (dear, of_kv)]
+        priced = priced.assign(**dict(zip(ANSWER_COLUMNS, losses, strict=True)))
+        plan = budget(model, empty, priced, check, limit, whole_groups=whole_groups)
+        assert plan.replaced > 0
+        assert mean_kl(model, plan, [check]) <= limit
+        assert not finding & {(layer, head) for layer, heads in plan.heads.items() for head in heads}
 
 
 def test_a_plan_that_finds_what_the_model_finds_is_not_cut_back(toy, loaded):

@@ -14,7 +14,7 @@ from sinkstudy.evaluation.retrieval import (
     DEPTHS,
     Context,
     answered,
-    asked_text,
+    asked_texts,
     fact_contexts,
     planted,
     retrieval_table,
@@ -51,24 +51,28 @@ def contexts():
 
 
 @pytest.mark.parametrize("tokens", [900, 1400])
-def test_a_text_asks_at_its_end_for_what_it_tells_and_names_what_predicts_the_answers(tokens):
-    ids, predicting = asked_text(encode, TEXT, tokens)
-    assert ids.shape[1] <= tokens
-    text = decode(ids[0].tolist())
-    told = [sentence.split(".\n")[0] for sentence in text.split(TOLD)[1:] if ".\n" in sentence]
-    assert len(told) >= len(DEPTHS)
-    told_part, asked = text.rsplit(".\n", 1)
-    asked = asked.split(TOLD)[1:]
-    assert sorted(asked) == sorted(told)
-    assert all(one in told_part for one in asked)
-    # These queries predict the answers, in the order of the questions.
-    assert decode(ids[0, torch.tensor(predicting) + 1].tolist()) == "".join(one.split(" is")[1] for one in asked)
+def test_texts_ask_at_their_end_for_what_they_tell_and_name_what_predicts_the_answers(tokens):
+    texts = asked_texts(encode, TEXT, tokens)
+    all_told = []
+    for ids, predicting in texts:
+        assert ids.shape[1] <= tokens
+        text = decode(ids[0].tolist())
+        told = [sentence.split(".\n")[0] for sentence in text.split(TOLD)[1:] if ".\n" in sentence]
+        told_part, asked = text.rsplit(".\n", 1)
+        asked = asked.split(TOLD)[1:]
+        assert sorted(asked) == sorted(told)
+        assert all(one in told_part for one in asked)
+        # These queries predict the answers, in the order of the questions.
+        answers = "".join(one.split(" is")[1] for one in asked)
+        assert decode(ids[0, torch.tensor(predicting) + 1].tolist()) == answers
+        all_told += told
+    assert len(set(all_told)) == len(all_told) == 72
     later = {decode(told_fact(encode, case)[0]).split(TOLD)[1] for case in range(272)}
-    assert not later & {f"{one}.\n" for one in told}
+    assert not later & {f"{one}.\n" for one in all_told}
 
 
-def test_a_text_without_room_for_facts_asks_for_none():
-    assert asked_text(encode, TEXT, 100) is None
+def test_texts_without_room_for_facts_ask_for_none():
+    assert asked_texts(encode, TEXT, 100) == []
 
 
 def test_facts_are_dealt_to_few_texts_and_each_is_told_once_at_its_depth(contexts):

@@ -12,7 +12,7 @@ from sinkstudy.errors import StudyError
 from sinkstudy.evaluation.budget import budget, checked_facts, window_plan
 from sinkstudy.evaluation.head_costs import head_costs
 from sinkstudy.evaluation.policies import mean_kl
-from sinkstudy.evaluation.retrieval import asked_text
+from sinkstudy.evaluation.retrieval import asked_texts
 from sinkstudy.evaluation.variants import runs_on_sdpa
 from sinkstudy.models.loading import tokenize
 from sinkstudy.store import atomic_write
@@ -46,7 +46,7 @@ def plan(
         )
     fit, check = (torch.tensor([part], device=loaded.model.device) for part in (ids[:half], ids[-half:]))
     facts = checked_facts(loaded.piece, ids[len(ids) // 2 :], half, retrieval)
-    asked = asked_text(loaded.piece, ids[: len(ids) // 2], half) if retrieval else None
+    asked = asked_texts(loaded.piece, ids[: len(ids) // 2], half) if retrieval else []
     costs = head_costs(loaded.model, fit, plans, asked=asked)
     fitted = budget(loaded.model, narrow, costs, check, kl, facts, retrieval)
     with atomic_write(output) as path:

@@ -2,7 +2,7 @@
 
 A KV head's cache shrinks only where all heads that read it have a window, so these go together; or, where prefill is
 what should be faster, those alone that cost least. They share one of several windows. What is spent next is always what
-costs least for the work it saves, where what answers cost counts along with what all text does, if it is known.
+costs least for the work it saves, where what answers lose counts along with what all text does, if it is known.
 """
 
 import math
@@ -23,8 +23,10 @@ from sinkstudy.evaluation.retrieval import DEPTHS, Context, fact_contexts, right
 
 STRATEGY = "sink_window"
 _SEPARATOR = "\n\n"
-# Heads are ordered by their cost on text plus this share of their cost on answers, since few tokens are such answers.
-_ANSWERS = 0.1
+# Heads are ordered by their cost on text plus this share of what answers lose, since few tokens are such answers.
+_ANSWERS = 0.005
+# What answers lose is known from a few of them, so as much is added as one head in forty exceeds by chance.
+_ERRORS = 2
 # The number of answers lost is partly chance, so a plan that fails their check keeps at least this share of its budget.
 _KEPT = 0.8
 
@@ -82,7 +84,7 @@ def budget(
     """`plan` with KV heads, and a window for each, that together cost at most `limit` nats per token and, at any depth
     of `contexts`, right answers to at most the share `most_lost` of the questions.
 
-    `costs`: rows of `head_costs`, for one window or several; where they have costs of answers, heads that find these
+    `costs`: rows of `head_costs`, for one window or several; where they say what answers lose, heads that find these
     are taken later. Estimates add up costs as if heads did not interact, and count no right answers, so both are
     measured on what the costs were not estimated on: the divergence on `check_ids` (1, query), the answers on
     `contexts` (see `checked_facts`; none: not at all). Where one of them is too much, the plan is cut back. Only where
@@ -127,9 +129,10 @@ def _steps(costs: pd.DataFrame, sink_tokens: int, tokens: int, whole_groups: boo
     saved = {w: work(tokens, 1, 0, tokens) - work(tokens, 1, sink_tokens, w) for w in costs["window"].unique()}
     usable = costs[[halves_work(sink_tokens, [w]) <= tokens for w in costs["window"]]].copy()
     usable["weighed"], usable["kv_head_weighed"] = usable["cost"], usable["kv_head_cost"]
-    if "answer_cost" in usable:
-        usable["weighed"] += _ANSWERS * usable["answer_cost"]
-        usable["kv_head_weighed"] += _ANSWERS * usable["kv_head_answer_cost"]
+    if "answer_loss" in usable:
+        for of in ("", "kv_head_"):
+            loss, error = usable[f"{of}answer_loss"], usable[f"{of}answer_error"]
+            usable[f"{of}weighed"] += _ANSWERS * (loss + _ERRORS * error)
     rows = []
     for (layer, kv_head), readers in usable.groupby(["layer", "kv_head"]):
         options = []

@@ -9,8 +9,10 @@ and change. Drawn tokens are independent of each other and their scores have mea
 for each; products of two queries' changes are left out. Fisher pruning of convolutions (Theis et al., arXiv 1801.05787)
 estimates channels in this way.
 
-A mean over all tokens hides the few that need what lies far behind. Where a text asks for facts that it told, the same
-estimate from the predictions of the answers alone shows the heads that find them.
+A mean over all tokens hides the few that need what lies far behind. Where texts ask for facts that they told, a
+backward pass from the log-probabilities of the right answers shows what these would lose: to first order the sum over
+queries of gradient times change, to second order half its squares more, by the same information. Unlike a divergence
+this has a sign, since a head that sees less may mislead less.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,8 +37,9 @@ from sinkstudy.models.implementation import attention_implementation
 
 _NAME = "sinkstudy_head_costs"
 _KEY = ["strategy", "window", "layer", "head", "kv_head"]
+_SUMS = ["sum", "kv_head_sum", "squares", "kv_head_squares"]
 COLUMNS = [*_KEY, "cost", "kv_head_cost"]
-ANSWER_COLUMNS = ["answer_cost", "kv_head_answer_cost"]
+ANSWER_COLUMNS = ["answer_loss", "kv_head_answer_loss", "answer_error", "kv_head_answer_error"]
 
 
 def head_costs(
@@ -44,53 +47,63 @@ def head_costs(
     input_ids: Tensor,
     plans: Sequence[Plan],
     seed: int = 0,
-    asked: tuple[Tensor, Sequence[int]] | None = None,
+    asked: Sequence[tuple[Tensor, Sequence[int]]] = (),
 ) -> pd.DataFrame:
     """Expected KL divergence, nats per token, from replacing each head alone, and each KV head with all that read it.
 
     `input_ids` (1, query): calibration text. `plans`: what to price, of which strategy, `sink_tokens` and `window` are
-    read. `seed`: of the drawn tokens. `asked`: another text (1, query) and its queries whose predictions are answers,
-    see `asked_text`. One row per plan and head with COLUMNS, `window` empty where the strategy has none, and with
-    ANSWER_COLUMNS where answers are `asked`: the same costs for these alone, nats per token of an answer. Heads that a
-    plan would leave as they are, in layers with a sliding window shorter than the text or where the strategy needs the
-    first layer, have no row. Layers are recomputed in the backward pass, so that the activations of one are held at a
-    time, and beside them two tensors (query, vocabulary). The model must run on SDPA. Without plans there are no rows.
+    read. `seed`: of the drawn tokens. `asked`: other texts (1, query), each with its queries that predict tokens of
+    answers, see `asked_texts`. One row per plan and head with COLUMNS, `window` empty where the strategy has none, and
+    with ANSWER_COLUMNS where answers are `asked`: how much log-probability they would lose, nats per token of an
+    answer, and the standard error of that, as if the losses by single queries were independent and had mean zero.
+    Heads that a plan would leave as they are, in layers with a sliding window shorter than the text or where the
+    strategy needs the first layer, have no row. Layers are recomputed in the backward pass, so that the activations of
+    one are held at a time, and beside them two tensors (query, vocabulary). The model must run on SDPA. Without plans
+    there are no rows.
     """
     if not plans:
         return pd.DataFrame(columns=COLUMNS)
-    of_text = _estimated(model, input_ids, None, plans, seed)
-    if asked is None:
-        return of_text
-    of_answers = _estimated(model, *asked, plans, seed).rename(
-        columns={"cost": ANSWER_COLUMNS[0], "kv_head_cost": ANSWER_COLUMNS[1]}
-    )
-    return of_text.merge(of_answers, on=_KEY)
+    of_text = _products(model, input_ids, None, plans, seed)
+    of_text[COLUMNS[-2:]] = of_text[_SUMS[2:]] / (2 * input_ids.shape[1])
+    if not asked:
+        return of_text[COLUMNS]
+    of_answers = pd.concat([_products(model, *one, plans, seed) for one in asked])
+    of_answers = of_answers.groupby(_KEY, dropna=False, as_index=False).sum()
+    tokens = sum(len(queries) for _, queries in asked)
+    sums, squares = of_answers[_SUMS[:2]].to_numpy(), of_answers[_SUMS[2:]].to_numpy()
+    of_answers[ANSWER_COLUMNS[:2]] = (sums + squares / 2) / tokens
+    of_answers[ANSWER_COLUMNS[2:]] = squares**0.5 / tokens
+    return of_text[COLUMNS].merge(of_answers[[*_KEY, *ANSWER_COLUMNS]], on=_KEY)
 
 
-def _estimated(
-    model: PreTrainedModel, input_ids: Tensor, counted: Sequence[int] | None, plans: Sequence[Plan], seed: int
+def _products(
+    model: PreTrainedModel, ids: Tensor, queries: Sequence[int] | None, plans: Sequence[Plan], seed: int
 ) -> pd.DataFrame:
-    """The costs for the predictions of the `counted` queries, or of all."""
-    costs = _Costs(plans, input_ids.shape[1] if counted is None else len(counted))
-    AttentionInterface.register(_NAME, costs.attend)
+    """By plan and head, sums over queries of change times gradient, and of its square. The gradient is that of minus
+    the log-probability of the tokens that follow these `queries`, or else of one drawn for every query."""
+    products = _Products(plans)
+    AttentionInterface.register(_NAME, products.attend)
     AttentionMaskInterface.register(_NAME, sdpa_mask)
     with attention_implementation(model, _NAME, exclusive="is calibrated"), _recomputed(model), torch.enable_grad():
-        logits = model(input_ids.to(model.device), use_cache=False).logits
-        logits = logits if counted is None else logits[:, counted]
+        logits = model(ids.to(model.device), use_cache=False).logits
+        logits = logits if queries is None else logits[:, queries]
         with torch.no_grad():
             slope = torch.softmax(logits.float(), -1)
-            drawn = torch.multinomial(slope[0], 1, generator=torch.Generator(model.device).manual_seed(seed))
-            slope = slope.neg_().scatter_add_(-1, drawn[None], torch.ones_like(drawn[None], dtype=slope.dtype))
+            if queries is None:
+                tokens = torch.multinomial(slope[0], 1, generator=torch.Generator(model.device).manual_seed(seed))
+            else:
+                tokens = ids[0, 1:].to(model.device)[queries, None]
+            slope.scatter_add_(-1, tokens[None], -torch.ones_like(tokens[None], dtype=slope.dtype))
         logits.backward(slope.to(logits.dtype))
-    found = pd.DataFrame(costs.rows, columns=COLUMNS).astype({"window": "Int64"})
-    return found.sort_values(COLUMNS[:4], ignore_index=True)
+    found = pd.DataFrame(products.rows, columns=[*_KEY, *_SUMS]).astype({"window": "Int64"})
+    return found.sort_values(_KEY[:4], ignore_index=True)
 
 
-class _Costs:
+class _Products:
     """Compares, wherever the model attends, each head's output with what every plan would put in its place."""
 
-    def __init__(self, plans: Sequence[Plan], counted: int) -> None:
-        self.plans, self.counted, self.rows = plans, counted, []
+    def __init__(self, plans: Sequence[Plan]) -> None:
+        self.plans, self.rows = plans, []
         self.first: tuple[int, AttentionInputs] | None = None  # the first layer, and what it attended to
 
     def attend(
@@ -137,12 +150,14 @@ class _Costs:
         return STRATEGIES[plan.strategy].from_heads(given)
 
     def _add(self, plan: Plan, layer: int, kv_heads: int, change: Tensor, gradient: Tensor) -> None:
-        product = (gradient * change).sum(-1).double()  # (batch, query, head)
-        of_kv = product.unflatten(-1, (kv_heads, -1)).sum(-1)
-        cost, of_kv = (part.square().sum((0, 1)).div(2 * self.counted).tolist() for part in (product, of_kv))
-        size = len(cost) // kv_heads
+        of_head = (gradient * change).sum(-1).double()[0]  # (query, head)
+        of_kv = of_head.unflatten(-1, (kv_heads, -1)).sum(-1)
+        size = of_head.shape[-1] // kv_heads
+        sums = [sums.tolist() for part in (of_head, of_kv) for sums in (part.sum(0), part.square().sum(0))]
         priced = plan.strategy, plan.window if STRATEGIES[plan.strategy].forgets_tokens else None, layer
-        self.rows += [(*priced, head, head // size, one, of_kv[head // size]) for head, one in enumerate(cost)]
+        for head, (total, squares) in enumerate(zip(*sums[:2], strict=True)):
+            kv = head // size
+            self.rows.append((*priced, head, kv, total, sums[2][kv], squares, sums[3][kv]))
 
 
 @contextmanager

@@ -27,7 +27,7 @@ _ADJECTIVES += ("narrow", "iron", "upper", "painted", "early", "heavy", "souther
 _NOUNS = ("safe", "gate", "printer", "office", "folder", "cellar", "ladder", "engine", "cabinet")
 _NOUNS += ("tower", "garage", "locker", "elevator", "warehouse", "bridge", "kitchen", "radio")
 # Costs are estimated from facts with these numbers, so that plans are checked on other facts.
-_COSTED, _COSTED_CASES = 1000, 5
+_COSTED, _COSTED_CASES = 1000, 24
 _AFTER = 16  # of a copied passage its first tokens do not say yet that it is one
 _KEY = ["model", "task", "n_tokens", "depth", "strategy", "policy"]
 _MEASURES = ["log_prob", "rank", "accuracy"]
@@ -78,27 +78,28 @@ def retrieval_table(
     return by_way.agg("mean").assign(cases=by_way.size()).reset_index()
 
 
-def asked_text(
+def asked_texts(
     encode: Callable[[str], list[int]], token_ids: Sequence[int], tokens: int
-) -> tuple[Tensor, list[int]] | None:
-    """A text that tells a few facts at each of DEPTHS and asks for them at its end, each question with its answer.
+) -> list[tuple[Tensor, list[int]]]:
+    """Texts that tell facts at each of DEPTHS and ask for them at their end, each question with its answer.
 
-    Its ids (1, query), at most `tokens` of them, and the queries that predict the tokens of answers: a share of all too
-    small to be seen in means over a text. None where it has no room for facts, see `fact_contexts`.
+    Of each the ids (1, query), at most `tokens` of them, and the queries that predict the tokens of answers: a share of
+    all too small to be seen in means over a text. As many texts as it takes, none where they have no room for facts,
+    see `fact_contexts`.
     """
-    contexts = fact_contexts(encode, token_ids, tokens, _COSTED_CASES, _COSTED)
-    questions = [len(question) + len(answer) for one in contexts[:1] for _, question, answer in one.asked]
-    contexts = fact_contexts(encode, token_ids, max(0, tokens - sum(questions)), _COSTED_CASES, _COSTED)
-    if not contexts:
-        return None
-    ids, asked, predicting = contexts[0].ids[0].tolist(), contexts[0].asked, []
-    at_each = len(asked) // len(DEPTHS)
-    # The questions go through the depths in turn, so that no depth is always asked about last.
-    for _, question, answer in (one for turn in range(at_each) for one in asked[turn::at_each]):
-        ids += question
-        predicting += range(len(ids) - 1, len(ids) - 1 + len(answer))
-        ids += answer
-    return torch.tensor([ids]), predicting
+    # What is asked takes no more room than what is told.
+    contexts = fact_contexts(encode, token_ids, int(tokens / (1 + _FILLED)), _COSTED_CASES, _COSTED)
+    texts = []
+    for context in contexts:
+        ids, predicting = context.ids[0].tolist(), []
+        at_each = len(context.asked) // len(DEPTHS)
+        # The questions go through the depths in turn, so that no depth is always asked about last.
+        for _, question, answer in (one for turn in range(at_each) for one in context.asked[turn::at_each]):
+            ids += question
+            predicting += range(len(ids) - 1, len(ids) - 1 + len(answer))
+            ids += answer
+        texts.append((torch.tensor([ids]), predicting))
+    return texts
 
 
 def fact_contexts(

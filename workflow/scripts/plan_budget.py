@@ -7,7 +7,7 @@ import torch
 
 from sinkstudy.evaluation.budget import budget, calibration_texts, checked_facts, window_plan
 from sinkstudy.evaluation.head_costs import head_costs
-from sinkstudy.evaluation.retrieval import asked_text
+from sinkstudy.evaluation.retrieval import asked_texts
 from sinkstudy.evaluation.variants import takes_plans
 from sinkstudy.models.loading import context_length, load_model, tokenize
 from sinkstudy.models.spec import pinned
@@ -26,7 +26,7 @@ with job_log(snakemake.log[0]):
     texts = calibration_texts([one.text for one in read_prompts(Path(snakemake.input.prompts))])
     fit, check = (tokenize(loaded, text, "calibration") for text in texts)
     facts = checked_facts(loaded.piece, check, min(length, len(check)), spending["retrieval"])
-    asked = asked_text(loaded.piece, fit, min(length, len(fit))) if spending["retrieval"] else None
+    asked = asked_texts(loaded.piece, fit, min(length, len(fit))) if spending["retrieval"] else []
     fit, check = (torch.tensor([ids[:length]], device=model.device) for ids in (fit, check))
     plans = [window_plan(params.sink_tokens, window, params.max_tokens) for window in spending["window"]]
     priced = [*plans, replace(plans[0], strategy="first_value")] if takes_plans(model) else []
