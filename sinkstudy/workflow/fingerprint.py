@@ -40,7 +40,7 @@ def reached_files(script: Path, root: Path) -> tuple[Path, ...]:
     """`script`, the modules below `root` that it imports, directly or not, and the data files of their packages."""
     reached, waiting = {script}, [script]
     while waiting:
-        found = {file for name in _imports(waiting.pop(), root) for file in _modules(name, root)} - reached
+        found = _imported(waiting.pop(), root) - reached
         reached |= found
         waiting += found
     for module in list(reached):
@@ -54,6 +54,11 @@ def _version(library: str) -> str:
         return version(library).split("+")[0]  # a local label such as +cpu names a build of the same code
     except PackageNotFoundError:
         return "none"
+
+
+@cache
+def _imported(path: Path, root: Path) -> frozenset[Path]:
+    return frozenset(file for name in _imports(path, root) for file in _modules(name, root))
 
 
 @cache
@@ -71,12 +76,15 @@ def _imports(path: Path, root: Path) -> frozenset[str]:
     return frozenset(names)
 
 
-def _modules(name: str, root: Path) -> Iterator[Path]:
+@cache
+def _modules(name: str, root: Path) -> tuple[Path, ...]:
     """The files that importing a.b.c runs: a/__init__ and a/b/__init__ too."""
     parts = name.split(".")
-    for depth in range(1, len(parts) + 1) if parts[0] == _PACKAGE else ():
-        base = root.joinpath(*parts[:depth])
-        yield from (path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file())
+    if parts[0] != _PACKAGE:
+        return ()
+    base = root.joinpath(*parts)
+    here = [path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
+    return (*_modules(name.rpartition(".")[0], root), *here)
 
 
 def _data(package: Path) -> Iterator[Path]:
@@ -94,35 +102,37 @@ def _data(package: Path) -> Iterator[Path]:
 def _meaning(path: Path) -> bytes:
     if path.suffix != ".py":
         return path.read_bytes()
-    return "".join(_spelled(_tree(path), spoken=False)).encode("utf-8", "surrogatepass")
+    parts: list[str] = []
+    _spell(_tree(path), False, parts)
+    return "".join(parts).encode("utf-8", "surrogatepass")
 
 
-def _spelled(node: object, spoken: bool) -> Iterator[str]:
-    """A syntax tree as text: names of nodes, and of fields that hold something, in alphabetical order.
+def _spell(node: object, spoken: bool, parts: list[str]) -> None:
+    """Add a syntax tree as text: names of nodes, and of fields that hold something, in alphabetical order.
 
     `spoken`: within what an exception or a message says, where text does not count.
     """
     if isinstance(node, list):
-        yield "["
+        parts.append("[")
         for item in node:
-            yield from _spelled(item, spoken)
-        yield "]"
+            _spell(item, spoken, parts)
+        parts.append("]")
     elif not isinstance(node, ast.AST):
         text = str(node)
-        yield f"{type(node).__name__} {len(text)} {text};"
+        parts.append(f"{type(node).__name__} {len(text)} {text};")
     elif spoken and (isinstance(node, ast.JoinedStr) or _is_text(node)):
-        yield "text;"
+        parts.append("text;")
     else:
-        yield f"{type(node).__name__}("
+        parts.append(f"{type(node).__name__}(")
         for field, value in sorted(ast.iter_fields(node)):
             if field == "body" and _begins_with_docstring(node, value):
                 value = value[1:]
             if isinstance(node, ast.JoinedStr):  # Python 3.12 adds empty texts to some
                 value = [part for part in value if not (_is_text(part) and part.value == "")]
             if field not in _IGNORED and (value or isinstance(node, ast.Constant)):
-                yield f"{field}="
-                yield from _spelled(value, spoken or _speaks(node, field))
-        yield ")"
+                parts.append(f"{field}=")
+                _spell(value, spoken or _speaks(node, field), parts)
+        parts.append(")")
 
 
 def _speaks(node: ast.AST, field: str) -> bool:

@@ -1,6 +1,8 @@
 """The log of one job, and what its terminal shows: progress, and one sentence for what a user can mend."""
 
+import atexit
 import errno
+import gc
 import os
 import sys
 import traceback
@@ -29,6 +31,8 @@ def job_log(path: str | Path) -> Iterator[None]:
     What a user can mend (a StudyError, a full or unwritable disk) ends the process with status 1 and one sentence on
     the terminal.
     """
+    # A process that ends looks for garbage among everything it loaded, which takes a second where that is PyTorch.
+    atexit.register(gc.freeze)
     terminal, log = sys.stderr, _Log()
     hooks = sys.unraisablehook, warnings.showwarning
     try:
