@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from slurm import jobs, loopback_slurm, missing
+from slurm import IMPATIENT, jobs, loopback_slurm, missing
 from study import CLONE, ROOT, results_of, snakemake, write_study
 
 needs_slurm = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -78,12 +78,11 @@ def clustered(tmp_path_factory) -> tuple[Path, list[dict[str, str]]]:
     folder = write_study(tmp_path_factory.mktemp("clustered"), CLONE)
     for name, target in {"models": "models", "texts": "texts", "foreign": "models/reference"}.items():
         (folder / name).symlink_to(ROOT / target)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
+    command = [sys.executable, "-c", IMPATIENT, "--snakefile", ROOT / "Snakefile", "--directory", folder]
     command += ["--workflow-profile", ROOT / "profiles/slurm", *TARGETS]
     # What a user would write: a partition for one rule; squeue, since there is no accounting database.
     command += ["--set-resources", "capture:slurm_partition=gpu", "--slurm-status-command", "squeue"]
-    command += ["--slurm-keep-successful-logs"]
-    command += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
+    command += ["--slurm-keep-successful-logs", "--slurm-init-seconds-before-status-checks", "1"]
     with loopback_slurm(tmp_path_factory.mktemp("slurm") / "cluster") as environment:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
