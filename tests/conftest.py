@@ -22,9 +22,14 @@ settings.load_profile("sinkstudy")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that run whole studies go first, so that no process is left alone with one of them at the end."""
+    """Files that run whole studies go first, so that no process is left alone with one of them at the end.
+
+    One file begins with the study that several files read, and those go after the files with studies of their own: the
+    other process has work for as long as that study takes, and does not wait for it.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    reading = [item.path for item in items if "finished" in getattr(item, "fixturenames", ())]
+    items.sort(key=lambda item: (item.path not in slow, item.path not in reading[:1], item.path in reading))
 
 
 @pytest.fixture(scope="session")

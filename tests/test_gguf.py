@@ -395,7 +395,8 @@ def test_a_job_says_what_to_do_where_the_conversion_is_gone(path, tmp_path, refu
 def test_a_conversion_that_is_made_again_by_the_documented_line_captures_nothing_again(path, cache, tmp_path):
     write_gguf(model_of("llama"), path)
     study, scores = tmp_path / "study", "results/scores/model.csv"
-    write_study(study, SMALL | {"models": {"model": {"source": str(path)}}, "simulation": {}})
+    one_shard = {"capture": {}, "models": {"model": {"source": str(path)}}, "simulation": {}}
+    write_study(study, SMALL | one_shard)
     assert snakemake(study, scores).returncode == 0
     shutil.rmtree(cache)
     (line,) = documented("models.md", "snakemake --cores 4 --forcerun convert_model")

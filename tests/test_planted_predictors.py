@@ -36,8 +36,7 @@ def verdicts(is_sink: np.ndarray, seed: int) -> tuple[Verdict, Verdict]:
     made = reduced(captures, Needs([0.9], [TOKENS], [TOKENS]))
     tables = correlation_tables(made, "m", [TOKENS], resampling, curve_table(made, "m", resampling))
     pooled = pd.concat(tables).dropna(subset="n_tokens")
-    tables = predictor_tables(made, "m", [TOKENS], "prompt", resampling)
-    by_score = {name: table[table["measure"] == "score"] for name, table in tables.items()}
+    by_score = predictor_tables(made, "m", [TOKENS], "prompt", resampling, measures=["score"])
     return predictor(**by_score), first_layer(pooled[(pooled["set"] == "all") & (pooled["prompt"] == "all")])
 
 

@@ -14,6 +14,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.initialization import no_init_weights
 
 from sinkstudy.errors import StudyError
 from sinkstudy.models.sharded import write_shards
@@ -32,7 +33,8 @@ def plant_sinks(
 
     Raises StudyError when `strength` does not have the model's shape or lies at or above 1.
     """
-    model = LlamaForCausalLM(config).eval()
+    with no_init_weights():  # The parts hold every weight.
+        model = LlamaForCausalLM(config).eval()
     for part in _planted(config, strength, n_tokens, seed, output_scale):
         model.load_state_dict(part, strict=False)
     return model

@@ -25,17 +25,19 @@ def predictor_tables(
     lengths: list[int],
     hold_out: str,
     resampling: Resampling,
+    measures: Sequence[str] = ("score", "excess"),
 ) -> dict[str, pd.DataFrame]:
     """`predictors`: a row per target, length and candidate; with an empty length, all lengths together.
     `learning`: the area under the curve of a head's record, by the number of prompts it is made of.
 
-    Targets are sinks at each threshold and at 0.5 of excess, in the layers after the first. Lengths that fewer
-    than FEWEST_PROMPTS prompts (or sets, where `hold_out` is `set`: all prompts of a set are held out together) reach
-    have no rows, nor has a model of one layer. Where all heads meet the target, or none, nothing can be told apart:
-    `undefined` says so.
+    Targets are sinks by score at each threshold and by excess at 0.5, in the layers after the first; `measures` may
+    leave out one of the two. Lengths that fewer than FEWEST_PROMPTS prompts (or sets, where `hold_out` is `set`: all
+    prompts of a set are held out together) reach have no rows, nor has a model of one layer. Where all heads meet the
+    target, or none, nothing can be told apart: `undefined` says so.
     """
     table, curves = [], []
-    for measure, threshold in [*(("score", threshold) for threshold in reduced.thresholds), ("excess", EXCESS)]:
+    targets = [*(("score", threshold) for threshold in reduced.thresholds), ("excess", EXCESS)]
+    for measure, threshold in (target for target in targets if target[0] in measures):
         known: list[Judged] = []
         target = {"model": model, "measure": measure, "threshold": threshold}
         for n, prompts, examples in _examples(reduced, lengths, measure, threshold, hold_out):
