@@ -67,8 +67,9 @@ def checked_facts(
     encode: Callable[[str], list[int]], token_ids: Sequence[int], tokens: int, most_lost: float | None
 ) -> list[Context]:
     """Texts of so many `tokens` to check a plan's answers on, see `fact_contexts`: of as many facts at each depth as
-    make one answer a share of `most_lost` or less. None where that is None or 0."""
-    return fact_contexts(encode, token_ids, tokens, math.ceil(1 / most_lost)) if most_lost else []
+    make two answers, since one is often lost by chance, a share of `most_lost` or less. None where that is None or 0.
+    """
+    return fact_contexts(encode, token_ids, tokens, math.ceil(2 / most_lost)) if most_lost else []
 
 
 def budget(
@@ -78,7 +79,7 @@ def budget(
     check_ids: Tensor,
     limit: float,
     contexts: Sequence[Context] = (),
-    most_lost: float | None = 0.02,
+    most_lost: float | None = 0.04,
     whole_groups: bool = True,
 ) -> Plan:
     """`plan` with KV heads, and a window for each, that together cost at most `limit` nats per token and, at any depth

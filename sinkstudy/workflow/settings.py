@@ -222,7 +222,7 @@ class Benchmark(Section):
             le=1,
             description="... and at most this share of facts told at any depth that are found again; null: any, ...",
         ),
-    ] = 0.02
+    ] = 0.04
     budget_window: Annotated[
         Several[Count],
         BeforeValidator(lambda given: [given] if isinstance(given, int) else given),
