@@ -33,7 +33,7 @@ SHAPE = {
     **{"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0},
     **{"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 4, "moe_intermediate_size": 16},
 }
-# Some model types need these settings too, as that shape alone makes no model or one without attention.
+# Some model types need these settings too: from the shape alone they cannot be made, or have no layer that attends.
 LATENT = {
     **{"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8},
     **{"v_head_dim": 8, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},

@@ -16,8 +16,8 @@ from sinkstudy.errors import StudyError
 
 # Two processes share the cores; threads of PyTorch in both would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Snakemake gives its jobs threads all the same, more of them than there are cores. Those that wait for one that has no
-# core would keep theirs busy: a job then takes up to eight times as long.
+# Snakemake's jobs set their own number of threads, and together have more of them than there are cores. A thread that
+# waits for another would keep its core busy meanwhile, so that a job takes up to eight times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # The same examples in every run, and no time limit per example: a busy machine is not a failure.
 settings.register_profile("sinkstudy", deadline=None, derandomize=True, max_examples=60)

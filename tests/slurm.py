@@ -47,8 +47,8 @@ PartitionName=cpu Nodes={host} Default=YES State=UP
 PartitionName=gpu Nodes={host} State=UP
 """
 
-# Snakemake, asking Slurm every second which jobs have ended. By itself the executor waits ten seconds longer after
-# every question that finds none, which spares a cluster's controller; here it only lets time pass.
+# This runs Snakemake so that it asks Slurm every second which jobs have ended. By itself the executor waits ten seconds
+# longer after every question that finds none, which spares a cluster's controller but only costs time here.
 IMPATIENT = """
 import sys
 from snakemake.cli import main

@@ -191,7 +191,7 @@ def test_what_answers_lose_is_what_replacing_each_head_takes_from_them(toy):
             measured.append((before - log_prob()).mean().item())
     assert spearmanr(costs["answer_loss"], measured).statistic >= 0.9
     assert min(measured) < 0 < max(measured)
-    # As many answers again say the same, more surely.
+    # Twice as many answers of the same kind give the same loss with a smaller error.
     twice = head_costs(model, fit, [WINDOW], asked=[(check, queries), (check, queries)])
     for of in ("", "kv_head_"):
         np.testing.assert_allclose(twice[f"{of}answer_loss"], costs[f"{of}answer_loss"])
@@ -201,7 +201,7 @@ def test_what_answers_lose_is_what_replacing_each_head_takes_from_them(toy):
 
 
 def test_the_error_of_what_answers_lose_covers_what_more_answers_show(toy):
-    """Answers are halves of single tokens' predictions here: what one half says of the other is within its error."""
+    """Every other token of a text stands for one set of answers, and the tokens between them for another."""
     model, fit, check = toy
     halves = [
         head_costs(model, fit, [WINDOW], asked=[(check, range(start, N - 1, 2))]) for start in (N // 2, N // 2 + 1)
@@ -220,7 +220,7 @@ def test_heads_that_find_answers_are_taken_last(toy, costs, whole_groups):
     finding = {(layer, heads[0]) for layer, heads in blind.heads.items()}
     dear = [float((row.layer, row.head) in finding) for row in priced.itertuples()]
     of_kv = priced.assign(dear=dear).groupby(["layer", "kv_head"])["dear"].transform("sum")
-    # What is lost for sure and what may be lost by chance count alike.
+    # A loss keeps a head from being taken early, and so does the error of a loss.
     for loss, error in ((20.0, 0.0), (0.0, 10.0)):
         losses = [each * np.array(of) for each in (loss, error) for of in (dear, of_kv)]
         priced = priced.assign(**dict(zip(ANSWER_COLUMNS, losses, strict=True)))

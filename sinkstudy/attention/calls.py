@@ -103,7 +103,7 @@ class HeadCalls:
                     window=window,
                     rest_weight=self.rest_weight(call.layer, heads, partition.device),
                     memory={} if call.cache is None else call.cache.state,
-                    # The last has the widest window, and nobody reads after it what it forgets.
+                    # The last call has the widest window, and no later one reads what it forgets.
                     cached=cached if heads is calls[-1][0] else None,
                     first_layer_pattern=partial(call.first_layer_pattern, heads, key.shape[2]),
                     start=call.past + inputs.query.shape[2] - key.shape[2],
@@ -115,7 +115,7 @@ class HeadCalls:
         for kv_heads, own in zip(call.cache.own_kv, call.cache.own, strict=True):
             *_, narrowest = self._of(call.layer, call.partition, kv_heads)[0]
             fits = own.fits(self.plan.sink_tokens, narrowest)
-            # A single query that sees all that is kept does not ask for its order.
+            # Where a single query sees every token that is kept, their order makes no difference.
             sees_all = call.inputs.query.shape[2] == 1 and call.inputs.mask is None and fits
             yield kv_heads, *(own.held if sees_all else own.ordered), own
 

@@ -23,9 +23,9 @@ from sinkstudy.evaluation.retrieval import DEPTHS, Context, fact_contexts, right
 
 STRATEGY = "sink_window"
 _SEPARATOR = "\n\n"
-# Heads are ordered by their cost on text plus this share of what answers lose, since few tokens are such answers.
+# Heads are ordered by their cost on text plus this share of what answers lose: few tokens of a text are answers.
 _ANSWERS = 0.005
-# What answers lose is known from a few of them, so as much is added as one head in forty exceeds by chance.
+# The loss is estimated from few answers, so this many of its standard errors are added to it.
 _ERRORS = 2
 # The number of answers lost is partly chance, so a plan that fails their check keeps at least this share of its budget.
 _KEPT = 0.8

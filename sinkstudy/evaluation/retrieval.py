@@ -87,7 +87,7 @@ def asked_texts(
     all too small to be seen in means over a text. As many texts as it takes, none where they have no room for facts,
     see `fact_contexts`.
     """
-    # What is asked takes no more room than what is told.
+    # Questions and answers take no more room at the end than the same facts take where they are told.
     contexts = fact_contexts(encode, token_ids, int(tokens / (1 + _FILLED)), _COSTED_CASES, _COSTED)
     texts = []
     for context in contexts:

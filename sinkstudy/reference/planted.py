@@ -33,7 +33,7 @@ def plant_sinks(
 
     Raises StudyError when `strength` does not have the model's shape or lies at or above 1.
     """
-    with no_init_weights():  # The parts hold every weight.
+    with no_init_weights():  # Every weight comes from the parts, so none has to be drawn here.
         model = LlamaForCausalLM(config).eval()
     for part in _planted(config, strength, n_tokens, seed, output_scale):
         model.load_state_dict(part, strict=False)

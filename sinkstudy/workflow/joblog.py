@@ -31,7 +31,7 @@ def job_log(path: str | Path) -> Iterator[None]:
     What a user can mend (a StudyError, a full or unwritable disk) ends the process with status 1 and one sentence on
     the terminal.
     """
-    # A process that ends looks for garbage among everything it loaded, which takes a second where that is PyTorch.
+    # At its end Python searches everything that was loaded for garbage, which takes a second with PyTorch.
     atexit.register(gc.freeze)
     terminal, log = sys.stderr, _Log()
     hooks = sys.unraisablehook, warnings.showwarning
