@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sinkstudy.capture.layers import attention_modules
 from sinkstudy.capture.masses import Masses, from_map
 from sinkstudy.capture.norms import NormHooks
 from sinkstudy.errors import StudyError
+from sinkstudy.models.layers import attention_modules
 
 
 @contextmanager

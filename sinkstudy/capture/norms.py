@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from sinkstudy.capture.layers import attention_modules
+from sinkstudy.models.layers import attention_modules
 
 CHANNELS = 3
 

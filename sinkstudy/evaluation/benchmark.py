@@ -24,6 +24,7 @@ from sinkstudy.errors import StudyError
 from sinkstudy.evaluation.ceiling import Shape, decode_ceiling, prefill_ceiling
 from sinkstudy.evaluation.quality import Quality, compare, perplexity
 from sinkstudy.evaluation.timing import Alternative, Rounds, interleaved, peak_bytes
+from sinkstudy.evaluation.turns import twin
 from sinkstudy.evaluation.variants import (
     AGAIN,
     EAGER,
@@ -36,6 +37,7 @@ from sinkstudy.evaluation.variants import (
     takes_plans,
     variants_of,
 )
+from sinkstudy.models.layers import attention_modules
 from sinkstudy.models.loading import context_length
 from sinkstudy.models.offload import is_offloaded
 from sinkstudy.stats.speedups import speedups
@@ -107,15 +109,15 @@ def windows(token_ids: list[int], n: int, batch: int) -> Tensor:
 @dataclass(frozen=True)
 class Prepared:
     """A variant on one input, ready to be timed. `replaced`: its heads by layer; `pruned`: the layers that do not
-    project them. `cache_bytes`: what the KV cache of the input takes; without one it is 0, and `decode` None.
-    `quality`: of its predictions, by measure."""
+    project them. `cache`: the KV cache of the input; without one `decode` is None, too. `quality`: of its predictions,
+    by measure."""
 
     variant: Variant
     prefill: Alternative
     decode: Alternative | None
     replaced: dict[int, list[int]]
     pruned: list[int]
-    cache_bytes: int
+    cache: Cache | None
     quality: dict[str, float]
 
 
@@ -130,8 +132,13 @@ def prepare(model: PreTrainedModel, inputs: Tensor, variants: list[Variant]) -> 
     first, reference = _prepare(model, inputs, unmodified, None)
     prepared = []
     for one in variants:
-        same = replace(first, variant=one) if one in (unmodified, AGAIN) else None
-        prepared.append(same or _prepare(model, inputs, one, reference)[0])
+        if one == unmodified:
+            prepared.append(first)
+        elif one == AGAIN:
+            alternatives = _alternatives(model, inputs, one, first.cache, first.prefill.seconds)
+            prepared.append(replace(first, variant=one, prefill=alternatives[0], decode=alternatives[1]))
+        else:
+            prepared.append(_prepare(model, inputs, one, reference)[0])
     return [*prepared, *([_prepare(model, inputs, _NO_ATTENTION, reference)[0]] if unmodified == SDPA else [])]
 
 
@@ -147,14 +154,11 @@ def measure(
     sdpa, eager = (
         samples[:, variants.index(one)] if one in variants else np.full(len(samples), math.nan) for one in (SDPA, EAGER)
     )
-    shape, peaks = Shape.of(model), {}  # what is timed twice over holds the same memory
-    rows = []
+    shape, rows = Shape.of(model), []
     for i, one in enumerate(prepared):
         variant, alternative = one.variant, alternatives[i]
         if variant == _NO_ATTENTION:
             continue
-        if alternative not in peaks:
-            peaks[alternative] = peak_bytes(alternative, model.device) / 1e6
         ceiling = _ceiling(shape, inputs, one, phase)
         speedup, factor, freedom = _speedup(samples, alternatives, variants, i)
         heads = sum(map(len, one.replaced.values()))
@@ -175,8 +179,8 @@ def measure(
                 "speedup_high": speedup * factor,
                 "speedup_vs_eager": np.exp(np.nanmean(np.log(eager / samples[:, i]))),
                 "ceiling": ceiling,
-                "peak_mb": peaks[alternative],
-                "kv_cache_mb": one.cache_bytes / 1e6,
+                "peak_mb": peak_bytes(alternative, model.device) / 1e6,
+                "kv_cache_mb": 0 if one.cache is None else cache_bytes(one.cache) / 1e6,
                 **{measure: one.quality[measure] for measure in ("kl", "top1_agreement", "perplexity_ratio")},
                 "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu",
                 "kernel": "eager" if variant == EAGER else kernel_name(model, inputs),
@@ -219,24 +223,36 @@ def _prepare(
         unmodified = reference is None
         found = Quality.of_unmodified(perplexity(logits, inputs)) if unmodified else compare(reference, logits, inputs)
         quality = vars(found)
+    prefill, decode = _alternatives(model, inputs, variant, cache, seconds)
+    return Prepared(variant, prefill, decode, replaced, pruned, cache, quality), logits
+
+
+def _alternatives(
+    model: PreTrainedModel, inputs: Tensor, variant: Variant, cache: Cache | None, seconds: float
+) -> tuple[Alternative, Alternative | None]:
+    """A prefill, which took `seconds`, and one more token after it, on a twin of the model."""
+    own, now = twin(model), []
     compared, last = variant not in (EAGER, _NO_ATTENTION), last_logits(model)
+    layers = dict.fromkeys(layer.block for layer in attention_modules(own).values())
 
     @contextmanager
     def continued() -> Iterator[None]:
         # From a copy, since decoding makes a cache longer, for good.
-        with running(model, variant):
+        with running(own, variant):
             now.append(copy.deepcopy(cache))
             yield
             now.clear()
 
-    now: list[Cache] = []
-    prefill = Alternative(
-        lambda: running(model, variant), lambda: model(inputs, use_cache=False, **last), compared, seconds
+    def prefill() -> object:
+        return own(inputs, use_cache=False, **last)
+
+    def decode() -> object:
+        return own(inputs[:, -1:], past_key_values=now[0])
+
+    return (
+        Alternative(lambda: running(own, variant), prefill, compared, seconds, tuple(layers)),
+        None if cache is None else Alternative(continued, decode, compared),
     )
-    decode = Alternative(continued, lambda: model(inputs[:, -1:], past_key_values=now[0]), compared)
-    if cache is None:
-        return Prepared(variant, prefill, None, replaced, pruned, 0, quality), logits
-    return Prepared(variant, prefill, decode, replaced, pruned, cache_bytes(cache), quality), logits
 
 
 def _no_attention(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object):

@@ -34,6 +34,7 @@ from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.attention.strategies.contract import ReplacedHeads
 from sinkstudy.errors import StudyError
 from sinkstudy.models.implementation import attention_implementation
+from sinkstudy.models.layers import attention_modules
 
 _NAME = "sinkstudy_head_costs"
 _KEY = ["strategy", "window", "layer", "head", "kv_head"]
@@ -164,7 +165,7 @@ class _Products:
 def _recomputed(model: PreTrainedModel) -> Iterator[None]:
     """Inside the block a backward pass recomputes each layer, down to the embeddings; no parameter gets a gradient."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    layers = [m for m in model.modules() if any(hasattr(child, "layer_idx") for child in m.children())]
+    layers = {layer.block for layer in attention_modules(model).values()}
     # The hook returns a copy, since some models scale their embeddings in place, which a leaf of the graph forbids.
     embedded = model.get_input_embeddings().register_forward_hook(
         lambda module, given, found: found.requires_grad_().clone()
