@@ -4,12 +4,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
 from sinkstudy.attention.heads import HeadPartition, partition_heads, select_heads
 from sinkstudy.attention.recent import RecentTokens
+from sinkstudy.attention.untraced import untraced
 from sinkstudy.errors import StudyError
 
 
@@ -106,16 +106,15 @@ class SplitKVCache(PlannedLayer, DynamicLayer):
         return self.whole
 
     # This method changes the cache's state, which a compiled graph would fix at its first value.
-    @torch.compiler.disable
+    @untraced
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         self.check_entered()
         if self.split is not None:
             if self.partition is None:
                 self._partition(key_states)
-            index = self.partition.index
-            for own, kv_heads in zip(self.own, self.own_kv, strict=True):
-                own.append(*(select_heads(states, index(kv_heads)) for states in (key_states, value_states)))
-            kept = index(self.partition.kept_kv)
+            for own, places in zip(self.own, self._own_places, strict=True):
+                own.append(select_heads(key_states, places), select_heads(value_states, places))
+            kept = self._kept_places
             key_states, value_states = select_heads(key_states, kept), select_heads(value_states, kept)
         return DynamicLayer.update(self, key_states, value_states)
 
@@ -126,6 +125,8 @@ class SplitKVCache(PlannedLayer, DynamicLayer):
         widest = {kv: max(width for head, width in windows.items() if kv_of(head) == kv) for kv in only}
         self.own_kv = [tuple(kv for kv in only if widest[kv] == width) for width in sorted(set(widest.values()))]
         self.own = [RecentTokens() for _ in self.own_kv]
+        self._own_places = list(map(self.partition.index, self.own_kv))
+        self._kept_places = self.partition.index(self.partition.kept_kv)
 
     def reset(self) -> None:
         super().reset()

@@ -23,8 +23,13 @@ from sinkstudy.attention.strategies.contract import ReplacedHeads
 
 
 class LayerCall(NamedTuple):
-    """One layer that attends. `inputs`: where `cache` is split, of the KV heads that kept heads read, else of all.
-    `past`: tokens before these queries. `first_layer_pattern(heads, keys)`: see `PlanState`."""
+    """One layer that attends. `inputs`: where `is_split`, of the KV heads that kept heads read, else of all. `past`:
+    tokens before these queries. `first_layer_pattern(heads, keys)`: see `PlanState`.
+
+    `is_split`: whether replaced heads have KV heads of their own in the `cache`. `joins`: whether the others attend
+    beside the kept ones with which they share KV heads, under a mask of their own: where a single query reads a cache
+    that is kept whole for the kept heads, another call would take longer.
+    """
 
     layer: int
     inputs: AttentionInputs
@@ -32,17 +37,8 @@ class LayerCall(NamedTuple):
     cache: PlannedLayer | None
     past: int
     first_layer_pattern: Callable[[tuple[int, ...], int], Tensor]
-
-    @property
-    def is_split(self) -> bool:
-        return self.cache is not None and self.cache.partition is not None
-
-    @property
-    def joins(self) -> bool:
-        """Whether replaced heads attend beside the kept ones with which they share KV heads, under a mask of their own:
-        where a single query reads a cache that is kept whole for the kept heads, another call would take longer."""
-        shares = len(self.partition.readers) > len(self.partition.kept)
-        return self.is_split and shares and self.inputs.query.shape[2] == 1 and self.inputs.mask is None
+    is_split: bool
+    joins: bool
 
 
 class HeadCalls:
@@ -64,7 +60,7 @@ class HeadCalls:
 
     def _with_replaced_readers(self, call: LayerCall) -> KeptGroup:
         partition, inputs = call.partition, call.inputs
-        key = call.layer, partition.replaced, partition.device
+        key = call.layer, partition
         if key not in self._joined:
             readers = partition.readers
             windows = self.plan.by_window(call.layer, [h for h in readers if h in partition.replaced])
@@ -124,7 +120,7 @@ class HeadCalls:
     ) -> list[tuple[tuple[int, ...], Index, HeadToKV, int]]:
         """The replaced heads that read these KV heads, in so many calls as the strategy needs: those of one window, as
         many for each KV head. The heads, their index, which of the KV heads they read, and their window."""
-        key = layer, partition.replaced, partition.device, kv_heads
+        key = layer, partition, kv_heads
         if key not in self._replaced:
             here = [h for h in partition.replaced if partition.kv_of(h) in kv_heads]
             calls = list(self.plan.by_window(layer, here).items())

@@ -66,10 +66,10 @@ class KeptGroup(NamedTuple):
         return sdpa_attention_forward(self, *states, mask, scaling=inputs.scale)[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeadPartition:
     """The heads of one layer: `heads` query heads share `kv_heads` KV heads evenly, neighbours together, and `replaced`
-    are those that do not attend."""
+    are those that do not attend. `partition_heads` makes one object for the same heads, which stands for itself."""
 
     heads: int
     kv_heads: int
@@ -131,6 +131,11 @@ class HeadPartition:
         size = self.heads // self.kv_heads
         return [kv * size + place for kv in self.kept_kv for place in range(size)]
 
+    @cached_property
+    def shares_kv(self) -> bool:
+        """Whether some KV head is read by kept heads and by replaced ones."""
+        return len(self.readers) > len(self.kept)
+
     def evenly(self, heads: Sequence[int]) -> list[tuple[int, ...]]:
         """These heads, those together of whose KV heads equally many of them read."""
         counts = Counter(map(self.kv_of, heads))
@@ -172,6 +177,8 @@ def scatter_heads(output: Tensor, heads: Index, part: Tensor) -> None:
     """`output[:, :, heads] = part`, where `part` (batch, query or 1, head, width) may broadcast along the queries."""
     if isinstance(heads, slice):
         output[:, :, heads] = part
-    else:
+        return
+    if part.shape[1] != output.shape[1] or part.dtype != output.dtype:
         # Under autocast the attention has less precision than its query.
-        output.index_copy_(2, heads, part.expand(-1, output.shape[1], -1, -1).to(output.dtype))
+        part = part.expand(-1, output.shape[1], -1, -1).to(output.dtype)
+    output.index_copy_(2, heads, part)

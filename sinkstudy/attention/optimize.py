@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -19,11 +18,13 @@ from sinkstudy.attention.heads import AttentionInputs, scatter_heads
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.projections import PrunedAttention, prunable_modules
 from sinkstudy.attention.state import PlanState
+from sinkstudy.attention.untraced import untraced
 from sinkstudy.errors import StudyError
 from sinkstudy.models.implementation import attention_implementation, uses_attention_interface
 
 _NAME = "sinkstudy_optimized"
 DEPTHS = ("projections", "attention")
+_NOT_COVERED = ("softcap", "s_aux", "position_bias")  # what attention may be asked to do beside attending
 
 # An attention module leads to the block it runs in, so that every thread finds it; a module that stands in for a pruned
 # one has an entry of its own.
@@ -64,7 +65,8 @@ def optimized(model: PreTrainedModel, plan: Plan, depth: str = "projections") ->
         pruned = [PrunedAttention(module, heads, state) for module in found]
         state.pruned = frozenset(one.layer for one in pruned)
         _running.update({module: state for module in modules} | {one.kept_only: one for one in pruned})
-        hooks = [module.register_forward_pre_hook(state.enter_layer, with_kwargs=True) for module in modules]
+        entered = [module for module in modules if module is modules[0] or state.may_replace(module.layer_idx)]
+        hooks = [module.register_forward_pre_hook(state.enter_layer, with_kwargs=True) for module in entered]
         # Some models (OPT) call a part of their base model directly, so that its own forward never runs.
         hooks += [one.register_forward_pre_hook(state.begin_pass) for one in {model, model.base_model}]
         for one in pruned:
@@ -108,7 +110,7 @@ def _check(model: PreTrainedModel, plan: Plan, depth: str) -> None:
             raise StudyError(f"plan: layer {layer} of the model does not attend; the layers that do are {those}.")
 
 
-@torch.compiler.disable
+@untraced
 def _attention_under_plan(
     module: nn.Module,
     query: Tensor,
@@ -125,6 +127,8 @@ def _attention_under_plan(
     inputs = AttentionInputs(query, key, value, attention_mask, scale)
     if isinstance(running, PrunedAttention):
         return running.attend(inputs), None
+    if layer != running.now.first_layer and not running.may_replace(layer):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **features)
     running.check_entered(layer)
     if not running.now.prompt.active:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **features)
@@ -160,7 +164,7 @@ def _refuse(module: nn.Module, running: PlanState | PrunedAttention | None, feat
             f"{name} runs under no plan, but shares its configuration with a model that does; give every model a "
             "configuration of its own."
         )
-    if any(features.get(one) is not None for one in ("softcap", "s_aux", "position_bias")):
+    if not features.keys().isdisjoint(_NOT_COVERED) and any(features.get(one) is not None for one in _NOT_COVERED):
         raise StudyError(f"{name} caps its scores, biases them or learns sinks, which plans do not cover yet.")
     if features.get("dropout"):
         raise StudyError(f"{name} drops attention at random, which plans do not cover; call model.eval() first.")

@@ -19,6 +19,7 @@ from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.state import PlanState, slides
 from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.attention.strategies.contract import HiddenStates
+from sinkstudy.attention.untraced import untraced
 from sinkstudy.errors import StudyError
 
 # The table names the attention classes that can be pruned, with their query, key, value and output projections. A class
@@ -99,7 +100,7 @@ class PrunedAttention:
     def remove(self) -> None:
         del self.attention.forward
 
-    @torch.compiler.disable
+    @untraced
     def __call__(
         self,
         hidden_states: Tensor,

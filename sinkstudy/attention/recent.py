@@ -39,7 +39,7 @@ class RecentTokens:
             self._hold([states.clone(memory_format=torch.contiguous_format) for states in added])
         elif self._oldest_is_free and all(map(_may_take, self._held, added)):
             for held, states in zip(self._held, added, strict=True):
-                held[:, :, self._oldest : self._oldest + 1] = states
+                held.narrow(2, self._oldest, 1).copy_(states)
             self._oldest_is_free = False
             self._oldest = self._oldest + 1 if self._oldest + 1 < self._held[0].shape[2] else self._first
         else:
@@ -71,5 +71,6 @@ class RecentTokens:
 def _may_take(held: Tensor, added: Tensor) -> bool:
     """Whether one token may be written into `held`: not where gradients may need what is in it, where PyTorch forbids
     it, or where it would be made to fit."""
-    alike = added.dtype == held.dtype and added.shape == (*held.shape[:2], 1, held.shape[3])
+    batch, heads, _, width = held.shape
+    alike = added.dtype == held.dtype and added.shape == (batch, heads, 1, width)
     return alike and not torch.is_grad_enabled() and held.is_inference() <= torch.is_inference_mode_enabled()

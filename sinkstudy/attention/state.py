@@ -14,6 +14,7 @@ from sinkstudy.attention.heads import AttentionInputs, as_index, partition_heads
 from sinkstudy.attention.pattern import attention_pattern, sink_heads
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.strategies import STRATEGIES
+from sinkstudy.attention.untraced import untraced
 from sinkstudy.errors import StudyError
 
 # A KV cache carries what its prompt decided under this attribute.
@@ -69,7 +70,7 @@ class PlanState:
         )
 
     # The methods that change the state are kept out of compiled graphs, which would record one state for good.
-    @torch.compiler.disable
+    @untraced
     def begin_pass(self, model: PreTrainedModel, *_: object) -> None:
         """Runs before every forward pass of the model."""
         self.now.__dict__.clear()
@@ -80,7 +81,7 @@ class PlanState:
                 "call model.gradient_checkpointing_disable() first."
             )
 
-    @torch.compiler.disable
+    @untraced
     def enter_layer(self, attention: nn.Module, args: tuple, kwargs: dict) -> None:
         """Runs before every attention module: finds the prompt that the pass continues, and the layer's cache."""
         now, layer = self.now, attention.layer_idx
@@ -159,6 +160,10 @@ class PlanState:
             return SplitKVCache(whole=False, split=Split(self.config.num_attention_heads, windows))
         return SplitKVCache(whole=layer not in self.pruned)
 
+    def may_replace(self, layer: int) -> bool:
+        """Whether a pass can replace heads of this layer; the others run as they do without a plan."""
+        return self.plan.first_layer_threshold is not None or layer in self.plan.heads
+
     def replaced_heads(self, layer: int) -> tuple[int, ...]:
         """Heads of `layer` replaced in the pass that runs, or ran last, in this thread."""
         now, by_input = self.now, self.plan.first_layer_threshold is not None
@@ -199,9 +204,12 @@ class PlanState:
         """The layer that attends now, with its heads as they are kept or replaced in this pass."""
         cache, query, key = self.now.layer_cache, inputs.query, inputs.key
         partition = None if cache is None else cache.partition
-        if partition is None:
+        is_split = partition is not None
+        if not is_split:
             partition = partition_heads(query.shape[1], key.shape[1], self.replaced_heads(layer), query.device)
-        return LayerCall(layer, inputs, partition, cache, self.now.past, self.first_layer_pattern)
+        joins = is_split and partition.shares_kv and query.shape[2] == 1 and inputs.mask is None
+        past, pattern = self.now.past, self.first_layer_pattern
+        return LayerCall(layer, inputs, partition, cache, past, pattern, is_split, joins)
 
 
 def slides(config: object, layer: int) -> bool:
