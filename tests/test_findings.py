@@ -354,6 +354,22 @@ def test_what_to_do_follows_from_the_verdicts(changes, what_to_do):
     assert what_to_do in section(markdown(tables), "# Attention sinks")
 
 
+def test_a_plan_at_a_price_is_offered_where_no_harmless_way_is_surely_faster():
+    made = study()
+    rows = made.benchmark["strategy"] == "first_value"
+    windows = {"strategy": "sink_window", "policy": "budget", "top1_agreement": 0.9375}
+    priced = made.benchmark.assign(**{name: made.benchmark[name].mask(rows, to) for name, to in windows.items()})
+    opening = section(markdown(replace(made, benchmark=priced)), "# Attention sinks")
+    assert "Replacing heads pays at a price alone." in opening
+    assert "no way that keeps KL at most 0.01 and top-1 agreement at least 0.98 is surely faster" in opening
+    assert "At a price, use `results/plans/sinky/budget.json` (sink_window) for prefill from 24 tokens on" in opening
+    assert "a top-1 agreement of 93.75% and a perplexity" in opening
+    other = priced.assign(policy=priced["policy"].replace("budget", "consistent"))
+    unasked = section(markdown(replace(made, benchmark=other)), "# Attention sinks")
+    assert "Replacing heads does not pay." in unasked
+    assert "At a price" not in unasked
+
+
 def empty(*names: str) -> dict[str, pd.DataFrame]:
     return {name: getattr(study(), name).iloc[:0] for name in names}
 

@@ -202,7 +202,7 @@ SAID = [
     (
         messages.timing,
         (timed(1.25, False),),
-        "1 of 2 timed plans are faster than SDPA beyond noise, the fastest 1.25 times (prefill at "
+        "1 of 2 timed plans is faster than SDPA beyond noise, the fastest 1.25 times (prefill at "
         "2,048 tokens, KL 0.002)",
     ),
     (messages.timing, (timed(1.25, True),), "None of 2 timed plans is faster than SDPA beyond noise"),

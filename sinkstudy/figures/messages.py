@@ -208,7 +208,8 @@ def timing(rows: pd.DataFrame) -> str:
         return f"None of {len(plans)} timed plans is faster than SDPA beyond noise"
     best = sure.loc[sure["speedup_vs_sdpa"].idxmax()]
     at = f"{PHASES[best['phase']]} at {best['n_tokens']:,} tokens, KL {best['kl']:.1g}"
-    found = f"{len(sure)} of {len(plans)} timed plans are faster than SDPA beyond noise"
+    are = "is" if len(sure) == 1 else "are"
+    found = f"{len(sure)} of {len(plans)} timed plans {are} faster than SDPA beyond noise"
     return f"{found}, the fastest {best['speedup_vs_sdpa']:.2f} times ({at})"
 
 

@@ -93,10 +93,20 @@ def worth_replacing(benchmark: pd.DataFrame, comparisons: int | None = None) -> 
 
 def surely_faster(benchmark: pd.DataFrame) -> pd.Series | None:
     """The row that `worth_replacing` names where it holds."""
-    safe = harmless_ways(benchmark) if len(benchmark) else benchmark
-    if safe.empty:
+    return _fastest(harmless_ways(benchmark)) if len(benchmark) else None
+
+
+def faster_at_a_price(benchmark: pd.DataFrame) -> pd.Series | None:
+    """The fastest row, of those with a sure gain, of a plan of policy `budget`, harmless or not: its price was asked
+    for."""
+    ways = _ways(benchmark) if len(benchmark) else benchmark
+    return _fastest(ways[ways["policy"] == "budget"], len(ways)) if len(ways) else None
+
+
+def _fastest(ways: pd.DataFrame, comparisons: int | None = None) -> pd.Series | None:
+    if ways.empty:
         return None
-    known = _corrected(safe.dropna(subset=["speedup_low", "again_high"]), len(safe))
+    known = _corrected(ways.dropna(subset=["speedup_low", "again_high"]), comparisons or len(ways))
     sure = known[known["is_sure"]].sort_values("speedup_vs_sdpa")
     return sure.iloc[-1] if len(sure) else None
 
@@ -123,16 +133,14 @@ def keeps_a_share(benchmark: pd.DataFrame) -> bool:
 def harmless_ways(benchmark: pd.DataFrame) -> pd.DataFrame:
     """The timed ways in which heads were replaced and predictions stayed what they were; policies that amount to the
     same count once. `again_high`: the upper end of SDPA's speedup over itself in the same cell."""
+    ways = _ways(benchmark)
+    return ways[(ways["kl"] <= HARMLESS_KL) & (ways["top1_agreement"] >= HARMLESS_AGREEMENT)]
+
+
+def _ways(benchmark: pd.DataFrame) -> pd.DataFrame:
     twice = benchmark[(benchmark["strategy"] == "sdpa") & (benchmark["policy"] == "again")]
     rows = benchmark.merge(twice[[*CELL, "speedup_high"]].rename(columns={"speedup_high": "again_high"}), "left", CELL)
-    return _distinct(
-        rows[
-            (rows["heads_replaced"] > 0)
-            & (rows["kl"] <= HARMLESS_KL)
-            & (rows["top1_agreement"] >= HARMLESS_AGREEMENT)
-            & rows["speedup_vs_sdpa"].notna()
-        ]
-    )
+    return _distinct(rows[(rows["heads_replaced"] > 0) & rows["speedup_vs_sdpa"].notna()])
 
 
 def _corrected(rows: pd.DataFrame, comparisons: int) -> pd.DataFrame:

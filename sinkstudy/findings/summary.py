@@ -7,7 +7,7 @@ import pandas as pd
 
 from sinkstudy.findings.inputs import MIN_TOKENS, Tables
 from sinkstudy.findings.predictor_rules import NAMES
-from sinkstudy.findings.replacing import surely_faster
+from sinkstudy.findings.replacing import faster_at_a_price, surely_faster
 from sinkstudy.findings.rules import Verdict
 from sinkstudy.findings.text import Markdown, note, percent, show
 from sinkstudy.stats.recommendation import over_all_lengths, recommended
@@ -30,7 +30,15 @@ def best_predictor(t: Tables, model: str) -> pd.Series | None:
 
 def best_plan(t: Tables, model: str) -> Row | None:
     """The fastest row of the benchmark that is surely worth having, with the `plan` file it comes from."""
-    row = surely_faster(t.of("benchmark", model=model))
+    return _with_file(surely_faster(t.of("benchmark", model=model)), model)
+
+
+def priced_plan(t: Tables, model: str) -> Row | None:
+    """The same of policy `budget`, whose plan need not be harmless."""
+    return _with_file(faster_at_a_price(t.of("benchmark", model=model)), model)
+
+
+def _with_file(row: pd.Series | None, model: str) -> Row | None:
     return None if row is None else row.to_dict() | {"plan": f"results/plans/{model}/{row['policy']}.json"}
 
 
