@@ -177,6 +177,14 @@ def test_heads_decided_by_the_input_stay_replaced_in_decoding(model):
     assert replaced["prefill"] == replaced["decode"] > 0
 
 
+def test_ceilings_take_the_mean_width_where_layers_differ():
+    model = tiny_model("llama")
+    alike = Shape.of(model)
+    model.config.per_layer_config = {0: {"head_dim": 3 * int(alike.width)}}
+    layers = model.config.num_hidden_layers
+    assert Shape.of(model).width == pytest.approx(alike.width * (layers + 2) / layers)
+
+
 @pytest.mark.parametrize(("device", "together"), [("cpu", True), ("cuda", False)])
 def test_alternatives_take_turns_each_in_its_own_context(monkeypatch, device, together):
     """On a GPU, which is made of paper here, one has done all its calls before the next begins."""

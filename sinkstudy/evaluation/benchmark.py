@@ -272,7 +272,7 @@ def _ceiling(shape: Shape, inputs: Tensor, one: Prepared, phase: str) -> float:
 def kernel_name(model: PreTrainedModel, inputs: Tensor) -> str:
     """Which kernel SDPA picks for causal attention of this model's shape."""
     shape = Shape.of(model)
-    query = torch.empty((inputs.shape[0], shape.heads, inputs.shape[1], shape.width), dtype=model.dtype)
+    query = torch.empty((inputs.shape[0], shape.heads, inputs.shape[1], int(shape.width)), dtype=model.dtype)
     query = query.to(model.device)
     choice = torch._fused_sdp_choice(query, query, query, None, 0.0, True)
     return f"sdpa {SDPBackend(choice).name.lower()}"

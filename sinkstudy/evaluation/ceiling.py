@@ -20,12 +20,13 @@ Heads = Mapping[int, Sequence[int]]
 @dataclass(frozen=True)
 class Shape:
     """What the counts need of a model. `layers`: those that attend. `weights`: how many there are in all its linear
-    layers, `head_weights` in the one that makes the logits, where a prefill makes only those of the last token."""
+    layers, `head_weights` in the one that makes the logits, where a prefill makes only those of the last. `width`:
+    of a head, the mean where layers differ; `kv_heads`: of the first layer."""
 
     layers: int
     heads: int
     kv_heads: int
-    width: int
+    width: float
     hidden: int
     weights: int
     itemsize: int
@@ -35,11 +36,13 @@ class Shape:
     def of(cls, model: PreTrainedModel) -> "Shape":
         config = model.config.get_text_config()
         heads, attending = config.num_attention_heads, {module.layer_idx for module in attending_modules(model)}
+        of_layers = list(config.per_layer_config)  # Gemma 4 has heads of two widths, and no config that holds for all.
+        widths = [getattr(layer, "head_dim", None) or layer.hidden_size // heads for layer in of_layers]
         return cls(
             layers=len(attending & set(range(config.num_hidden_layers))) or config.num_hidden_layers,
             heads=heads,
-            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            width=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            kv_heads=getattr(of_layers[0], "num_key_value_heads", None) or heads,
+            width=sum(widths) / len(widths),
             hidden=config.hidden_size,
             weights=sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear)),
             itemsize=model.dtype.itemsize,
