@@ -205,7 +205,7 @@ def test_alternatives_take_turns_each_in_its_own_context(monkeypatch, device, to
     assert (samples > 0).all()
     rounds = [events[end - 10 : end] for end in range(len(events), len(events) - 200, -10)]
     if together:
-        # One call each to warm up, then two turns of both.
+        # Each makes one call to warm up, and then both have two turns.
         assert all(one[:4] == ["enter a", "enter b", "a", "b"] for one in rounds)
         assert all(one[8:] == ["leave b", "leave a"] for one in rounds)
         turns = ["".join(one[4:8]) for one in rounds]

@@ -24,7 +24,8 @@ from sinkstudy.models.implementation import attention_implementation, uses_atten
 
 _NAME = "sinkstudy_optimized"
 DEPTHS = ("projections", "attention")
-_NOT_COVERED = ("softcap", "s_aux", "position_bias")  # what attention may be asked to do beside attending
+# Models ask their attention for these things beside attending, and no plan can do them.
+_NOT_COVERED = ("softcap", "s_aux", "position_bias")
 
 # An attention module leads to the block it runs in, so that every thread finds it; a module that stands in for a pruned
 # one has an entry of its own.

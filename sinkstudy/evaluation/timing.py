@@ -94,7 +94,7 @@ def interleaved(
 def _warmed_up(one: Alternative, device: torch.device) -> float:
     """Seconds of a call that others of its kind have gone before."""
     with one.context(), torch.inference_mode():
-        seconds = _seconds(one.call, device)  # the warm-up of long calls
+        seconds = _seconds(one.call, device)  # One call is all the warm-up that long calls get.
         return _seconds(one.call, device) if seconds < _WARM_SECONDS else seconds
 
 
