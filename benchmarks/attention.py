@@ -128,10 +128,8 @@ def attention_cell(
         def context() -> Iterator[None]:
             with running(model, variant) as state:
                 if state is not None:
-                    state.enter_layer(first, (states[0].transpose(1, 2),), {})
+                    state.enter_pass(first, (states[0].transpose(1, 2),), {})
                 attend(first, variant)
-                if state is not None:
-                    state.enter_layer(module, (), {})
                 yield
 
         return Alternative(context, lambda: attend(module, variant))

@@ -12,6 +12,7 @@ from tiny import ARCHITECTURES, prompt_ids, tiny_model
 from transformers import DynamicCache, StaticCache
 
 from sinkstudy.attention import Plan, optimized
+from sinkstudy.attention.cache import cache_bytes
 
 HEADS = {0: [0, 1, 2, 3], 1: [0, 1], 2: [1, 2, 3]}
 DEPTHS = pytest.mark.parametrize("depth", ["projections", "attention"])
@@ -52,6 +53,23 @@ def test_two_prompts_in_turn_decode_as_each_alone(plan):
         in_turn = [steps(model, ids, cache) for ids, cache in zip(prompts, caches, strict=True)]
     for one, other in zip(in_turn, alone, strict=True):
         assert torch.equal(one, other)
+
+
+@torch.no_grad()
+def test_heads_that_the_prompt_decides_keep_as_little_as_heads_by_hand():
+    model, ids = tiny_model("llama"), prompt_ids(20)
+    settings = {"strategy": "sink_window", "sink_tokens": 2, "window": 4}
+    with optimized(model, Plan(first_layer_threshold=0.15, **settings)) as run:
+        decided = model(ids[:, :9]).past_key_values
+        heads = {layer: run.replaced_heads(layer) for layer in range(1, model.config.num_hidden_layers)}
+        found = steps(model, ids, decided)
+    with optimized(model, Plan(heads=heads, **settings)):
+        by_hand = model(ids[:, :9]).past_key_values
+        expected = steps(model, ids, by_hand)
+    assert torch.equal(found, expected)
+    assert all(heads.values())
+    unmodified = model(ids[:, :19]).past_key_values
+    assert cache_bytes(decided) == cache_bytes(by_hand) < cache_bytes(unmodified)
 
 
 def steps(model, ids, cache):

@@ -14,7 +14,6 @@ from sinkstudy.attention.heads import (
     HeadToKV,
     Index,
     KeptGroup,
-    as_index,
     select_heads,
 )
 from sinkstudy.attention.plan import Plan
@@ -48,7 +47,7 @@ class HeadCalls:
         self.plan, self.strategy = plan, STRATEGIES[plan.strategy]
         self._rest_weights: dict[tuple, Tensor] = {}
         self._replaced: dict[tuple, list] = {}
-        self._joined: dict[tuple, tuple] = {}
+        self._seen: dict[tuple, tuple[Tensor, Tensor]] = {}
 
     def kept(self, call: LayerCall) -> list[KeptGroup]:
         """The fused calls over kept heads."""
@@ -59,22 +58,25 @@ class HeadCalls:
         return call.partition.decode_groups if call.inputs.query.shape[2] == 1 else call.partition.prefill_groups
 
     def _with_replaced_readers(self, call: LayerCall) -> KeptGroup:
-        partition, inputs = call.partition, call.inputs
-        key = call.layer, partition
-        if key not in self._joined:
-            readers = partition.readers
-            windows = self.plan.by_window(call.layer, [h for h in readers if h in partition.replaced])
-            places = {width: as_index(tuple(map(readers.index, of)), partition.device) for width, of in windows.items()}
-            size = partition.heads // partition.kv_heads
-            group = KeptGroup(partition.index(readers), slice(0, len(partition.kept_kv)), size)
-            self._joined[key] = group, len(readers), places
-        group, readers, places = self._joined[key]
-        keys, first = inputs.key.shape[2], self.plan.sink_tokens
-        mask = inputs.query.new_zeros(1, readers, 1, keys)
-        for window, heads in places.items():
-            if keys > first + window:
-                mask[:, heads, :, first : keys - window] = -torch.inf
-        return group._replace(mask=mask)
+        partition, query, keys = call.partition, call.inputs.query, call.inputs.key.shape[2]
+        key = call.layer, partition, query.dtype
+        if key not in self._seen or self._seen[key][1].shape[-1] < keys:
+            # Room for twice the keys, so that this is not made anew for every token.
+            self._seen[key] = self._seen_by_readers(call.layer, partition, query, 2 * keys)
+        sinks, recent = self._seen[key]
+        sinks = sinks[..., :keys]
+        mask = torch.cat([sinks, recent[..., recent.shape[-1] - keys + sinks.shape[-1] :]], -1)
+        return partition.readers_group._replace(mask=mask)
+
+    @torch.inference_mode(False)
+    def _seen_by_readers(self, layer: int, partition: HeadPartition, query: Tensor, keys: int) -> tuple[Tensor, Tensor]:
+        """What a single query of `readers` sees, as masks: over the sink tokens, and over the latest `keys`, of which
+        the end is that over fewer."""
+        sinks, recent = (query.new_zeros(1, len(partition.readers), 1, n) for n in (self.plan.sink_tokens, keys))
+        for place, head in enumerate(partition.readers):
+            if head in partition.replaced:
+                recent[:, place, :, : max(0, keys - self.plan.window_of(layer, head))] = -torch.inf
+        return sinks, recent
 
     def replaced(self, call: LayerCall) -> Iterator[tuple[Index, ReplacedHeads]]:
         """Replaced heads of one window, and what the strategy is given of them: at once, or, where the layer's cache is

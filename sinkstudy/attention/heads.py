@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 Index = slice | Tensor
@@ -63,6 +64,11 @@ class KeptGroup(NamedTuple):
             select_heads(inputs.value, self.kv),
         )
         mask = inputs.mask if self.mask is None else self.mask
+        if inputs.query.device.type == "cpu":
+            # The kernel reads shared KV heads where they lie, also under a mask, where Transformers packs or copies.
+            shared, causal = self.num_key_value_groups > 1, mask is None and inputs.query.shape[2] > 1
+            output = scaled_dot_product_attention(*states, mask, 0.0, causal, scale=inputs.scale, enable_gqa=shared)
+            return output.transpose(1, 2).contiguous()
         return sdpa_attention_forward(self, *states, mask, scaling=inputs.scale)[0]
 
 
@@ -130,6 +136,16 @@ class HeadPartition:
         """The query heads, kept or not, that read the KV heads `kept_kv`, in their order."""
         size = self.heads // self.kv_heads
         return [kv * size + place for kv in self.kept_kv for place in range(size)]
+
+    @cached_property
+    def readers_are_all(self) -> bool:
+        """Whether `readers` are all heads in their own order."""
+        return self.readers == list(range(self.heads))
+
+    @cached_property
+    def readers_group(self) -> KeptGroup:
+        """One fused call of `readers`, where only the KV heads `kept_kv` are at hand."""
+        return KeptGroup(self.index(self.readers), slice(0, len(self.kept_kv)), self.heads // self.kv_heads)
 
     @cached_property
     def shares_kv(self) -> bool:

@@ -1,6 +1,6 @@
 """Running a loaded model under a plan, through Transformers' attention interface.
 
-Before every attention module, `PlanState.enter_layer` finds what the prompt decided. The attention of a layer is then
+Before the first attention module, `PlanState.enter_pass` finds what the prompt decided. The attention of every layer is
 `_attention_under_plan`: its heads are partitioned, SDPA attends the kept ones, the plan's strategy fills in the others.
 On models whose projections can be pruned, replaced heads are not even projected (`projections`).
 """
@@ -59,15 +59,14 @@ def optimized(model: PreTrainedModel, plan: Plan, depth: str = "projections") ->
     AttentionInterface.register(_NAME, _attention_under_plan)
     AttentionMaskInterface.register(_NAME, sdpa_mask)
     with attention_implementation(model, _NAME, exclusive="runs under a plan"):
-        state = PlanState(model, plan, depth)
         modules = attending_modules(model)
+        state = PlanState(model, plan, depth, [module.layer_idx for module in modules])
         heads = model.config.get_text_config().num_attention_heads
         found = prunable_modules(model, plan) if depth == "projections" else []
         pruned = [PrunedAttention(module, heads, state) for module in found]
         state.pruned = frozenset(one.layer for one in pruned)
         _running.update({module: state for module in modules} | {one.kept_only: one for one in pruned})
-        entered = [module for module in modules if module is modules[0] or state.may_replace(module.layer_idx)]
-        hooks = [module.register_forward_pre_hook(state.enter_layer, with_kwargs=True) for module in entered]
+        hooks = [modules[0].register_forward_pre_hook(state.enter_pass, with_kwargs=True)]
         # Some models (OPT) call a part of their base model directly, so that its own forward never runs.
         hooks += [one.register_forward_pre_hook(state.begin_pass) for one in {model, model.base_model}]
         for one in pruned:
@@ -128,9 +127,9 @@ def _attention_under_plan(
     inputs = AttentionInputs(query, key, value, attention_mask, scale)
     if isinstance(running, PrunedAttention):
         return running.attend(inputs), None
-    if layer != running.now.first_layer and not running.may_replace(layer):
+    if layer not in running.layers and layer != running.now.first_layer:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **features)
-    running.check_entered(layer)
+    running.check_reached(layer)
     if not running.now.prompt.active:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **features)
     inputs = _without_empty_places(inputs, running.now.past + query.shape[2])
@@ -141,8 +140,11 @@ def _attention_under_plan(
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **features)
     running.check_mask(attention_mask)
     call = running.layer_call(layer, inputs)
+    kept = running.calls.kept(call)
+    if call.joins and call.partition.readers_are_all:
+        return kept[0].attend(inputs), None
     output = query.new_empty(query.shape[0], query.shape[2], call.partition.heads, value.shape[-1])
-    for group in running.calls.kept(call):
+    for group in kept:
         scatter_heads(output, group.queries, group.attend(inputs))
     for heads, given in running.calls.replaced(call):
         scatter_heads(output, heads, running.strategy.from_heads(given).transpose(1, 2))

@@ -84,6 +84,10 @@ class Plan:
         """Number of heads the plan names (0 where they are decided at inference)."""
         return sum(len(heads) for heads in self.heads.values())
 
+    def may_replace(self, layer: int) -> bool:
+        """Whether a prompt can have replaced heads in this layer."""
+        return self.first_layer_threshold is not None or layer in self.heads
+
     def window_of(self, layer: int, head: int) -> int:
         return (self.windows or {}).get(layer, {}).get(head, self.window)
 

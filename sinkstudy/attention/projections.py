@@ -111,7 +111,7 @@ class PrunedAttention:
     ) -> tuple[Tensor, Tensor | None]:
         kwargs |= {"position_embeddings": position_embeddings, "attention_mask": attention_mask}
         kwargs |= {"hidden_states": hidden_states, "past_key_values": past_key_values}
-        self.state.check_entered(self.layer)
+        self.state.check_reached(self.layer)
         forward = type(self.attention).forward
         if not self.state.runs_pruned(self.layer):
             return forward(self.attention, **kwargs)
@@ -134,7 +134,7 @@ class PrunedAttention:
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
 
     def _hidden_inputs(self, hidden: Tensor, mask: Tensor | None) -> HiddenStates:
-        cached = self.state.now.layer_cache
+        cached = self.state.now.layer_caches.get(self.layer)
         return HiddenStates(
             hidden=hidden,
             real=None if mask is None else mask[:, 0, :, -hidden.shape[1] :].any(-2).expand(hidden.shape[0], -1),

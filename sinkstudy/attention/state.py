@@ -1,12 +1,14 @@
 """What a model that runs under a plan knows: of the block, of the prompt, of the forward pass."""
 
 import threading
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
 from sinkstudy.attention.cache import PlannedLayer, Split, SplitKVCache, as_planned
 from sinkstudy.attention.calls import HeadCalls, LayerCall
@@ -37,17 +39,17 @@ class Prompt:
 class ForwardPass(threading.local):
     """The forward pass that runs in this thread, or ran last in it.
 
-    `layer`, `layer_cache`: the layer that runs now, and its cache, where there is one and the plan is active. `past`:
-    tokens in the cache before the pass. `mask`: the latest that was found to be causal. `first_inputs`: what the first
-    layer's attention was called with. `pattern`: the first layer's attention of the heads `pattern_heads`, all that
-    later layers ask for.
+    `first_layer`: the first that attends, once it is `reached`. `layer_caches`: those of the layers that the plan may
+    change, where there are any and the plan is active. `past`: tokens in the cache before the pass. `mask`: the latest
+    that was found to be causal. `first_inputs`: what the first layer's attention was called with. `pattern`: the first
+    layer's attention of the heads `pattern_heads`, all that later layers ask for.
     """
 
     prompt: Prompt | None = None
     first_layer: int | None = None
-    layer: int | None = None
+    reached: bool = False
     past: int = 0
-    layer_cache: PlannedLayer | None = None
+    layer_caches: Mapping[int, PlannedLayer] = MappingProxyType({})
     first_inputs: AttentionInputs | None = None
     mask: Tensor | None = None
     pattern: Tensor | None = None
@@ -55,11 +57,13 @@ class ForwardPass(threading.local):
 
 
 class PlanState:
-    """One `with optimized(...)` block. `pruned`: the layers that do not project replaced heads."""
+    """One `with optimized(...)` block. `layers`: those that attend and may have replaced heads. `pruned`: those of them
+    that do not project these."""
 
-    def __init__(self, model: PreTrainedModel, plan: Plan, depth: str) -> None:
+    def __init__(self, model: PreTrainedModel, plan: Plan, depth: str, attending: Iterable[int]) -> None:
         self.plan, self.depth, self.strategy = plan, depth, STRATEGIES[plan.strategy]
         self.config = model.config.get_text_config()
+        self.layers = frozenset(filter(plan.may_replace, attending))
         self.pruned: frozenset[int] = frozenset()
         self.now = ForwardPass()
         self.calls = HeadCalls(plan)
@@ -82,28 +86,30 @@ class PlanState:
             )
 
     @untraced
-    def enter_layer(self, attention: nn.Module, args: tuple, kwargs: dict) -> None:
-        """Runs before every attention module: finds the prompt that the pass continues, and the layer's cache."""
-        now, layer = self.now, attention.layer_idx
-        begins = now.first_layer is None
-        if not begins and now.past and not now.prompt.active:
-            now.layer = layer  # The first layer has found that the plan does not cover this prompt.
-            return
+    def enter_pass(self, first: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Runs before the first attention module: finds the prompt that the pass continues, and the caches of all
+        layers that the plan may change."""
+        now, layer = self.now, first.layer_idx
+        now.reached = True
         cache = next((one for one in (*args, *kwargs.values()) if isinstance(one, Cache)), None)
-        if begins:
+        if now.first_layer is None:
             now.first_layer = layer
             now.past = 0 if cache is None else int(cache.get_seq_length(layer))
             hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
             now.prompt = self._prompt_of(cache, layer, hidden.shape[1])
-        now.layer, now.layer_cache = layer, None if cache is None else self._layer_cache(cache, layer)
+        if cache is not None and (now.prompt.active or now.past == 0):
+            caches = {one: self._layer_cache(cache, one) for one in self.layers}
+            now.layer_caches = caches if now.prompt.active else {}
 
-    def check_entered(self, layer: int) -> None:
-        """Raises StudyError where a layer runs without `enter_layer` before it: in code compiled before the block."""
-        if self.now.layer != layer:
+    def check_reached(self, layer: int) -> None:
+        """Raises StudyError where a layer runs in a pass that was not entered: in code compiled before the block."""
+        now = self.now
+        if now.first_layer is None or (layer == now.first_layer and not now.reached):
             raise StudyError(
                 f"layer {layer} runs without the hooks of `with optimized(...)`; compile a model inside the block, and "
                 "call modules, not their forward."
             )
+        now.reached = layer == now.first_layer
 
     def check_mask(self, mask: Tensor | None) -> None:
         """Raises StudyError where more or less is masked than what comes later and what is padding."""
@@ -137,16 +143,16 @@ class PlanState:
             setattr(cache, _PROMPT, prompt)
         return prompt
 
-    def _layer_cache(self, cache: Cache, layer: int) -> PlannedLayer | None:
-        """The layer's own cache, one that may be split in place of an empty dynamic one; None where the plan is not
-        active."""
+    def _layer_cache(self, cache: Cache, layer: int) -> CacheLayerMixin:
+        """The layer's own cache, one that may be split in place of an empty dynamic one, and, where the plan is active,
+        one that tells where it does not belong."""
         if cache.layer_class_to_replicate is not None:
             cache.layers += [cache.layer_class_to_replicate() for _ in range(layer + 1 - len(cache.layers))]
         found = cache.layers[layer]
         if type(found) in (DynamicLayer, SplitKVCache) and found.get_seq_length() == 0 and not cache.offloading:
             found = cache.layers[layer] = self._empty_cache(layer)
         if not self.now.prompt.active:
-            return None
+            return found
         planned = cache.layers[layer] = as_planned(found)
         planned.entered = planned.owned = True
         return planned
@@ -154,15 +160,15 @@ class PlanState:
     def _empty_cache(self, layer: int) -> DynamicLayer:
         if not self.now.prompt.active:
             return DynamicLayer()
-        replaced = self.replaced_heads(layer)
-        if replaced and self.strategy.forgets_tokens and not slides(self.config, layer):
-            windows = {head: self.plan.window_of(layer, head) for head in replaced}
-            return SplitKVCache(whole=False, split=Split(self.config.num_attention_heads, windows))
-        return SplitKVCache(whole=layer not in self.pruned)
+        split = self._split(layer)
+        return SplitKVCache(whole=split is None and layer not in self.pruned, split=split)
 
-    def may_replace(self, layer: int) -> bool:
-        """Whether a pass can replace heads of this layer; the others run as they do without a plan."""
-        return self.plan.first_layer_threshold is not None or layer in self.plan.heads
+    def _split(self, layer: int) -> Split | None:
+        replaced = self.replaced_heads(layer)
+        if not replaced or not self.strategy.forgets_tokens or slides(self.config, layer):
+            return None
+        windows = {head: self.plan.window_of(layer, head) for head in replaced}
+        return Split(self.config.num_attention_heads, windows)
 
     def replaced_heads(self, layer: int) -> tuple[int, ...]:
         """Heads of `layer` replaced in the pass that runs, or ran last, in this thread."""
@@ -175,7 +181,7 @@ class PlanState:
 
     def runs_pruned(self, layer: int) -> bool:
         """Whether the layer leaves out the projections of replaced heads in this pass."""
-        cache = self.now.layer_cache
+        cache = self.now.layer_caches.get(layer)
         return self.now.prompt.active and (cache is None or not cache.whole)
 
     def see_first_layer(self, inputs: AttentionInputs) -> None:
@@ -184,6 +190,10 @@ class PlanState:
         now, threshold = self.now, self.plan.first_layer_threshold
         if threshold is not None and now.past == 0 and now.prompt.active:
             now.prompt.first_layer_heads = sink_heads(inputs, threshold)
+            for layer, cache in now.layer_caches.items():
+                if isinstance(cache, SplitKVCache):
+                    cache.split = self._split(layer)
+                    cache.whole = cache.split is None
         if self.strategy.needs_first_layer:
             now.first_inputs = inputs
 
@@ -202,7 +212,7 @@ class PlanState:
 
     def layer_call(self, layer: int, inputs: AttentionInputs) -> LayerCall:
         """The layer that attends now, with its heads as they are kept or replaced in this pass."""
-        cache, query, key = self.now.layer_cache, inputs.query, inputs.key
+        cache, query, key = self.now.layer_caches.get(layer), inputs.query, inputs.key
         partition = None if cache is None else cache.partition
         is_split = partition is not None
         if not is_split:
