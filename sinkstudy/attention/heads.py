@@ -65,9 +65,14 @@ class KeptGroup(NamedTuple):
         )
         mask = inputs.mask if self.mask is None else self.mask
         if inputs.query.device.type == "cpu":
-            # The kernel reads shared KV heads where they lie, also under a mask, where Transformers packs or copies.
-            shared, causal = self.num_key_value_groups > 1, mask is None and inputs.query.shape[2] > 1
-            output = scaled_dot_product_attention(*states, mask, 0.0, causal, scale=inputs.scale, enable_gqa=shared)
+            # Under a mask Transformers stacks query heads or copies KV heads; this kernel reads shared ones in place.
+            output = scaled_dot_product_attention(
+                *states,
+                attn_mask=mask,
+                is_causal=mask is None and inputs.query.shape[2] > 1,
+                scale=inputs.scale,
+                enable_gqa=self.num_key_value_groups > 1,
+            )
             return output.transpose(1, 2).contiguous()
         return sdpa_attention_forward(self, *states, mask, scaling=inputs.scale)[0]
 

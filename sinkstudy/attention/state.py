@@ -164,6 +164,7 @@ class PlanState:
         return SplitKVCache(whole=split is None and layer not in self.pruned, split=split)
 
     def _split(self, layer: int) -> Split | None:
+        """How the layer's cache parts; None where it holds every KV head alike."""
         replaced = self.replaced_heads(layer)
         if not replaced or not self.strategy.forgets_tokens or slides(self.config, layer):
             return None

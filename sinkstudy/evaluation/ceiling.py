@@ -36,7 +36,8 @@ class Shape:
     def of(cls, model: PreTrainedModel) -> "Shape":
         config = model.config.get_text_config()
         heads, attending = config.num_attention_heads, {module.layer_idx for module in attending_modules(model)}
-        of_layers = list(config.per_layer_config)  # Gemma 4 has heads of two widths, and no config that holds for all.
+        # The layers of Gemma 4 have heads of two widths, so that no single config holds for all of them.
+        of_layers = list(config.per_layer_config)
         widths = [getattr(layer, "head_dim", None) or layer.hidden_size // heads for layer in of_layers]
         return cls(
             layers=len(attending & set(range(config.num_hidden_layers))) or config.num_hidden_layers,
