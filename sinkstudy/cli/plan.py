@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sinkstudy.cli.models import model_of
 from sinkstudy.errors import StudyError
 from sinkstudy.evaluation.budget import budget, checked_facts, window_plan
 from sinkstudy.evaluation.head_costs import head_costs
+from sinkstudy.evaluation.onset import from_where_it_pays
 from sinkstudy.evaluation.policies import mean_kl
 from sinkstudy.evaluation.retrieval import asked_texts
 from sinkstudy.evaluation.variants import runs_on_sdpa
@@ -48,14 +50,14 @@ def plan(
     facts = checked_facts(loaded.piece, ids[len(ids) // 2 :], half, retrieval)
     asked = asked_texts(loaded.piece, ids[: len(ids) // 2], half) if retrieval else []
     costs = head_costs(loaded.model, fit, plans, asked=asked)
-    fitted = budget(loaded.model, narrow, costs, check, kl, facts, retrieval)
+    fitted = from_where_it_pays(loaded.model, budget(loaded.model, narrow, costs, check, kl, facts, retrieval))
+    price = mean_kl(loaded.model, replace(fitted, min_tokens=None), [check])
     with atomic_write(output) as path:
         fitted.save(path)
     config = loaded.model.config.get_text_config()
     share = fitted.replaced / (config.num_hidden_layers * config.num_attention_heads)
     used = {fitted.window_of(layer, head) for layer, heads in fitted.heads.items() for head in heads}
     widths = " or ".join(map(str, sorted(used or {fitted.window})))
-    price = mean_kl(loaded.model, fitted, [check])
     print(
         f"{output}: {fitted.replaced} heads ({share:.1%}) see {sink_tokens} tokens and a window of {widths}, from "
         f"{fitted.min_tokens} tokens on; on the second half of {text} this costs a KL of {price:.2g} nats per token.",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from sinkstudy.attention.optimize import attending_modules
 from sinkstudy.attention.plan import Plan
@@ -45,15 +46,20 @@ class Shape:
             kv_heads=getattr(of_layers[0], "num_key_value_heads", None) or heads,
             width=sum(widths) / len(widths),
             hidden=config.hidden_size,
-            weights=sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear)),
+            weights=sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear | Conv1D)),
             itemsize=model.dtype.itemsize,
             head_weights=model.get_output_embeddings().weight.numel() if last_logits(model) else 0,
         )
 
-    def whole_groups(self, heads: Sequence[int]) -> int:
-        """KV heads all of whose query heads are among `heads`."""
+    def whole_groups(self, heads: Sequence[int]) -> list[set[int]]:
+        """The query heads of each KV head that only `heads` read."""
         per_kv = self.heads // self.kv_heads
-        return sum(set(range(kv * per_kv, (kv + 1) * per_kv)) <= set(heads) for kv in range(self.kv_heads))
+        groups = (set(range(kv * per_kv, (kv + 1) * per_kv)) for kv in range(self.kv_heads))
+        return [group for group in groups if group <= set(heads)]
+
+    def read_by_decoding(self, n_tokens: int, batch: int) -> float:
+        """Numbers read for one more token after `n_tokens`: every weight once, every key and value of the batch."""
+        return self.weights + self.layers * self.kv_heads * 2 * batch * n_tokens * self.width
 
 
 def prefill_ceiling(shape: Shape, n_tokens: int, replaced: Heads, plan: Plan, cut_layers: Sequence[int]) -> float:
@@ -76,9 +82,9 @@ def prefill_ceiling(shape: Shape, n_tokens: int, replaced: Heads, plan: Plan, cu
 def decode_ceiling(
     shape: Shape, n_tokens: int, batch: int, replaced: Heads, plan: Plan, cut_layers: Sequence[int]
 ) -> float:
-    """By bytes read for one more token after `n_tokens`: every weight once, every cached key and value of the batch."""
+    """By bytes read for one more token after `n_tokens`, see `Shape.read_by_decoding`."""
     kv_head = 2 * batch * n_tokens * shape.width  # keys and values
-    total = shape.weights + shape.layers * shape.kv_heads * kv_head
+    total = shape.read_by_decoding(n_tokens, batch)
     saved = 0.0
     for layer, heads in replaced.items():
         strategy = STRATEGIES[plan.strategy]
@@ -88,7 +94,7 @@ def decode_ceiling(
             read = strategy.reads(n_tokens, plan.sink_tokens, window)
             if layer in cut_layers and strategy.from_hidden is not None:
                 read = 0.0  # what it keeps does not grow with the tokens
-            saved += shape.whole_groups(alike) * kv_head * (1 - read)
+            saved += len(shape.whole_groups(alike)) * kv_head * (1 - read)
     return total / (total - saved)
 
 
@@ -97,4 +103,4 @@ def _weights_left_out(shape: Shape, heads: Sequence[int], plan: Plan) -> int:
     rows = shape.hidden * shape.width
     # Query and key projection lose rows; where one output stands for all tokens, so do value and output projection.
     parts = 1 if STRATEGIES[plan.strategy].every_value else 2
-    return rows * parts * (len(heads) + shape.whole_groups(heads))
+    return rows * parts * (len(heads) + len(shape.whole_groups(heads)))

@@ -7,6 +7,7 @@ import torch
 
 from sinkstudy.evaluation.budget import budget, calibration_texts, checked_facts, window_plan
 from sinkstudy.evaluation.head_costs import head_costs
+from sinkstudy.evaluation.onset import from_where_it_pays
 from sinkstudy.evaluation.retrieval import asked_texts
 from sinkstudy.evaluation.variants import takes_plans
 from sinkstudy.models.loading import context_length, load_model, tokenize
@@ -33,7 +34,7 @@ with job_log(snakemake.log[0]):
     costs = head_costs(model, fit, priced, params.seed, asked)
     with atomic_write(snakemake.output.plan) as path:
         limits = spending["kl"], facts, spending["retrieval"], spending["whole_groups"]
-        budget(model, plans[0], costs, check, *limits).save(path)
+        from_where_it_pays(model, budget(model, plans[0], costs, check, *limits)).save(path)
     heads = read_tables([snakemake.input.heads])
     activations = LongTable([snakemake.input.activations]).only(lambda rows: rows["head"].notna())
     costs = with_scores(costs.assign(model=snakemake.wildcards.model), heads, activations)
