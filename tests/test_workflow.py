@@ -13,10 +13,12 @@ import torch
 import yaml
 from arithmetic import assert_within, truth_of
 from browser import opened, showing
-from study import CLONE, PROMPTS, planned, snakemake
+from study import CLONE, PROMPTS, ROOT, planned, snakemake
 from tiny import eager_maps
 
 from sinkstudy.attention import Plan
+from sinkstudy.evaluation.budget import halves_work
+from sinkstudy.evaluation.onset import from_where_it_pays
 from sinkstudy.models.loading import load_model
 from sinkstudy.models.spec import ModelSpec
 
@@ -112,7 +114,7 @@ def test_a_second_run_does_nothing(finished):
 
 def test_a_plan_comes_out_again_byte_for_byte(copied):
     """From the same configuration, in processes of their own, where the toy's budget buys some heads and not others."""
-    budget = {"budget_kl": 1e-4, "budget_window": [8, 16], "sink_tokens": 2}
+    budget = {"budget_kl": 1e-5, "budget_window": [2, 4], "sink_tokens": 2}
     (copied / "config.yaml").write_text(yaml.safe_dump(CLONE | {"benchmark": CLONE["benchmark"] | budget}))
     files = [copied / f"results/{name}" for name in ("plans/reference/budget.json", "head_costs/reference.csv")]
     made = []
@@ -123,8 +125,13 @@ def test_a_plan_comes_out_again_byte_for_byte(copied):
         assert done.returncode == 0, done.stderr[-3000:]
         made.append([file.read_bytes() for file in files])
     assert made[0] == made[1]
-    heads = pd.read_csv(files[1])[["layer", "head"]].drop_duplicates()
-    assert 0 < Plan.load(files[0]).replaced < len(heads)
+    heads, plan = pd.read_csv(files[1])[["layer", "head"]].drop_duplicates(), Plan.load(files[0])
+    assert 0 < plan.replaced < len(heads)
+    # It begins where decoding gains, which in a model of four small layers is later than where a prefill does.
+    widths = [plan.window_of(layer, head) for layer, some in plan.heads.items() for head in some]
+    of_prefill = replace(plan, min_tokens=halves_work(plan.sink_tokens, widths))
+    assert from_where_it_pays(load_model(ModelSpec(str(ROOT / "models/reference"))).model, of_prefill) == plan
+    assert plan.min_tokens > of_prefill.min_tokens
 
 
 def test_the_report_builds(copied):
