@@ -1,5 +1,7 @@
 """Where a plan of policy `budget` begins, beside bytes counted by hand at every length."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import tiny_model
@@ -13,8 +15,7 @@ SINKS, WIDTH = 1, 8
 
 @pytest.fixture(scope="module")
 def model():
-    """Three layers of four heads, of which two share a KV head: 4,096 numbers in the projections of each, 3 x 32 x 48
-    in its MLP, and 32 x 99 for the logits."""
+    """Three layers of four heads, of which two share a KV head."""
     return tiny_model("llama", num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4000)
 
 
@@ -56,6 +57,9 @@ def test_a_plan_begins_where_what_decoding_leaves_out_makes_up_for_its_calls(mod
     # A prefill may need longer prompts to gain, and then that is where the plan begins.
     later = plan_of(plan.heads, plan.window, plan.windows, min_tokens=start + 5)
     assert from_where_it_pays(model, later) == later
+    # Of prompts up to a length the plan may be for none that is long enough.
+    assert from_where_it_pays(model, replace(plan, max_tokens=start)).min_tokens == start
+    assert from_where_it_pays(model, replace(plan, max_tokens=start - 1)).heads == {}
 
 
 def test_a_plan_that_adds_no_call_begins_where_a_prefill_gains(model):

@@ -18,7 +18,7 @@ _LONGEST = 1 << 20  # where a model does not say how much it takes
 
 def from_where_it_pays(model: PreTrainedModel, plan: Plan) -> Plan:
     """`plan` with `min_tokens` raised to the shortest prompt after which a decoded token reads as many bytes less as
-    the plan's added calls cost; without heads where none that the model takes is long enough.
+    the plan's added calls cost; without heads where no prompt that the model takes, and the plan covers, is as long.
 
     Only keys and values that no kept head reads are left out. Prefill gains before: a plan's own `min_tokens`.
     """
@@ -30,7 +30,8 @@ def from_where_it_pays(model: PreTrainedModel, plan: Plan) -> Plan:
         left_out = read * (1 - 1 / decode_ceiling(shape, n_tokens, 1, plan.heads, plan, ()))
         return left_out >= calls * min(_CALL_SHARE * read / shape.layers, _CALL_BYTES)
 
-    lengths = range(plan.min_tokens or 1, (context_length(model) or _LONGEST) + 1)
+    longest = min(context_length(model) or _LONGEST, plan.max_tokens or _LONGEST)
+    lengths = range(plan.min_tokens or 1, longest + 1)
     start = bisect_left(lengths, True, key=pays)
     if start == len(lengths):
         return replace(plan, heads={}, windows=None)
