@@ -20,6 +20,7 @@ from sinkstudy.attention import Plan, optimized
 from sinkstudy.evaluation.benchmark import windows
 from sinkstudy.evaluation.budget import budget, calibration_texts, checked_facts, window_plan
 from sinkstudy.evaluation.head_costs import ANSWER_COLUMNS, COLUMNS, head_costs
+from sinkstudy.evaluation.onset import from_where_it_pays
 from sinkstudy.evaluation.policies import mean_kl
 from sinkstudy.evaluation.retrieval import DEPTHS, Context, planted
 from sinkstudy.evaluation.variants import takes_plans
@@ -126,6 +127,15 @@ def test_a_plan_that_costs_more_than_estimated_is_cut_back(toy, costs):
     assert mean_kl(model, plan, [check]) <= limit
     # A text that the window would cover for the most part says nothing.
     assert budget(model, empty, costs, check[:, :27], 1.0).heads == {}
+
+
+def test_a_model_that_takes_no_plan_gets_one_without_heads():
+    model, ids = tiny_model("bloom"), prompt_ids(80)
+    empty = window_plan(1, 6)
+    assert not takes_plans(model)
+    for whole_groups in (True, False):
+        assert budget(model, empty, head_costs(model, ids, []), ids, 1.0, whole_groups=whole_groups) == empty
+        assert from_where_it_pays(model, empty) == empty
 
 
 # When one of these commands comes again, the toy expects the character that followed it the first time.

@@ -128,7 +128,7 @@ def _steps(costs: pd.DataFrame, sink_tokens: int, tokens: int, whole_groups: boo
     `window` in place of what they had before, at an added `cost`."""
     work = STRATEGIES[STRATEGY].work
     saved = {w: work(tokens, 1, 0, tokens) - work(tokens, 1, sink_tokens, w) for w in costs["window"].unique()}
-    usable = costs[[halves_work(sink_tokens, [w]) <= tokens for w in costs["window"]]].copy()
+    usable = costs[costs["window"].isin([w for w in saved if halves_work(sink_tokens, [w]) <= tokens])].copy()
     usable["weighed"], usable["kv_head_weighed"] = usable["cost"], usable["kv_head_cost"]
     if "answer_loss" in usable:
         for of in ("", "kv_head_"):
