@@ -35,7 +35,7 @@ def main() -> None:
     given = parser.parse_args()
     loaded, plans = load_model(ModelSpec(source=given.folder)), {path.stem: Plan.load(path) for path in given.plans}
     token_ids = tokenize(loaded, Path(TEXT).read_text(encoding="utf-8"), TEXT)
-    # Plans are timed at lengths that they leave alone, too, since they stand before every attention there all the same.
+    # Plans are also timed at lengths that they leave alone, because their hooks run there all the same.
     planned = [Variant(plan.strategy, name, plan, "projections") for name, plan in plans.items()]
     rounds, rows = Rounds(5, 0.01, given.seconds), []
     for n in usable_lengths(loaded.model, given.folder, len(token_ids), given.lengths):

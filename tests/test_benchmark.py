@@ -179,8 +179,8 @@ def test_heads_decided_by_the_input_stay_replaced_in_decoding(model):
 
 def test_ceilings_count_the_linear_layers_that_gpt2_has_of_its_own_kind():
     shape = Shape.of(tiny_model("gpt2"))
-    of_layer = 4 * shape.hidden**2 + 2 * shape.hidden * 4 * shape.hidden  # q, k, v and output; into the MLP and out
-    assert shape.weights == shape.head_weights + shape.layers * of_layer
+    attention, mlp = 4 * shape.hidden**2, 2 * shape.hidden * 4 * shape.hidden
+    assert shape.weights == shape.head_weights + shape.layers * (attention + mlp)
 
 
 def test_ceilings_take_the_mean_width_where_layers_differ():

@@ -43,9 +43,11 @@ def plan_of(heads, window=16, windows=None, min_tokens=None):
 @pytest.mark.parametrize(
     ("plan", "forgotten", "calls"),
     [
-        (plan_of({1: [0, 1]}), {17: 1}, 1),  # a call of the KV head that is left out beside one of that which is kept
+        # The KV head that is left out has a call of its own, beside that of the kept one.
+        (plan_of({1: [0, 1]}), {17: 1}, 1),
         (plan_of({0: [2, 3], 2: [0, 1]}), {17: 2}, 2),
-        (plan_of({1: [0, 1, 2]}), {17: 1}, 2),  # and a mask, since the last head shares its KV head with a kept one
+        # The last head needs a mask, too, since it shares its KV head with a kept one.
+        (plan_of({1: [0, 1, 2]}), {17: 1}, 2),
         # Two windows take two calls, but no kept head needs one.
         (plan_of({0: [0, 1, 2, 3]}, windows={0: {0: 16, 1: 16, 2: 40, 3: 40}}, window=40), {17: 1, 41: 1}, 1),
     ],
@@ -54,10 +56,10 @@ def test_a_plan_begins_where_what_decoding_leaves_out_makes_up_for_its_calls(mod
     start = first_that_pays(model, forgotten, calls)
     assert 20 < start < 400
     assert from_where_it_pays(model, plan).min_tokens == start
-    # A prefill may need longer prompts to gain, and then that is where the plan begins.
+    # Where a prefill needs longer prompts to gain, the plan begins at those.
     later = plan_of(plan.heads, plan.window, plan.windows, min_tokens=start + 5)
     assert from_where_it_pays(model, later) == later
-    # Of prompts up to a length the plan may be for none that is long enough.
+    # A plan for prompts up to some length may cover none that is long enough.
     assert from_where_it_pays(model, replace(plan, max_tokens=start)).min_tokens == start
     assert from_where_it_pays(model, replace(plan, max_tokens=start - 1)).heads == {}
 
@@ -87,5 +89,5 @@ def test_in_a_large_model_a_call_takes_less_than_that_share_of_a_layer():
     with torch.device("meta"):
         large = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     plan = plan_of({layer: range(16) for layer in range(32)}, window=511)  # four of eight KV heads
-    token = 4 * 2 * 128 * 2  # bytes of keys and values
-    assert from_where_it_pays(large, plan).min_tokens == SINKS + 511 + -(-700_000 // token)
+    bytes_left_out = 4 * 2 * 128 * 2
+    assert from_where_it_pays(large, plan).min_tokens == SINKS + 511 + -(-700_000 // bytes_left_out)

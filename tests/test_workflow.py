@@ -127,7 +127,7 @@ def test_a_plan_comes_out_again_byte_for_byte(copied):
     assert made[0] == made[1]
     heads, plan = pd.read_csv(files[1])[["layer", "head"]].drop_duplicates(), Plan.load(files[0])
     assert 0 < plan.replaced < len(heads)
-    # It begins where decoding gains, which in a model of four small layers is later than where a prefill does.
+    # This plan begins where decoding gains, which takes longer prompts than a prefill does.
     widths = [plan.window_of(layer, head) for layer, some in plan.heads.items() for head in some]
     of_prefill = replace(plan, min_tokens=halves_work(plan.sink_tokens, widths))
     assert from_where_it_pays(load_model(ModelSpec(str(ROOT / "models/reference"))).model, of_prefill) == plan

@@ -61,7 +61,7 @@ class HeadCalls:
         partition, query, keys = call.partition, call.inputs.query, call.inputs.key.shape[2]
         key = call.layer, partition, query.dtype
         if key not in self._seen or self._seen[key][1].shape[-1] < keys:
-            # It has room for twice the keys, so that it is not made anew for every token.
+            # The mask has room for twice the keys, so that it is not made again for every token.
             self._seen[key] = self._seen_by_readers(call.layer, partition, query, 2 * keys)
         sinks, recent = self._seen[key]
         sinks = sinks[..., :keys]

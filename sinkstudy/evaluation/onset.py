@@ -10,10 +10,11 @@ from sinkstudy.attention.plan import Plan
 from sinkstudy.evaluation.ceiling import Shape, decode_ceiling
 from sinkstudy.models.loading import context_length
 
-# Two CPU cores need for one more attention call in a layer as long as for reading this share of what the layer reads,
-# or so many bytes, where that is less.
+# On two CPU cores, one more attention call in a layer takes as long as reading this share of what the layer reads, or
+# so many bytes, whichever is less.
 _CALL_SHARE, _CALL_BYTES = 1 / 30, 7e5
-_LONGEST = 1 << 20  # where a model does not say how much it takes
+# This stands in for the context of a model that does not state one.
+_LONGEST = 1 << 20
 
 
 def from_where_it_pays(model: PreTrainedModel, plan: Plan) -> Plan:
