@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, get_origin, get_type_hints
 
@@ -67,7 +67,6 @@ LAYOUT = {
     for name, hint in get_type_hints(part, include_extras=True).items()
     if get_origin(hint) is Annotated
 } | {"attention": (np.float16, ("layer", "head", "query", "key"))}
-_QUERIES = {"sink_mass", "key_mass"}
 
 
 @dataclass(frozen=True)
@@ -118,8 +117,7 @@ class CaptureFile:
         """What is stored of one prompt, without its maps."""
         with reading(self.path):
             group = self._file[prompt]
-            needed = _needed(Capture) if self.attributes["keep"] == "queries" else _needed(Capture, Kept) - _QUERIES
-            stored = (LAYOUT.keys() - {"attention"}) & {*needed, *group}
+            stored = (LAYOUT.keys() - {"attention"}) & group.keys()
             arrays = {name: np.asarray(group[name], LAYOUT[name][0]) for name in stored}
             n = len(arrays["token_ids"])
             sizes = {"layer": len(self.layers), "query": n, "key": n, "key_class": len(self._file.attrs["key_classes"])}
@@ -209,11 +207,6 @@ def reading(path: Path) -> Iterator[None]:
             ) from error
         reason = " ".join(str(error).strip("'\"").split())
         raise DamagedFileError(path, f"it cannot be read as a capture ({reason})") from error
-
-
-def _needed(*parts: type) -> set[str]:
-    """The datasets that are always there of a part of a capture."""
-    return {one.name for part in parts for one in fields(part) if one.name in LAYOUT and one.default is MISSING}
 
 
 def _taken(part: type[Kept | Received], arrays: dict[str, np.ndarray]) -> Kept | Received | None:
