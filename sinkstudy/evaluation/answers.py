@@ -6,24 +6,15 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from sinkstudy.evaluation.variants import SDPA, Variant, at_work, running
 from sinkstudy.models.loading import context_length
 
 _BATCH_TOKENS = 2048  # a batch holds at most so many tokens, padding included
-_COLUMNS = [
-    "model",
-    "set",
-    "prompt",
-    "n_tokens",
-    "strategy",
-    "policy",
-    "depth",
-    "answer_tokens",
-    "identical",
-    "departs_at",
-]
+_COLUMNS = ["model", "set", "prompt", "n_tokens", "strategy", "policy", "depth"]
+_COLUMNS += ["answer_tokens", "identical", "departs_at"]
 
 
 def answers_table(
@@ -57,9 +48,10 @@ def answers_table(
             answers = _answers(model, one.variant, answered, answer_tokens)
             for (prompt, set_name, ids), answer, other in zip(answered, expected, answers, strict=True):
                 differs = torch.nonzero(answer != other).flatten().tolist()
-                for policy in one.policies:
-                    cells = [name, set_name, prompt, ids.shape[1], one.variant.strategy, policy, one.variant.depth]
-                    rows.append([*cells, answer_tokens, not differs, differs[0] + 1 if differs else math.nan])
+                here = {"model": name, "set": set_name, "prompt": prompt, "n_tokens": ids.shape[1]}
+                here |= {"answer_tokens": answer_tokens, "identical": not differs}
+                here |= {"departs_at": differs[0] + 1 if differs else math.nan}
+                rows += [here | cells for cells in one.cells()]
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
@@ -84,20 +76,16 @@ def _batches(prompts: Sequence[tuple[str, str, Tensor]]) -> Iterator[list[Tensor
 
 
 def _batch_answers(model: PreTrainedModel, batch: Sequence[Tensor], answer_tokens: int) -> Tensor:
-    longest = max(ids.shape[1] for ids in batch)
     pad = model.config.get_text_config().eos_token_id or 0
     pad = pad[0] if isinstance(pad, list) else pad
-    inputs = torch.full((len(batch), longest), pad, device=model.device)
-    mask = torch.zeros_like(inputs)
-    for row, ids in enumerate(batch):
-        inputs[row, longest - ids.shape[1] :] = ids[0]
-        mask[row, longest - ids.shape[1] :] = 1
+    prompts = [ids[0] for ids in batch]
+    inputs = pad_sequence(prompts, True, pad, "left").to(model.device)
     answered = model.generate(
         inputs,
-        attention_mask=mask,
+        attention_mask=pad_sequence(list(map(torch.ones_like, prompts)), True, 0, "left").to(model.device),
         do_sample=False,
         min_new_tokens=answer_tokens,
         max_new_tokens=answer_tokens,
         pad_token_id=pad,
     )
-    return answered[:, longest:]
+    return answered[:, inputs.shape[1] :]

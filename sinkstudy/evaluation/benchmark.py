@@ -22,16 +22,18 @@ from sinkstudy.attention.cache import cache_bytes
 from sinkstudy.attention.plan import Plan
 from sinkstudy.errors import StudyError
 from sinkstudy.evaluation.ceiling import Shape, decode_ceiling, prefill_ceiling
-from sinkstudy.evaluation.quality import Quality, compare, perplexity
+from sinkstudy.evaluation.quality import Quality, compare
 from sinkstudy.evaluation.timing import Alternative, Rounds, interleaved, peak_bytes
 from sinkstudy.evaluation.turns import twin
 from sinkstudy.evaluation.variants import (
     AGAIN,
     EAGER,
     SDPA,
+    AtWork,
     Variant,
     at_work,
     last_logits,
+    replaced_heads,
     running,
     runs_on_sdpa,
     takes_plans,
@@ -73,13 +75,12 @@ def benchmark_table(
     cells = [(n, batch) for n in lengths for batch in grid["batches"]]
     for n, batch in tqdm(cells, desc=f"benchmark {name}", unit="cell"):
         inputs = windows(token_ids, n, batch).to(model.device)
-        working = at_work(model, variants, inputs)
-        prepared = prepare(model, inputs, [*baselines, *(one.variant for one in working)])
-        policies = [[one.policy] for one in baselines] + [one.policies for one in working]
+        ways = [*(AtWork(one, {}, [one.policy]) for one in baselines), *at_work(model, variants, inputs)]
+        prepared = prepare(model, inputs, [one.variant for one in ways])
         for phase in ("prefill", "decode") if prepared[0].decode else ("prefill",):
             measured = measure(model, name, inputs, prepared, phase, rounds)
-            for row, chosen_by in zip(measured, policies, strict=True):
-                rows += [row | {"policy": policy} for policy in chosen_by]
+            for row, one in zip(measured, ways, strict=True):
+                rows += [row | {"policy": policy} for policy in one.policies]
     return pd.DataFrame(rows)
 
 
@@ -115,7 +116,7 @@ class Prepared:
     variant: Variant
     prefill: Alternative
     decode: Alternative | None
-    replaced: dict[int, list[int]]
+    replaced: dict[int, tuple[int, ...]]
     pruned: list[int]
     cache: Cache | None
     quality: dict[str, float]
@@ -131,7 +132,7 @@ def prepare(model: PreTrainedModel, inputs: Tensor, variants: list[Variant]) -> 
     unmodified = SDPA if SDPA in variants else EAGER
     first, reference = _prepare(model, inputs, unmodified, None)
     prepared = []
-    for one in variants:
+    for one in [*variants, *([_NO_ATTENTION] if unmodified == SDPA else [])]:
         if one == unmodified:
             prepared.append(first)
         elif one == AGAIN:
@@ -139,7 +140,7 @@ def prepare(model: PreTrainedModel, inputs: Tensor, variants: list[Variant]) -> 
             prepared.append(replace(first, variant=one, prefill=alternatives[0], decode=alternatives[1]))
         else:
             prepared.append(_prepare(model, inputs, one, reference)[0])
-    return [*prepared, *([_prepare(model, inputs, _NO_ATTENTION, reference)[0]] if unmodified == SDPA else [])]
+    return prepared
 
 
 def measure(
@@ -214,15 +215,12 @@ def _prepare(
     start = time.perf_counter()
     with running(model, variant) as run, torch.inference_mode():
         output = model(inputs, use_cache=True)
-        layers = range(model.config.get_text_config().num_hidden_layers) if run else []
-        replaced = {layer: heads for layer in layers if (heads := list(run.replaced_heads(layer)))}
+        replaced = replaced_heads(model, run) if run else {}
         pruned = [layer for layer in replaced if layer in run.pruned]
     seconds, cache, logits = time.perf_counter() - start, output.get("past_key_values"), output.get("logits")
     quality = {one.name: math.nan for one in fields(Quality)}
     if logits is not None and variant != _NO_ATTENTION:
-        unmodified = reference is None
-        found = Quality.of_unmodified(perplexity(logits, inputs)) if unmodified else compare(reference, logits, inputs)
-        quality = vars(found)
+        quality = vars(compare(logits if reference is None else reference, logits, inputs))
     prefill, decode = _alternatives(model, inputs, variant, cache, seconds)
     return Prepared(variant, prefill, decode, replaced, pruned, cache, quality), logits
 
