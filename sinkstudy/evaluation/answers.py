@@ -32,13 +32,13 @@ def answers_table(
     in the model's context, and variants that decide heads from the input, since a batch would decide for all its
     prompts together. Plans that do the same are run once.
     """
-    fixed = [v for v in variants if v.plan is not None and v.plan.first_layer_threshold is None]
     context = context_length(model) or math.inf
     fitting = sorted((p for p in prompts if p[2].shape[1] + answer_tokens <= context), key=lambda p: p[2].shape[1])
     by_cover: dict[tuple[int, ...], list[Variant]] = {}  # the prompts that plans cover, and those plans
-    for variant in fixed:
-        covered = tuple(i for i, prompt in enumerate(fitting) if variant.plan.covers(prompt[2].shape[1]))
-        by_cover.setdefault(covered, []).append(variant)
+    for variant in variants:
+        if variant.plan.first_layer_threshold is None:
+            covered = tuple(i for i, prompt in enumerate(fitting) if variant.plan.covers(prompt[2].shape[1]))
+            by_cover.setdefault(covered, []).append(variant)
     by_cover.pop((), None)
     rows = []
     for covered, alike in by_cover.items():

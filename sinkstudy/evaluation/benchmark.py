@@ -36,7 +36,6 @@ from sinkstudy.evaluation.variants import (
     replaced_heads,
     running,
     runs_on_sdpa,
-    takes_plans,
     variants_of,
 )
 from sinkstudy.models.layers import attention_modules
@@ -64,11 +63,8 @@ def benchmark_table(
     """
     if is_offloaded(model):
         return pd.DataFrame(columns=["model", *CELL, "strategy", "policy", "heads_replaced"])
-    baselines, variants = [EAGER], []
-    if runs_on_sdpa(model):
-        baselines = [EAGER, SDPA, AGAIN]
-    if takes_plans(model):
-        variants = variants_of(model, plans, grid["strategies"])
+    baselines = [EAGER, SDPA, AGAIN] if runs_on_sdpa(model) else [EAGER]
+    variants = variants_of(model, plans, grid["strategies"])
     rounds = Rounds(grid["repeats"], grid["precision"], grid["seconds_per_cell"])
     rows = []
     lengths = usable_lengths(model, name, len(token_ids), grid["lengths"])
@@ -130,14 +126,14 @@ def prepare(model: PreTrainedModel, inputs: Tensor, variants: list[Variant]) -> 
     AttentionInterface.register(_NO_ATTENTION.strategy, _no_attention)
     AttentionMaskInterface.register(_NO_ATTENTION.strategy, sdpa_mask)
     unmodified = SDPA if SDPA in variants else EAGER
-    first, reference = _prepare(model, inputs, unmodified, None)
+    first, reference = _prepare(model, inputs, unmodified)
     prepared = []
     for one in [*variants, *([_NO_ATTENTION] if unmodified == SDPA else [])]:
         if one == unmodified:
             prepared.append(first)
         elif one == AGAIN:
-            alternatives = _alternatives(model, inputs, one, first.cache, first.prefill.seconds)
-            prepared.append(replace(first, variant=one, prefill=alternatives[0], decode=alternatives[1]))
+            prefill, decode = _alternatives(model, inputs, one, first.cache, first.prefill.seconds)
+            prepared.append(replace(first, variant=one, prefill=prefill, decode=decode))
         else:
             prepared.append(_prepare(model, inputs, one, reference)[0])
     return prepared
@@ -209,9 +205,9 @@ def _speedup(
 
 
 def _prepare(
-    model: PreTrainedModel, inputs: Tensor, variant: Variant, reference: Tensor | None
+    model: PreTrainedModel, inputs: Tensor, variant: Variant, reference: Tensor | None = None
 ) -> tuple[Prepared, Tensor | None]:
-    """The variant, and its logits where the model has any; `reference`: those of the unmodified model."""
+    """The variant, and its logits where the model has any; `reference`: those it is compared with, or else its own."""
     start = time.perf_counter()
     with running(model, variant) as run, torch.inference_mode():
         output = model(inputs, use_cache=True)

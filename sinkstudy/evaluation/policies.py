@@ -18,11 +18,6 @@ CALIBRATION_PROMPTS, CALIBRATION_TOKENS = 8, 256
 _PLACES_AT_ONCE = 1 << 18
 
 
-def first_layer(threshold: float, max_tokens: int | None) -> Plan:
-    """The original study's policy: decided at inference from the first layer's attention to this very input."""
-    return Plan(first_layer_threshold=threshold, max_tokens=max_tokens, policy="first_layer")
-
-
 def consistent(scores: Iterable[pd.DataFrame], share: float, min_tokens: int, max_tokens: int | None) -> Plan:
     """Heads that are sinks in at least `share` of the prompts of `min_tokens` to `max_tokens` tokens.
 

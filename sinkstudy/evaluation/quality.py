@@ -31,9 +31,15 @@ class Quality:
     perplexity: float
 
 
+_KEY = ["model", "set", "n_tokens", "strategy", "policy", "depth"]
+_MEASURES = [field.name for field in fields(Quality)]
+_GEOMETRIC = ["perplexity_ratio", "perplexity"]
+
+
 @torch.inference_mode()
 def logits_of(model: PreTrainedModel, ids: Tensor, plan: Plan | None = None) -> Tensor:
-    """Logits (batch, query, vocabulary) of what the model predicts after every token of `ids` (batch, query)."""
+    """Logits (batch, query, vocabulary) of what the model predicts, under `plan`, after every token of `ids` (batch,
+    query)."""
     with optimized(model, plan or Plan()):
         return model(ids, use_cache=False).logits
 
@@ -72,8 +78,8 @@ def quality_table(
 
     `texts`: set and token ids (1, query). Per length of `lengths`, the texts of at least that many tokens are cut to
     it. Variants that do the same on a text are run once; where none replaces a head, a set's first text is enough to
-    see how the unmodified model does. Columns: model, set, n_tokens, texts, strategy, policy,
-    depth, heads_replaced (mean over texts), and the fields of Quality, means over positions.
+    see how the unmodified model does. Columns: model, set, n_tokens, strategy, policy, depth, texts, heads_replaced
+    (mean over texts), and the fields of Quality, means over positions, geometric for perplexities.
     """
     rows, baseline = [], unmodified(model)
     for n in lengths:
@@ -85,7 +91,12 @@ def quality_table(
                 for one, quality in _measured(model, baseline, working, ids):
                     rows += [here | cells | vars(quality) for cells in one.cells()]
             seen.add(set_name)
-    return _pooled(pd.DataFrame(rows, columns=[*_KEY, "heads_replaced", *_MEASURES]))
+    table = pd.DataFrame(rows, columns=[*_KEY, "heads_replaced", *_MEASURES])
+    table[_GEOMETRIC] = np.log(table[_GEOMETRIC].astype(float))
+    alike = table.groupby(_KEY, sort=False)
+    pooled = alike.mean().assign(texts=alike.size())
+    pooled[_GEOMETRIC] = np.exp(pooled[_GEOMETRIC])
+    return pooled.reset_index()[[*_KEY, "texts", "heads_replaced", *_MEASURES]]
 
 
 @torch.inference_mode()
@@ -105,17 +116,3 @@ def _measured(
                 "tokens and changes no logit, so the plan cannot have run."
             )
         yield one, compare(reference, logits, ids)
-
-
-_KEY = ["model", "set", "n_tokens", "strategy", "policy", "depth"]
-_MEASURES = [field.name for field in fields(Quality)]
-_GEOMETRIC = ["perplexity_ratio", "perplexity"]
-
-
-def _pooled(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per set, length and variant: means over texts of one length, of the logarithm for perplexities."""
-    rows[_GEOMETRIC] = np.log(rows[_GEOMETRIC].astype(float))
-    alike = rows.groupby(_KEY, sort=False)
-    pooled = alike.mean().assign(texts=alike.size())
-    pooled[_GEOMETRIC] = np.exp(pooled[_GEOMETRIC])
-    return pooled.reset_index()[[*_KEY, "texts", "heads_replaced", *_MEASURES]]

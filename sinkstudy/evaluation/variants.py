@@ -97,9 +97,9 @@ def running(model: PreTrainedModel, variant: Variant) -> AbstractContextManager[
 
 def variants_of(model: PreTrainedModel, plans: Sequence[Plan], strategies: Sequence[str]) -> list[Variant]:
     """Every strategy with every plan that replaces anything and was not fitted to another, as deep as the model
-    allows."""
+    allows. None where it takes no plans."""
     variants = []
-    for strategy in strategies:
+    for strategy in strategies if takes_plans(model) else ():
         for plan in plans:
             # Policy budget alone chooses heads for the strategy that its plan names.
             if not plan.is_empty and (plan.policy != "budget" or plan.strategy == strategy):
