@@ -62,13 +62,6 @@ def skipping_table(
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def with_value_drain(heads: pd.DataFrame, activations: pd.DataFrame) -> pd.DataFrame:
-    """The table of heads with `value_drain`, each head's mean over prompts; `activations`: rows of that table, of which
-    those with a head have one."""
-    drain = activations.dropna(subset="head").groupby(["layer", "head"], as_index=False)["value_drain"].mean()
-    return heads.merge(drain.astype({"head": heads["head"].dtype}), "left", ["layer", "head"])
-
-
 def control_heads(plan: Plan, heads: pd.DataFrame, column: str) -> dict[int, list[int]]:
     """As many heads of each layer as the plan replaces, those with the least of `column`."""
     ranked = heads.sort_values(["layer", column, "head"]).groupby("layer")["head"]
