@@ -55,37 +55,36 @@ def answers_table(
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
+@torch.inference_mode()
 def _answers(
     model: PreTrainedModel, variant: Variant, prompts: Sequence[tuple[str, str, Tensor]], answer_tokens: int
 ) -> Tensor:
     """(prompt, answer token) ids."""
-    with running(model, variant), torch.inference_mode():
-        return torch.cat([_batch_answers(model, batch, answer_tokens) for batch in _batches(prompts)])
+    pad = model.config.get_text_config().eos_token_id or 0
+    pad = pad[0] if isinstance(pad, list) else pad
+    answers = []
+    with running(model, variant):
+        for batch in _batches([ids[0] for _, _, ids in prompts]):
+            inputs = pad_sequence(batch, True, pad, "left").to(model.device)
+            answered = model.generate(
+                inputs,
+                attention_mask=pad_sequence(list(map(torch.ones_like, batch)), True, 0, "left").to(model.device),
+                do_sample=False,
+                min_new_tokens=answer_tokens,
+                max_new_tokens=answer_tokens,
+                pad_token_id=pad,
+            )
+            answers.append(answered[:, inputs.shape[1] :])
+    return torch.cat(answers)
 
 
-def _batches(prompts: Sequence[tuple[str, str, Tensor]]) -> Iterator[list[Tensor]]:
-    """The token ids of prompts, in ascending order of length, as many together as fill the budget when padded."""
+def _batches(prompts: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Prompts (query,), in ascending order of length, as many together as fill the budget when padded."""
     batch: list[Tensor] = []
-    for _, _, ids in prompts:
-        if batch and (len(batch) + 1) * ids.shape[1] > _BATCH_TOKENS:
+    for ids in prompts:
+        if batch and (len(batch) + 1) * len(ids) > _BATCH_TOKENS:
             yield batch
             batch = []
         batch.append(ids)
     if batch:
         yield batch
-
-
-def _batch_answers(model: PreTrainedModel, batch: Sequence[Tensor], answer_tokens: int) -> Tensor:
-    pad = model.config.get_text_config().eos_token_id or 0
-    pad = pad[0] if isinstance(pad, list) else pad
-    prompts = [ids[0] for ids in batch]
-    inputs = pad_sequence(prompts, True, pad, "left").to(model.device)
-    answered = model.generate(
-        inputs,
-        attention_mask=pad_sequence(list(map(torch.ones_like, prompts)), True, 0, "left").to(model.device),
-        do_sample=False,
-        min_new_tokens=answer_tokens,
-        max_new_tokens=answer_tokens,
-        pad_token_id=pad,
-    )
-    return answered[:, inputs.shape[1] :]

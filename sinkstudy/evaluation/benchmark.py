@@ -106,8 +106,7 @@ def windows(token_ids: list[int], n: int, batch: int) -> Tensor:
 @dataclass(frozen=True)
 class Prepared:
     """A variant on one input, ready to be timed. `replaced`: its heads by layer; `pruned`: the layers that do not
-    project them. `cache`: the KV cache of the input; without one `decode` is None, too. `quality`: of its predictions,
-    by measure."""
+    project them. `cache`: the KV cache of the input; without one `decode` is None, too."""
 
     variant: Variant
     prefill: Alternative
@@ -115,7 +114,7 @@ class Prepared:
     replaced: dict[int, tuple[int, ...]]
     pruned: list[int]
     cache: Cache | None
-    quality: dict[str, float]
+    quality: Quality
 
 
 def prepare(model: PreTrainedModel, inputs: Tensor, variants: list[Variant]) -> list[Prepared]:
@@ -178,13 +177,15 @@ def measure(
                 "ceiling": ceiling,
                 "peak_mb": peak_bytes(alternative, model.device) / 1e6,
                 "kv_cache_mb": 0 if one.cache is None else cache_bytes(one.cache) / 1e6,
-                **{measure: one.quality[measure] for measure in ("kl", "top1_agreement", "perplexity_ratio")},
+                "kl": one.quality.kl,
+                "top1_agreement": one.quality.top1_agreement,
+                "perplexity_ratio": one.quality.perplexity_ratio,
                 "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu",
                 "kernel": "eager" if variant == EAGER else kernel_name(model, inputs),
                 "depth": variant.depth,
                 "speedup_of_ceiling": speedup / ceiling,
                 "attention_share": np.nanmedian(1 - samples[:, -1] / sdpa) if variant == SDPA else math.nan,
-                "top5_agreement": one.quality["top5_agreement"],
+                "top5_agreement": one.quality.top5_agreement,
                 "rounds": np.count_nonzero(~np.isnan(samples[:, i])),
                 "degrees_of_freedom": freedom,
             }
@@ -214,9 +215,9 @@ def _prepare(
         replaced = replaced_heads(model, run) if run else {}
         pruned = [layer for layer in replaced if layer in run.pruned]
     seconds, cache, logits = time.perf_counter() - start, output.get("past_key_values"), output.get("logits")
-    quality = {one.name: math.nan for one in fields(Quality)}
+    quality = Quality(*[math.nan] * len(fields(Quality)))
     if logits is not None and variant != _NO_ATTENTION:
-        quality = vars(compare(logits if reference is None else reference, logits, inputs))
+        quality = compare(logits if reference is None else reference, logits, inputs)
     prefill, decode = _alternatives(model, inputs, variant, cache, seconds)
     return Prepared(variant, prefill, decode, replaced, pruned, cache, quality), logits
 
@@ -266,7 +267,7 @@ def _ceiling(shape: Shape, inputs: Tensor, one: Prepared, phase: str) -> float:
 def kernel_name(model: PreTrainedModel, inputs: Tensor) -> str:
     """Which kernel SDPA picks for causal attention of this model's shape."""
     shape = Shape.of(model)
-    query = torch.empty((inputs.shape[0], shape.heads, inputs.shape[1], int(shape.width)), dtype=model.dtype)
-    query = query.to(model.device)
+    sizes = inputs.shape[0], shape.heads, inputs.shape[1], int(shape.width)
+    query = torch.empty(sizes, dtype=model.dtype, device=model.device)
     choice = torch._fused_sdp_choice(query, query, query, None, 0.0, True)
     return f"sdpa {SDPBackend(choice).name.lower()}"
