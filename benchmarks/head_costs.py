@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from scipy.stats import spearmanr
 
-from sinkstudy.attention import Plan, optimized
+from sinkstudy.attention import Plan
 from sinkstudy.evaluation.head_costs import head_costs
-from sinkstudy.evaluation.quality import compare
+from sinkstudy.evaluation.quality import compare, logits_of
 from sinkstudy.models.loading import load_model, tokenize
 from sinkstudy.models.spec import ModelSpec
 from sinkstudy.store.tables import write_table
@@ -33,12 +33,9 @@ def main() -> None:
     ids = torch.tensor([tokenize(loaded, text, "held-out")[: given.tokens]], device=loaded.model.device)
     plan = {"strategy": "sink_window", "window": given.window}
     drawn = head_costs(loaded.model, ids, [Plan(**plan)]).sample(given.heads, random_state=0).sort_index()
-    measured = []
-    with torch.inference_mode():
-        reference = loaded.model(ids, use_cache=False).logits
-        for layer, head in zip(drawn["layer"], drawn["head"], strict=True):
-            with optimized(loaded.model, Plan(heads={layer: [head]}, **plan)):
-                measured.append(compare(reference, loaded.model(ids, use_cache=False).logits, ids).kl)
+    reference, measured = logits_of(loaded.model, ids), []
+    for layer, head in zip(drawn["layer"], drawn["head"], strict=True):
+        measured.append(compare(reference, logits_of(loaded.model, ids, Plan(heads={layer: [head]}, **plan)), ids).kl)
     drawn = drawn.assign(measured=measured, tokens=given.tokens, window=given.window)
     write_table(drawn, given.out)
     print(f"Spearman over {len(drawn)} heads: {spearmanr(drawn['cost'], measured).statistic:.3f}")

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sinkstudy.attention import Plan, optimized
+from sinkstudy.attention import Plan
 from sinkstudy.evaluation.quality import compare, logits_of
 from sinkstudy.evaluation.skipping import random_heads, with_heads
 from sinkstudy.models.loading import load_model, tokenize
@@ -44,8 +44,7 @@ def main() -> None:
             ids = token_ids[:, start : start + n]
             before = logits_of(loaded.model, ids)
             for chosen_by, one in _plans(plan, layers, heads, given.draws, rng):
-                with optimized(loaded.model, one):
-                    found = compare(before, logits_of(loaded.model, ids), ids)
+                found = compare(before, logits_of(loaded.model, ids, one), ids)
                 row = {"n_tokens": n, "start": start, "chosen_by": chosen_by, "heads_replaced": one.replaced}
                 rows.append(row | vars(found))
     table = pd.DataFrame(rows)

@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 
 from sinkstudy.attention import Plan, optimized
 from sinkstudy.evaluation.answers import answers_table
-from sinkstudy.evaluation.policies import consistent, first_layer, layerwise, rest_weight
-from sinkstudy.evaluation.quality import compare, perplexity, quality_table
+from sinkstudy.evaluation.policies import consistent, layerwise, rest_weight
+from sinkstudy.evaluation.quality import compare, quality_table
 from sinkstudy.evaluation.variants import at_work, variants_of
 
 PLAN = Plan(heads={1: [0, 1], 2: [3]}, policy="by hand", max_tokens=12)
@@ -109,7 +109,9 @@ def test_plans_with_other_weights_are_not_the_same(model):
 
 
 def test_heads_decided_by_the_input_are_counted_on_that_input(model):
-    deciding = variants_of(model, [first_layer(0.1, None), first_layer(1.0, None)], ["first_value", "sink_window"])
+    deciding = variants_of(
+        model, [Plan(first_layer_threshold=share) for share in (0.1, 1.0)], ["first_value", "sink_window"]
+    )
     found = at_work(model, deciding, TEXTS[1][1])
     assert {one.variant.plan.first_layer_threshold for one in found} == {0.1}  # no head reaches 1
     assert {one.variant.strategy for one in found} == {"first_value", "sink_window"}
@@ -117,7 +119,7 @@ def test_heads_decided_by_the_input_are_counted_on_that_input(model):
 
 def test_answers_are_those_of_prompts_generated_alone(model, variants):
     prompts = [(f"p{i}", s, ids) for i, (s, ids) in enumerate(TEXTS)]
-    deciding = variants_of(model, [first_layer(0.1, None)], ["first_value"])
+    deciding = variants_of(model, [Plan(first_layer_threshold=0.1)], ["first_value"])
     table = answers_table(model, "tiny", prompts, [*variants, *deciding], 10)
     # Heads decided from the input would be decided for a whole batch; p1 is longer than max_tokens.
     assert table[["prompt", "strategy"]].drop_duplicates().shape == (2 * 2, 2)
@@ -178,7 +180,7 @@ def test_a_loss_beyond_all_numbers_is_an_infinite_perplexity():
     logits = torch.zeros(1, 3, 4)
     logits[..., 0] = 3000.0
     wrong = torch.tensor([[0, 1, 1]])
-    assert perplexity(logits, wrong) == np.inf
+    assert compare(logits, logits, wrong).perplexity == np.inf
     assert compare(torch.zeros(1, 3, 4), logits, wrong).perplexity_ratio == np.inf
 
 

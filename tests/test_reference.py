@@ -13,7 +13,7 @@ from tiny import eager_maps
 from sinkstudy.models.loading import load_model
 from sinkstudy.models.spec import ModelSpec
 from sinkstudy.reference.card import model_card
-from sinkstudy.reference.task import BOS, COPY, RECALL, CommandTask, token_ids
+from sinkstudy.reference.task import BOS, COPY, RECALL, chances_after, sample, token_ids
 from sinkstudy.reference.train import Recipe, evaluate, save, train
 from sinkstudy.stats.scores import excess_score, null_score
 
@@ -55,7 +55,7 @@ def test_it_is_small_enough_to_ship():
 
 
 def test_commands_repeat_the_character_they_point_at():
-    tokens, _ = CommandTask.from_text(TRAINING, 0.3, 0.01).sample(np.random.default_rng(0), 40, 80)
+    tokens, _ = sample(chances_after(TRAINING, 0.3, 0.01), np.random.default_rng(0), 40, 80)
     offsets = {int(t): j for j, t in enumerate(token_ids(COPY), start=1)}
     recalls = set(token_ids(RECALL).tolist())
     copied = recalled = 0
@@ -73,7 +73,7 @@ def test_commands_repeat_the_character_they_point_at():
 
 
 def test_tokens_are_drawn_from_the_distributions_given_with_them():
-    tokens, truth = CommandTask.from_text(TRAINING, 0.25, 0.05).sample(np.random.default_rng(1), 300, 40)
+    tokens, truth = sample(chances_after(TRAINING, 0.25, 0.05), np.random.default_rng(1), 300, 40)
     np.testing.assert_allclose(truth.sum(-1), 1)
     chances = np.take_along_axis(truth, tokens[:, 1:, None], -1)
     assert (chances > 0).all()

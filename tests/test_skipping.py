@@ -16,9 +16,9 @@ from sinkstudy.evaluation.skipping import (
     random_heads,
     skipping_table,
     with_heads,
-    with_value_drain,
 )
 from sinkstudy.stats.resampling import Resampling
+from sinkstudy.stats.stand_ins import with_scores
 
 PLAN = Plan(heads={1: [0, 1], 2: [3]}, policy="by hand", max_tokens=30)
 TOKENS = [1, *np.random.default_rng(0).integers(3, 99, 200).tolist()]
@@ -63,9 +63,12 @@ def test_heads_drawn_instead_take_over_the_windows():
 
 
 def test_the_most_drained_heads_are_found_in_the_table_of_activations():
-    rows = [(p, 1, head, drain + p) for p in (0.0, 0.5) for head, drain in enumerate([0.9, 0.1, 0.8, 0.2])]
-    activations = pd.DataFrame([*rows, (0.0, 1, None, 0.5)], columns=["prompt", "layer", "head", "value_drain"])
-    drained = with_value_drain(HEADS, activations)
+    rows = [("m", p, 1, head, drain + p) for p in (0.0, 0.5) for head, drain in enumerate([0.9, 0.1, 0.8, 0.2])]
+    activations = pd.DataFrame(
+        [*rows, ("m", 0.0, 1, None, 0.5)], columns=["model", "prompt", "layer", "head", "value_drain"]
+    )
+    heads = HEADS.assign(model="m", set="all", mean_excess_score=0.0)
+    drained = with_scores(heads[["model", "layer", "head"]], heads, activations)
     assert drained.query("layer == 1")["value_drain"].tolist() == pytest.approx([1.15, 0.35, 1.05, 0.45])
     assert control_heads(Plan(heads={1: [0, 2]}), drained, "value_drain") == {1: [1, 3]}
 

@@ -6,24 +6,15 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from sinkstudy.evaluation.variants import SDPA, Variant, at_work, running
 from sinkstudy.models.loading import context_length
 
 _BATCH_TOKENS = 2048  # a batch holds at most so many tokens, padding included
-_COLUMNS = [
-    "model",
-    "set",
-    "prompt",
-    "n_tokens",
-    "strategy",
-    "policy",
-    "depth",
-    "answer_tokens",
-    "identical",
-    "departs_at",
-]
+_COLUMNS = ["model", "set", "prompt", "n_tokens", "strategy", "policy", "depth"]
+_COLUMNS += ["answer_tokens", "identical", "departs_at"]
 
 
 def answers_table(
@@ -41,13 +32,13 @@ def answers_table(
     in the model's context, and variants that decide heads from the input, since a batch would decide for all its
     prompts together. Plans that do the same are run once.
     """
-    fixed = [v for v in variants if v.plan is not None and v.plan.first_layer_threshold is None]
     context = context_length(model) or math.inf
     fitting = sorted((p for p in prompts if p[2].shape[1] + answer_tokens <= context), key=lambda p: p[2].shape[1])
     by_cover: dict[tuple[int, ...], list[Variant]] = {}  # the prompts that plans cover, and those plans
-    for variant in fixed:
-        covered = tuple(i for i, prompt in enumerate(fitting) if variant.plan.covers(prompt[2].shape[1]))
-        by_cover.setdefault(covered, []).append(variant)
+    for variant in variants:
+        if variant.plan.first_layer_threshold is None:
+            covered = tuple(i for i, prompt in enumerate(fitting) if variant.plan.covers(prompt[2].shape[1]))
+            by_cover.setdefault(covered, []).append(variant)
     by_cover.pop((), None)
     rows = []
     for covered, alike in by_cover.items():
@@ -57,47 +48,43 @@ def answers_table(
             answers = _answers(model, one.variant, answered, answer_tokens)
             for (prompt, set_name, ids), answer, other in zip(answered, expected, answers, strict=True):
                 differs = torch.nonzero(answer != other).flatten().tolist()
-                for policy in one.policies:
-                    cells = [name, set_name, prompt, ids.shape[1], one.variant.strategy, policy, one.variant.depth]
-                    rows.append([*cells, answer_tokens, not differs, differs[0] + 1 if differs else math.nan])
+                here = {"model": name, "set": set_name, "prompt": prompt, "n_tokens": ids.shape[1]}
+                here |= {"answer_tokens": answer_tokens, "identical": not differs}
+                here |= {"departs_at": differs[0] + 1 if differs else math.nan}
+                rows += [here | cells for cells in one.cells()]
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
+@torch.inference_mode()
 def _answers(
     model: PreTrainedModel, variant: Variant, prompts: Sequence[tuple[str, str, Tensor]], answer_tokens: int
 ) -> Tensor:
     """(prompt, answer token) ids."""
-    with running(model, variant), torch.inference_mode():
-        return torch.cat([_batch_answers(model, batch, answer_tokens) for batch in _batches(prompts)])
+    pad = model.config.get_text_config().eos_token_id or 0
+    pad = pad[0] if isinstance(pad, list) else pad
+    answers = []
+    with running(model, variant):
+        for batch in _batches([ids[0] for _, _, ids in prompts]):
+            inputs = pad_sequence(batch, True, pad, "left").to(model.device)
+            answered = model.generate(
+                inputs,
+                attention_mask=pad_sequence(list(map(torch.ones_like, batch)), True, 0, "left").to(model.device),
+                do_sample=False,
+                min_new_tokens=answer_tokens,
+                max_new_tokens=answer_tokens,
+                pad_token_id=pad,
+            )
+            answers.append(answered[:, inputs.shape[1] :])
+    return torch.cat(answers)
 
 
-def _batches(prompts: Sequence[tuple[str, str, Tensor]]) -> Iterator[list[Tensor]]:
-    """The token ids of prompts, in ascending order of length, as many together as fill the budget when padded."""
+def _batches(prompts: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Prompts (query,), in ascending order of length, as many together as fill the budget when padded."""
     batch: list[Tensor] = []
-    for _, _, ids in prompts:
-        if batch and (len(batch) + 1) * ids.shape[1] > _BATCH_TOKENS:
+    for ids in prompts:
+        if batch and (len(batch) + 1) * len(ids) > _BATCH_TOKENS:
             yield batch
             batch = []
         batch.append(ids)
     if batch:
         yield batch
-
-
-def _batch_answers(model: PreTrainedModel, batch: Sequence[Tensor], answer_tokens: int) -> Tensor:
-    longest = max(ids.shape[1] for ids in batch)
-    pad = model.config.get_text_config().eos_token_id or 0
-    pad = pad[0] if isinstance(pad, list) else pad
-    inputs = torch.full((len(batch), longest), pad, device=model.device)
-    mask = torch.zeros_like(inputs)
-    for row, ids in enumerate(batch):
-        inputs[row, longest - ids.shape[1] :] = ids[0]
-        mask[row, longest - ids.shape[1] :] = 1
-    answered = model.generate(
-        inputs,
-        attention_mask=mask,
-        do_sample=False,
-        min_new_tokens=answer_tokens,
-        max_new_tokens=answer_tokens,
-        pad_token_id=pad,
-    )
-    return answered[:, longest:]

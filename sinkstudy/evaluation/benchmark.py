@@ -22,19 +22,20 @@ from sinkstudy.attention.cache import cache_bytes
 from sinkstudy.attention.plan import Plan
 from sinkstudy.errors import StudyError
 from sinkstudy.evaluation.ceiling import Shape, decode_ceiling, prefill_ceiling
-from sinkstudy.evaluation.quality import Quality, compare, perplexity
+from sinkstudy.evaluation.quality import Quality, compare
 from sinkstudy.evaluation.timing import Alternative, Rounds, interleaved, peak_bytes
 from sinkstudy.evaluation.turns import twin
 from sinkstudy.evaluation.variants import (
     AGAIN,
     EAGER,
     SDPA,
+    AtWork,
     Variant,
     at_work,
     last_logits,
+    replaced_heads,
     running,
     runs_on_sdpa,
-    takes_plans,
     variants_of,
 )
 from sinkstudy.models.layers import attention_modules
@@ -62,24 +63,20 @@ def benchmark_table(
     """
     if is_offloaded(model):
         return pd.DataFrame(columns=["model", *CELL, "strategy", "policy", "heads_replaced"])
-    baselines, variants = [EAGER], []
-    if runs_on_sdpa(model):
-        baselines = [EAGER, SDPA, AGAIN]
-    if takes_plans(model):
-        variants = variants_of(model, plans, grid["strategies"])
+    baselines = [EAGER, SDPA, AGAIN] if runs_on_sdpa(model) else [EAGER]
+    variants = variants_of(model, plans, grid["strategies"])
     rounds = Rounds(grid["repeats"], grid["precision"], grid["seconds_per_cell"])
     rows = []
     lengths = usable_lengths(model, name, len(token_ids), grid["lengths"])
     cells = [(n, batch) for n in lengths for batch in grid["batches"]]
     for n, batch in tqdm(cells, desc=f"benchmark {name}", unit="cell"):
         inputs = windows(token_ids, n, batch).to(model.device)
-        working = at_work(model, variants, inputs)
-        prepared = prepare(model, inputs, [*baselines, *(one.variant for one in working)])
-        policies = [[one.policy] for one in baselines] + [one.policies for one in working]
+        ways = [*(AtWork(one, {}, [one.policy]) for one in baselines), *at_work(model, variants, inputs)]
+        prepared = prepare(model, inputs, [one.variant for one in ways])
         for phase in ("prefill", "decode") if prepared[0].decode else ("prefill",):
             measured = measure(model, name, inputs, prepared, phase, rounds)
-            for row, chosen_by in zip(measured, policies, strict=True):
-                rows += [row | {"policy": policy} for policy in chosen_by]
+            for row, one in zip(measured, ways, strict=True):
+                rows += [row | {"policy": policy} for policy in one.policies]
     return pd.DataFrame(rows)
 
 
@@ -109,16 +106,15 @@ def windows(token_ids: list[int], n: int, batch: int) -> Tensor:
 @dataclass(frozen=True)
 class Prepared:
     """A variant on one input, ready to be timed. `replaced`: its heads by layer; `pruned`: the layers that do not
-    project them. `cache`: the KV cache of the input; without one `decode` is None, too. `quality`: of its predictions,
-    by measure."""
+    project them. `cache`: the KV cache of the input; without one `decode` is None, too."""
 
     variant: Variant
     prefill: Alternative
     decode: Alternative | None
-    replaced: dict[int, list[int]]
+    replaced: dict[int, tuple[int, ...]]
     pruned: list[int]
     cache: Cache | None
-    quality: dict[str, float]
+    quality: Quality
 
 
 def prepare(model: PreTrainedModel, inputs: Tensor, variants: list[Variant]) -> list[Prepared]:
@@ -129,17 +125,17 @@ def prepare(model: PreTrainedModel, inputs: Tensor, variants: list[Variant]) -> 
     AttentionInterface.register(_NO_ATTENTION.strategy, _no_attention)
     AttentionMaskInterface.register(_NO_ATTENTION.strategy, sdpa_mask)
     unmodified = SDPA if SDPA in variants else EAGER
-    first, reference = _prepare(model, inputs, unmodified, None)
+    first, reference = _prepare(model, inputs, unmodified)
     prepared = []
-    for one in variants:
+    for one in [*variants, *([_NO_ATTENTION] if unmodified == SDPA else [])]:
         if one == unmodified:
             prepared.append(first)
         elif one == AGAIN:
-            alternatives = _alternatives(model, inputs, one, first.cache, first.prefill.seconds)
-            prepared.append(replace(first, variant=one, prefill=alternatives[0], decode=alternatives[1]))
+            prefill, decode = _alternatives(model, inputs, one, first.cache, first.prefill.seconds)
+            prepared.append(replace(first, variant=one, prefill=prefill, decode=decode))
         else:
             prepared.append(_prepare(model, inputs, one, reference)[0])
-    return [*prepared, *([_prepare(model, inputs, _NO_ATTENTION, reference)[0]] if unmodified == SDPA else [])]
+    return prepared
 
 
 def measure(
@@ -181,13 +177,15 @@ def measure(
                 "ceiling": ceiling,
                 "peak_mb": peak_bytes(alternative, model.device) / 1e6,
                 "kv_cache_mb": 0 if one.cache is None else cache_bytes(one.cache) / 1e6,
-                **{measure: one.quality[measure] for measure in ("kl", "top1_agreement", "perplexity_ratio")},
+                "kl": one.quality.kl,
+                "top1_agreement": one.quality.top1_agreement,
+                "perplexity_ratio": one.quality.perplexity_ratio,
                 "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu",
                 "kernel": "eager" if variant == EAGER else kernel_name(model, inputs),
                 "depth": variant.depth,
                 "speedup_of_ceiling": speedup / ceiling,
                 "attention_share": np.nanmedian(1 - samples[:, -1] / sdpa) if variant == SDPA else math.nan,
-                "top5_agreement": one.quality["top5_agreement"],
+                "top5_agreement": one.quality.top5_agreement,
                 "rounds": np.count_nonzero(~np.isnan(samples[:, i])),
                 "degrees_of_freedom": freedom,
             }
@@ -208,21 +206,18 @@ def _speedup(
 
 
 def _prepare(
-    model: PreTrainedModel, inputs: Tensor, variant: Variant, reference: Tensor | None
+    model: PreTrainedModel, inputs: Tensor, variant: Variant, reference: Tensor | None = None
 ) -> tuple[Prepared, Tensor | None]:
-    """The variant, and its logits where the model has any; `reference`: those of the unmodified model."""
+    """The variant, and its logits where the model has any; `reference`: those it is compared with, or else its own."""
     start = time.perf_counter()
     with running(model, variant) as run, torch.inference_mode():
         output = model(inputs, use_cache=True)
-        layers = range(model.config.get_text_config().num_hidden_layers) if run else []
-        replaced = {layer: heads for layer in layers if (heads := list(run.replaced_heads(layer)))}
+        replaced = replaced_heads(model, run) if run else {}
         pruned = [layer for layer in replaced if layer in run.pruned]
     seconds, cache, logits = time.perf_counter() - start, output.get("past_key_values"), output.get("logits")
-    quality = {one.name: math.nan for one in fields(Quality)}
+    quality = Quality(*[math.nan] * len(fields(Quality)))
     if logits is not None and variant != _NO_ATTENTION:
-        unmodified = reference is None
-        found = Quality.of_unmodified(perplexity(logits, inputs)) if unmodified else compare(reference, logits, inputs)
-        quality = vars(found)
+        quality = compare(logits if reference is None else reference, logits, inputs)
     prefill, decode = _alternatives(model, inputs, variant, cache, seconds)
     return Prepared(variant, prefill, decode, replaced, pruned, cache, quality), logits
 
@@ -272,7 +267,7 @@ def _ceiling(shape: Shape, inputs: Tensor, one: Prepared, phase: str) -> float:
 def kernel_name(model: PreTrainedModel, inputs: Tensor) -> str:
     """Which kernel SDPA picks for causal attention of this model's shape."""
     shape = Shape.of(model)
-    query = torch.empty((inputs.shape[0], shape.heads, inputs.shape[1], int(shape.width)), dtype=model.dtype)
-    query = query.to(model.device)
+    sizes = inputs.shape[0], shape.heads, inputs.shape[1], int(shape.width)
+    query = torch.empty(sizes, dtype=model.dtype, device=model.device)
     choice = torch._fused_sdp_choice(query, query, query, None, 0.0, True)
     return f"sdpa {SDPBackend(choice).name.lower()}"

@@ -100,13 +100,12 @@ def budget(
     spent, allowed = np.maximum.accumulate(steps["cost"].cumsum()), limit
     count = int(np.searchsorted(spent, allowed, side="right"))
     asked = sum(len(context.asked) for context in contexts) / len(DEPTHS)
-    known = right_answers(model, contexts if count else ())
-    before = logits_of(model, check_ids) if count else None
+    if not count:
+        return plan
+    known, before = right_answers(model, contexts), logits_of(model, check_ids)
     while count:
         fitted = _with_windows(plan, steps.head(count))
-        with optimized(model, fitted):
-            after = logits_of(model, check_ids)
-        within = _within(compare(before, after, check_ids).kl, limit)
+        within = _within(compare(before, logits_of(model, check_ids, fitted), check_ids).kl, limit)
         if within == 1 and contexts and known.max() / asked > most_lost:
             with optimized(model, fitted):
                 within = max(_KEPT, _within((known - right_answers(model, contexts)).max() / asked, most_lost))
@@ -129,11 +128,10 @@ def _steps(costs: pd.DataFrame, sink_tokens: int, tokens: int, whole_groups: boo
     work = STRATEGIES[STRATEGY].work
     saved = {w: work(tokens, 1, 0, tokens) - work(tokens, 1, sink_tokens, w) for w in costs["window"].unique()}
     usable = costs[costs["window"].isin([w for w in saved if halves_work(sink_tokens, [w]) <= tokens])].copy()
-    usable["weighed"], usable["kv_head_weighed"] = usable["cost"], usable["kv_head_cost"]
-    if "answer_loss" in usable:
-        for of in ("", "kv_head_"):
-            loss, error = usable[f"{of}answer_loss"], usable[f"{of}answer_error"]
-            usable[f"{of}weighed"] += _ANSWERS * (loss + _ERRORS * error)
+    for of in ("", "kv_head_"):
+        usable[f"{of}weighed"] = usable[f"{of}cost"]
+        if "answer_loss" in usable:
+            usable[f"{of}weighed"] += _ANSWERS * (usable[f"{of}answer_loss"] + _ERRORS * usable[f"{of}answer_error"])
     rows = []
     for (layer, kv_head), readers in usable.groupby(["layer", "kv_head"]):
         options = []

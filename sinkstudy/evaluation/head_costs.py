@@ -153,12 +153,11 @@ class _Products:
     def _add(self, plan: Plan, layer: int, kv_heads: int, change: Tensor, gradient: Tensor) -> None:
         of_head = (gradient * change).sum(-1).double()[0]  # (query, head)
         of_kv = of_head.unflatten(-1, (kv_heads, -1)).sum(-1)
-        size = of_head.shape[-1] // kv_heads
-        sums = [sums.tolist() for part in (of_head, of_kv) for sums in (part.sum(0), part.square().sum(0))]
+        heads, size = of_head.shape[-1], of_head.shape[-1] // kv_heads
+        sums = of_head.sum(0), of_kv.sum(0), of_head.square().sum(0), of_kv.square().sum(0)
+        by_head = torch.stack([one.repeat_interleave(heads // len(one)) for one in sums], 1).tolist()  # (head, _SUMS)
         priced = plan.strategy, plan.window if STRATEGIES[plan.strategy].forgets_tokens else None, layer
-        for head, (total, squares) in enumerate(zip(*sums[:2], strict=True)):
-            kv = head // size
-            self.rows.append((*priced, head, kv, total, sums[2][kv], squares, sums[3][kv]))
+        self.rows += [(*priced, head, head // size, *here) for head, here in enumerate(by_head)]
 
 
 @contextmanager

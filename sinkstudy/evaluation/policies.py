@@ -9,7 +9,6 @@ import pandas as pd
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sinkstudy.attention.optimize import optimized
 from sinkstudy.attention.plan import Plan
 from sinkstudy.evaluation.quality import compare, logits_of
 from sinkstudy.evaluation.variants import takes_plans
@@ -17,11 +16,6 @@ from sinkstudy.evaluation.variants import takes_plans
 # Layer costs are measured on so many prompts, spread over their lengths, and on at most so many tokens of each.
 CALIBRATION_PROMPTS, CALIBRATION_TOKENS = 8, 256
 _PLACES_AT_ONCE = 1 << 18
-
-
-def first_layer(threshold: float, max_tokens: int | None) -> Plan:
-    """The original study's policy: decided at inference from the first layer's attention to this very input."""
-    return Plan(first_layer_threshold=threshold, max_tokens=max_tokens, policy="first_layer")
 
 
 def consistent(scores: Iterable[pd.DataFrame], share: float, min_tokens: int, max_tokens: int | None) -> Plan:
@@ -51,11 +45,10 @@ def consistent(scores: Iterable[pd.DataFrame], share: float, min_tokens: int, ma
     if max_tokens is None:
         shares = pd.concat(held)
         max_tokens = int(shares.loc[shares["is_sink"] >= share, "n_tokens"].max())
-    heads: dict[int, list[int]] = {}
     weights: dict[int, dict[int, float]] = {}
     for (layer, head), weight in pd.concat(found).groupby(by_head).median().items():
-        heads.setdefault(int(layer), []).append(int(head))
         weights.setdefault(int(layer), {})[int(head)] = float(f"{weight:.6g}")
+    heads = {layer: list(of) for layer, of in weights.items()}
     return Plan(heads=heads, max_tokens=max_tokens, rest_weight=weights, policy="consistent")
 
 
@@ -99,9 +92,6 @@ def mean_kl(model: PreTrainedModel, plan: Plan, prompts: Sequence[Tensor]) -> fl
     """Mean KL divergence over all positions of the prompts."""
     total, tokens = 0.0, 0
     for ids in prompts:
-        before = logits_of(model, ids)
-        with optimized(model, plan):
-            after = logits_of(model, ids)
-        total += compare(before, after, ids).kl * ids.shape[1]
+        total += compare(logits_of(model, ids), logits_of(model, ids, plan), ids).kl * ids.shape[1]
         tokens += ids.shape[1]
     return total / max(1, tokens)

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import PreTrainedModel
 
+from sinkstudy.attention.optimize import optimized
+from sinkstudy.attention.plan import Plan
 from sinkstudy.errors import StudyError
-from sinkstudy.evaluation.variants import EAGER, SDPA, AtWork, Variant, at_work, running, runs_on_sdpa
+from sinkstudy.evaluation.variants import AtWork, Variant, at_work, running, unmodified
 
 # Positions are compared this many at a time, so that their log-probabilities stay in the processor's cache.
 _POSITIONS = 32
@@ -29,16 +30,18 @@ class Quality:
     perplexity_ratio: float
     perplexity: float
 
-    @classmethod
-    def of_unmodified(cls, perplexity: float) -> "Quality":
-        """Of the unmodified model, which is compared with itself."""
-        return cls(0.0, 1.0, 1.0, 1.0, perplexity)
+
+_KEY = ["model", "set", "n_tokens", "strategy", "policy", "depth"]
+_MEASURES = [field.name for field in fields(Quality)]
+_GEOMETRIC = ["perplexity_ratio", "perplexity"]
 
 
 @torch.inference_mode()
-def logits_of(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """Logits (batch, query, vocabulary) of what the model predicts after every token of `ids` (batch, query)."""
-    return model(ids, use_cache=False).logits
+def logits_of(model: PreTrainedModel, ids: Tensor, plan: Plan | None = None) -> Tensor:
+    """Logits (batch, query, vocabulary) of what the model predicts, under `plan`, after every token of `ids` (batch,
+    query)."""
+    with optimized(model, plan or Plan()):
+        return model(ids, use_cache=False).logits
 
 
 def compare(reference: Tensor, modified: Tensor, input_ids: Tensor) -> Quality:
@@ -56,29 +59,11 @@ def compare(reference: Tensor, modified: Tensor, input_ids: Tensor) -> Quality:
         shared += (top_p[..., :, None] == top_q[..., None, :]).any(-1).double().mean(-1).sum().item()
         target = input_ids[:, start + 1 : start + 1 + _POSITIONS, None]  # the last position has none to predict
         losses -= [log[:, : target.shape[1]].gather(-1, target).sum().item() for log in (log_p, log_q)]
-    positions, predicted = batch * queries, max(1, batch * (queries - 1))
-    unmodified, changed = losses / predicted
-    return Quality(
-        kl=kl / positions,
-        top1_agreement=first / positions,
-        top5_agreement=shared / positions,
-        perplexity_ratio=_exp(changed - unmodified),
-        perplexity=_exp(changed),
-    )
-
-
-def perplexity(logits: Tensor, input_ids: Tensor) -> float:
-    """exp of the mean negative log-probability, per token, of what follows in `input_ids` (batch, query)."""
-    predicted, targets = logits[:, :-1].flatten(0, 1), input_ids[:, 1:].flatten()
-    pieces = zip(predicted.split(_POSITIONS), targets.split(_POSITIONS), strict=True)
-    losses = [functional.cross_entropy(some.double(), target, reduction="sum").item() for some, target in pieces]
-    return _exp(sum(losses) / max(1, len(targets)))
-
-
-def _exp(loss: float) -> float:
-    """Infinity where a broken model's loss is beyond what a float holds."""
-    with np.errstate(over="ignore"):
-        return float(np.exp(loss))
+    unmodified, changed = losses / max(1, batch * (queries - 1))
+    with np.errstate(over="ignore"):  # A broken model's loss may be beyond what a float holds.
+        ratio, perplexity = np.exp([changed - unmodified, changed]).tolist()
+    positions = batch * queries
+    return Quality(kl / positions, first / positions, shared / positions, ratio, perplexity)
 
 
 def quality_table(
@@ -93,55 +78,41 @@ def quality_table(
 
     `texts`: set and token ids (1, query). Per length of `lengths`, the texts of at least that many tokens are cut to
     it. Variants that do the same on a text are run once; where none replaces a head, a set's first text is enough to
-    see how the unmodified model does. Columns: model, set, n_tokens, texts, strategy, policy,
-    depth, heads_replaced (mean over texts), and the fields of Quality, means over positions.
+    see how the unmodified model does. Columns: model, set, n_tokens, strategy, policy, depth, texts, heads_replaced
+    (mean over texts), and the fields of Quality, means over positions, geometric for perplexities.
     """
-    rows = []
+    rows, baseline = [], unmodified(model)
     for n in lengths:
         seen = set()
         for set_name, ids in ((s, ids[:, :n]) for s, ids in texts if ids.shape[1] >= n):
             working = at_work(model, variants, ids)
-            for cells, quality in _measured(model, working, ids) if working or set_name not in seen else ():
-                rows.append({"model": name, "set": set_name, "n_tokens": n, **cells, **vars(quality), "positions": n})
+            if working or set_name not in seen:
+                here = {"model": name, "set": set_name, "n_tokens": n}
+                for one, quality in _measured(model, baseline, working, ids):
+                    rows += [here | cells | vars(quality) for cells in one.cells()]
             seen.add(set_name)
-    return _pooled(pd.DataFrame(rows, columns=[*_KEY, "heads_replaced", *_MEASURES, "positions"]))
+    table = pd.DataFrame(rows, columns=[*_KEY, "heads_replaced", *_MEASURES])
+    table[_GEOMETRIC] = np.log(table[_GEOMETRIC].astype(float))
+    alike = table.groupby(_KEY, sort=False)
+    pooled = alike.mean().assign(texts=alike.size())
+    pooled[_GEOMETRIC] = np.exp(pooled[_GEOMETRIC])
+    return pooled.reset_index()[[*_KEY, "texts", "heads_replaced", *_MEASURES]]
 
 
 @torch.inference_mode()
-def _measured(model: PreTrainedModel, working: Sequence[AtWork], ids: Tensor) -> Iterator[tuple[dict, Quality]]:
+def _measured(
+    model: PreTrainedModel, baseline: AtWork, working: Sequence[AtWork], ids: Tensor
+) -> Iterator[tuple[AtWork, Quality]]:
     """What was run on one text, and how it did: the unmodified model first."""
-    baseline = SDPA if runs_on_sdpa(model) else EAGER
-    with running(model, baseline):
+    with running(model, baseline.variant):
         reference = logits_of(model, ids)
-    cells = {"strategy": baseline.strategy, "policy": baseline.policy, "depth": baseline.depth, "heads_replaced": 0}
-    yield cells, Quality.of_unmodified(perplexity(reference, ids))
+    yield baseline, compare(reference, reference, ids)
     for one in working:
         with running(model, one.variant):
             logits = logits_of(model, ids)
-        quality = compare(reference, logits, ids)
         if one.leaves_out_work(ids.shape[1]) and torch.equal(logits, reference):
             raise StudyError(
                 f"quality: {one.variant.strategy} with policy {one.variant.policy} replaces heads on {ids.shape[1]} "
                 "tokens and changes no logit, so the plan cannot have run."
             )
-        replaced = sum(map(len, one.heads.values()))
-        for policy in one.policies:
-            cells = {"strategy": one.variant.strategy, "policy": policy, "depth": one.variant.depth}
-            yield cells | {"heads_replaced": replaced}, quality
-
-
-_KEY = ["model", "set", "n_tokens", "strategy", "policy", "depth"]
-_MEASURES = [field.name for field in fields(Quality)]
-_GEOMETRIC = ["perplexity_ratio", "perplexity"]
-
-
-def _pooled(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per set, length and variant: means over positions, of the logarithm for perplexities."""
-    rows[_GEOMETRIC] = np.log(rows[_GEOMETRIC].astype(float))
-    pooled = []
-    for key, part in rows.groupby(_KEY, sort=False, dropna=False):
-        means = {m: np.average(part[m], weights=part["positions"]) for m in _MEASURES}
-        means |= {m: _exp(means[m]) for m in _GEOMETRIC}
-        counts = {"texts": len(part), "heads_replaced": part["heads_replaced"].mean()}
-        pooled.append(dict(zip(_KEY, key, strict=True)) | counts | means)
-    return pd.DataFrame(pooled, columns=[*_KEY, "texts", "heads_replaced", *_MEASURES])
+        yield one, compare(reference, logits, ids)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sinkstudy.evaluation.variants import EAGER, SDPA, Variant, at_work, last_logits, running, runs_on_sdpa
+from sinkstudy.evaluation.variants import Variant, at_work, last_logits, running, unmodified
 
 DEPTHS = (0.1, 0.5, 0.9)
 _BAND = 0.1  # The facts of one depth are spread over this share of a text.
@@ -59,23 +59,20 @@ def retrieval_table(
     `rank` of it among all tokens, from 1, and `accuracy`, the share of answers whose every token is the most likely one
     (of copies: of such tokens), all teacher-forced.
     """
-    baseline = SDPA if runs_on_sdpa(model) else EAGER
-    rows = []
+    rows, baseline = [], unmodified(model)
     for n in lengths if cases else ():
         contexts = fact_contexts(encode, token_ids, n, cases)
         twice = torch.tensor([token_ids[: n // 2] * 2])
         tasks = [(twice, partial(_copied, model, twice))] if n // 2 > _AFTER else []
         tasks += [(contexts[0].ids, partial(answered, model, contexts))] if contexts else []
         for ids, task in tasks:
-            ways = at_work(model, variants, ids.to(model.device))
-            for variant, policies in [(baseline, [baseline.policy]), *((one.variant, one.policies) for one in ways)]:
-                with running(model, variant):
-                    found = task()
-                way = [(name, n, variant.strategy, policy) for policy in policies]
-                rows += [(*one, *answer) for one in way for answer in found.itertuples(index=False)]
-    table = pd.DataFrame(rows, columns=["model", "n_tokens", "strategy", "policy", "task", "depth", *_MEASURES])
-    by_way = table.groupby(_KEY, sort=False, dropna=False)
-    return by_way.agg("mean").assign(cases=by_way.size()).reset_index()
+            for one in [baseline, *at_work(model, variants, ids.to(model.device))]:
+                with running(model, one.variant):
+                    found = task().to_dict("records")
+                here = [{"model": name, "n_tokens": n} | cells for cells in one.cells()]
+                rows += [cells | answer for cells in here for answer in found]
+    by_way = pd.DataFrame(rows, columns=[*_KEY, *_MEASURES]).groupby(_KEY, sort=False, dropna=False)
+    return by_way.mean().assign(cases=by_way.size()).reset_index()
 
 
 def asked_texts(

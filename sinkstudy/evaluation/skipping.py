@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sinkstudy.attention.optimize import optimized
 from sinkstudy.attention.plan import Plan
 from sinkstudy.evaluation.benchmark import windows
 from sinkstudy.evaluation.quality import Quality, compare, logits_of
@@ -25,7 +24,10 @@ from sinkstudy.stats.resampling import Resampling, ratio_intervals
 CONTROLS = {"no_sinks": "mean_sink_score", "smallest_output": "mean_output_norm", "most_drained": "value_drain"}
 # Texts: about so many tokens in all, within these numbers.
 _TOKENS, _LEAST_TEXTS, _MOST_TEXTS = 2048, 4, 16
-_KEY = ["policy", "n_tokens", "strategy", "chosen_by"]
+_COUNTS = ["heads_replaced", "shared_heads", "top1_agreement"]
+_MEASURES = ("kl", "kl_beyond", "perplexity_ratio", "perplexity_beyond")
+_COLUMNS = ["model", "policy", "n_tokens", "strategy", "chosen_by", "texts", *_COUNTS]
+_COLUMNS += [f"{measure}{end}" for measure in _MEASURES for end in ("", "_low", "_high")]
 
 
 def skipping_table(
@@ -55,18 +57,9 @@ def skipping_table(
             n = max(covered)
             count = int(np.clip(_TOKENS // n, _LEAST_TEXTS, _MOST_TEXTS))
             texts = windows(token_ids, n, count).to(model.device).split(1)
-            measured = _measured(model, plan, texts, heads, resampling.seed)
-            for policy in (plan.policy, *(one.policy for one in others)):
-                cells = {"policy": policy, "n_tokens": n, "strategy": plan.strategy}
-                rows += [cells | row for row in measured]
-    return _pooled(name, pd.DataFrame(rows), resampling)
-
-
-def with_value_drain(heads: pd.DataFrame, activations: pd.DataFrame) -> pd.DataFrame:
-    """The table of heads with `value_drain`, each head's mean over prompts; `activations`: rows of that table, of which
-    those with a head have one."""
-    drain = activations.dropna(subset="head").groupby(["layer", "head"], as_index=False)["value_drain"].mean()
-    return heads.merge(drain.astype({"head": heads["head"].dtype}), "left", ["layer", "head"])
+            pooled = _pooled(_measured(model, plan, texts, heads, resampling.seed), resampling)
+            rows += [[name, one.policy, n, plan.strategy, *row] for one in (plan, *others) for row in pooled]
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def control_heads(plan: Plan, heads: pd.DataFrame, column: str) -> dict[int, list[int]]:
@@ -92,44 +85,36 @@ def with_heads(plan: Plan, chosen: dict[int, list[int]]) -> Plan:
 @torch.inference_mode()
 def _measured(
     model: PreTrainedModel, plan: Plan, texts: Sequence[Tensor], heads: pd.DataFrame, seed: int
-) -> list[dict[str, object]]:
+) -> pd.DataFrame:
     """A row per text and choice of heads."""
     rng, count = np.random.default_rng(seed), model.config.get_text_config().num_attention_heads
-    fixed = {"policy": plan.heads}
     known = {name: column for name, column in CONTROLS.items() if column in heads and heads[column].notna().any()}
-    fixed |= {name: control_heads(plan, heads, column) for name, column in known.items()}
+    controls = {name: with_heads(plan, control_heads(plan, heads, column)) for name, column in known.items()}
     rows = []
-    for at, ids in enumerate(texts):
+    for ids in texts:
         with running(model, SDPA):
             reference = logits_of(model, ids)
         found: dict[str, Quality] = {}  # Two choices may name the same heads, which are measured once.
-        for chosen_by, chosen in (fixed | {"random": random_heads(plan, count, rng)}).items():
-            one = plan if chosen_by == "policy" else with_heads(plan, chosen)
+        drawn = with_heads(plan, random_heads(plan, count, rng))
+        for chosen_by, one in {"policy": plan, **controls, "random": drawn}.items():
             if (same := str((one.heads, one.windows))) not in found:
-                with optimized(model, one):
-                    found[same] = compare(reference, logits_of(model, ids), ids)
-            shared = sum(len(set(plan.heads[layer]) & set(of)) for layer, of in chosen.items())
-            row = {"text": at, "chosen_by": chosen_by, "heads_replaced": plan.replaced, "shared_heads": shared}
+                found[same] = compare(reference, logits_of(model, ids, one), ids)
+            shared = sum(len(set(plan.heads[layer]) & set(of)) for layer, of in one.heads.items())
+            row = {"chosen_by": chosen_by, "heads_replaced": plan.replaced, "shared_heads": shared}
             rows.append(row | vars(found[same]))
-    return rows
+    return pd.DataFrame(rows)
 
 
-def _pooled(name: str, rows: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:
-    """One row per policy and choice of heads, over its texts."""
-    pooled = []
-    for key, part in rows.groupby(_KEY, sort=False) if len(rows) else ():
-        policy = rows[(rows[_KEY[:3]] == list(key[:3])).all(axis=1) & (rows["chosen_by"] == "policy")]
-        kl, own_kl = part["kl"].to_numpy(), policy["kl"].to_numpy()
-        loss, own_loss = (np.log(side["perplexity_ratio"].to_numpy()) for side in (part, policy))
-        values = np.stack([kl, kl - own_kl, loss, loss - own_loss], axis=1)  # (text, measure)
+def _pooled(measured: pd.DataFrame, resampling: Resampling) -> list[list[object]]:
+    """The cells of _COLUMNS from `chosen_by` on, of every choice of heads, over its texts."""
+    measured["loss"], pooled = np.log(measured["perplexity_ratio"]), []
+    by_choice = measured.groupby("chosen_by", sort=False)
+    own = by_choice.get_group("policy")[["kl", "loss"]].to_numpy()  # (text, measure)
+    for chosen_by, part in by_choice:
+        here = part[["kl", "loss"]].to_numpy()
+        values = np.stack([here, here - own], axis=2).reshape(len(part), -1)  # (text, _MEASURES)
         ends = ratio_intervals(values, np.ones_like(values), resampling)
-        levels = np.stack([values.mean(0), *ends], axis=1)  # (measure, itself and both ends)
+        levels = np.stack([values.mean(0), *ends], axis=1)  # (_MEASURES, itself and both ends)
         levels[2:] = np.exp(levels[2:])
-        counts = part[["heads_replaced", "shared_heads", "top1_agreement"]].mean()
-        pooled.append([name, *key, len(part), *counts, *levels.ravel()])
-    return pd.DataFrame(pooled, columns=_COLUMNS)
-
-
-_COLUMNS = ["model", *_KEY, "texts", "heads_replaced", "shared_heads", "top1_agreement"]
-_MEASURES = ("kl", "kl_beyond", "perplexity_ratio", "perplexity_beyond")
-_COLUMNS += [f"{measure}{end}" for measure in _MEASURES for end in ("", "_low", "_high")]
+        pooled.append([chosen_by, len(part), *part[_COUNTS].mean(), *levels.ravel()])
+    return pooled

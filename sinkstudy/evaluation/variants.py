@@ -1,8 +1,8 @@
 """The ways of running a model that are measured side by side."""
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,9 +28,30 @@ class Variant:
     depth: str = "none"
 
 
-FITTED = ("budget",)  # policies that choose heads for the strategy their plan names, and for no other
 EAGER, SDPA = Variant("eager"), Variant("sdpa")
 AGAIN = Variant("sdpa", "again")  # the same once more: how far it differs from the first is what timing cannot tell
+
+
+@dataclass(frozen=True)
+class AtWork:
+    """A variant on some input: its replaced `heads` by layer, and all `policies` that amount to it."""
+
+    variant: Variant
+    heads: dict[int, tuple[int, ...]]
+    policies: list[str]
+
+    def cells(self) -> list[dict[str, object]]:
+        """What a table says of it, for each of its policies."""
+        replaced = sum(map(len, self.heads.values()))
+        shared = {"strategy": self.variant.strategy, "depth": self.variant.depth, "heads_replaced": replaced}
+        return [shared | {"policy": policy} for policy in self.policies]
+
+    def leaves_out_work(self, n_tokens: int) -> bool:
+        """Whether replaced heads do less on so many tokens than attention does: not under a window that spans them."""
+        plan, whole = self.variant.plan, n_tokens * (n_tokens + 1)
+        widths = {width for layer, heads in self.heads.items() for width in plan.by_window(layer, heads)}
+        work = STRATEGIES[plan.strategy].work
+        return any(work(n_tokens, 1, plan.sink_tokens, width) < whole for width in widths)
 
 
 def last_logits(model: PreTrainedModel) -> dict[str, int]:
@@ -44,33 +65,44 @@ def takes_plans(model: PreTrainedModel) -> bool:
     attending = attending_modules(model)
     if is_offloaded(model) or not attending or not runs_on_sdpa(model):
         return False
-    one = Plan({attending[-1].layer_idx: [0]}, strategy="sink_window")
-    try:
-        with optimized(model, one), torch.inference_mode():
-            model(torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
-    except StudyError:
-        return False
-    return True
+    plan = Plan({attending[-1].layer_idx: [0]}, strategy="sink_window")
+    return _runs(model, Variant(plan.strategy, plan=plan, depth="projections"), StudyError)
 
 
-@contextmanager
-def running(model: PreTrainedModel, variant: Variant) -> Iterator[PlanState | None]:
-    """The model set to run as `variant` says; yields the state of a plan's block."""
-    planned = variant.plan is not None and uses_attention_interface(model)
-    with (
-        attention_implementation(model, variant.strategy if variant.plan is None else "sdpa"),
-        optimized(model, variant.plan, variant.depth) if planned else nullcontext() as run,
-    ):
-        yield run
+def runs_on_sdpa(model: PreTrainedModel) -> bool:
+    """Whether SDPA computes this model's attention: not where it attends by itself, caps scores or learns sinks."""
+    # Transformers raises ValueError for attention that SDPA does not cover.
+    return uses_attention_interface(model) and _runs(model, SDPA, ValueError)
+
+
+def _runs(model: PreTrainedModel, variant: Variant, refusal: type[Exception]) -> bool:
+    with suppress(refusal), running(model, variant), torch.inference_mode():
+        model(torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
+        return True
+    return False
+
+
+def unmodified(model: PreTrainedModel) -> AtWork:
+    """What plans are compared with: the model on SDPA, or with eager attention where SDPA does not run it."""
+    variant = SDPA if runs_on_sdpa(model) else EAGER
+    return AtWork(variant, {}, [variant.policy])
+
+
+def running(model: PreTrainedModel, variant: Variant) -> AbstractContextManager[PlanState | None]:
+    """The model set to run as `variant` says inside the block; gives the state of a plan's block."""
+    if variant.plan is None:
+        return attention_implementation(model, variant.strategy)
+    return optimized(model, variant.plan, variant.depth)
 
 
 def variants_of(model: PreTrainedModel, plans: Sequence[Plan], strategies: Sequence[str]) -> list[Variant]:
     """Every strategy with every plan that replaces anything and was not fitted to another, as deep as the model
-    allows."""
+    allows. None where it takes no plans."""
     variants = []
-    for strategy in strategies:
+    for strategy in strategies if takes_plans(model) else ():
         for plan in plans:
-            if not plan.is_empty and (plan.policy not in FITTED or plan.strategy == strategy):
+            # Policy budget alone chooses heads for the strategy that its plan names.
+            if not plan.is_empty and (plan.policy != "budget" or plan.strategy == strategy):
                 plan = replace(plan, strategy=strategy)
                 with optimized(model, plan) as run:
                     depth = "projections" if run.pruned else "attention"
@@ -78,7 +110,7 @@ def variants_of(model: PreTrainedModel, plans: Sequence[Plan], strategies: Seque
     return variants
 
 
-def at_work(model: PreTrainedModel, variants: Sequence[Variant], inputs: Tensor) -> list["AtWork"]:
+def at_work(model: PreTrainedModel, variants: Sequence[Variant], inputs: Tensor) -> list[AtWork]:
     """What each variant replaces on `inputs` (batch, query), those together that do the same.
 
     Left out are plans that replace nothing there: which do not cover its length, or where the input decides and no head
@@ -86,20 +118,9 @@ def at_work(model: PreTrainedModel, variants: Sequence[Variant], inputs: Tensor)
     them.
     """
     found: dict[tuple, AtWork] = {}
-    decided: dict[float, dict[int, tuple[int, ...]]] = {}  # what the input decides, by threshold: for all strategies
     for variant in variants:
-        plan = variant.plan
-        if not plan.covers(inputs.shape[1]):
-            continue
-        if plan.first_layer_threshold is None:
-            # The plan alone decides, so two tokens tell.
-            heads = _replaced(model, replace(variant, plan=replace(plan, min_tokens=None)), inputs[:, :2])
-        else:
-            if plan.first_layer_threshold not in decided:
-                decided[plan.first_layer_threshold] = _replaced(model, variant, inputs)
-            heads = decided[plan.first_layer_threshold]
-        if heads:
-            key = (variant.strategy, variant.depth, *heads.items(), _settings(plan, heads))
+        if heads := _replaced(model, variant, inputs):
+            key = (variant.strategy, variant.depth, *heads.items(), _settings(variant.plan, heads))
             found.setdefault(key, AtWork(variant, heads, [])).policies.append(variant.policy)
     return list(found.values())
 
@@ -112,8 +133,13 @@ def _replaced(model: PreTrainedModel, variant: Variant, inputs: Tensor) -> dict[
         second = modules[1].register_forward_pre_hook(_decided) if len(modules) > 1 else nullcontext()
         with second, suppress(_Decided):
             model(inputs, use_cache=False)
-        layers = range(model.config.get_text_config().num_hidden_layers)
-        return {layer: heads for layer in layers if (heads := run.replaced_heads(layer))}
+        return replaced_heads(model, run)
+
+
+def replaced_heads(model: PreTrainedModel, run: PlanState) -> dict[int, tuple[int, ...]]:
+    """By layer, in the pass that ran last."""
+    layers = range(model.config.get_text_config().num_hidden_layers)
+    return {layer: heads for layer in layers if (heads := run.replaced_heads(layer))}
 
 
 class _Decided(Exception):
@@ -124,37 +150,9 @@ def _decided(*_: object) -> None:
     raise _Decided
 
 
-@dataclass(frozen=True)
-class AtWork:
-    """A variant on some input: its replaced `heads` by layer, and all `policies` that amount to it."""
-
-    variant: Variant
-    heads: dict[int, tuple[int, ...]]
-    policies: list[str]
-
-    def leaves_out_work(self, n_tokens: int) -> bool:
-        """Whether replaced heads do less on so many tokens than attention does: not under a window that spans them."""
-        plan, whole = self.variant.plan, n_tokens * (n_tokens + 1)
-        widths = {width for layer, heads in self.heads.items() for width in plan.by_window(layer, heads)}
-        work = STRATEGIES[plan.strategy].work
-        return any(work(n_tokens, 1, plan.sink_tokens, width) < whole for width in widths)
-
-
 def _settings(plan: Plan, heads: dict[int, tuple[int, ...]]) -> tuple:
     """What besides the heads decides the output of a plan under its strategy."""
     weights = plan.rest_weight if STRATEGIES[plan.strategy].needs_rest_weight else None
     chosen = weights and tuple(weights[layer][head] for layer, row in heads.items() for head in row)
     widths = tuple(plan.window_of(layer, head) for layer, row in heads.items() for head in row)
     return plan.sink_tokens, widths, chosen
-
-
-def runs_on_sdpa(model: PreTrainedModel) -> bool:
-    """Whether SDPA computes this model's attention: not where it attends by itself, caps scores or learns sinks."""
-    if not uses_attention_interface(model):
-        return False
-    try:
-        with running(model, SDPA), torch.inference_mode():
-            model(torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
-    except ValueError:  # what Transformers raises for attention that SDPA does not cover
-        return False
-    return True

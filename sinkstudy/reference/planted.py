@@ -63,6 +63,10 @@ def _planted(
     queries, keys = (width * n for n in (config.num_attention_heads, config.num_key_value_heads))
     constant, bos = hidden - 2, hidden - 1  # the two residual dimensions
     slow = width // 2 - 1  # the first of the pair that the rotary embedding turns slowest
+    # A query that reads the constant dimension with weight 1 has this score against BOS's key. RMSNorm divides by the
+    # root mean square of the stream: sqrt(2) for tokens with a random part of norm sqrt(hidden) and one dimension of
+    # sqrt(hidden), sqrt(3) for BOS, which has two.
+    unit = math.sqrt(hidden / 2) * math.sqrt(hidden / 3) / math.sqrt(width)
 
     def drawn(outputs: int, inputs: int, scale: float = 1.0) -> Tensor:
         return torch.empty(outputs, inputs).normal_(0, scale * inputs**-0.5, generator=generator)
@@ -87,7 +91,7 @@ def _planted(
                 weight[:, pair] = 0.0
         of_heads[1][:, slow, bos] = 1.0
         gaps = torch.tensor([_gap(s, n_tokens) for s in strength[layer]])
-        of_heads[0][:, slow, constant] = gaps / _unit_score(hidden, width)
+        of_heads[0][:, slow, constant] = gaps / unit
         linear = {"self_attn.q_proj": query, "self_attn.k_proj": key, "self_attn.v_proj": drawn(keys, hidden)}
         linear |= {"self_attn.o_proj": writing(queries), "mlp.gate_proj": drawn(inner, hidden)}
         linear |= {"mlp.up_proj": drawn(inner, hidden), "mlp.down_proj": writing(inner)}
@@ -95,15 +99,6 @@ def _planted(
         yield {f"model.layers.{layer}.{name}.weight": weight for name, weight in (linear | norms).items()}
     head = {} if config.tie_word_embeddings else {"lm_head.weight": drawn(config.vocab_size, hidden)}
     yield head | {"model.norm.weight": torch.ones(hidden)}
-
-
-def _unit_score(hidden: int, width: int) -> float:
-    """Attention score of a query reading the constant dimension with weight 1 against BOS's key.
-
-    RMSNorm divides by the root mean square of the stream: sqrt(2) for tokens with a random part of norm
-    sqrt(hidden) and one dimension of sqrt(hidden), sqrt(3) for BOS, which has two.
-    """
-    return math.sqrt(hidden / 2) * math.sqrt(hidden / 3) / math.sqrt(width)
 
 
 def _gap(score: float, n: int) -> float:

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sinkstudy.capture import watched
 from sinkstudy.capture.masses import Masses
-from sinkstudy.reference.task import BOS, CHARACTERS, CommandTask, token_ids
-from sinkstudy.reference.tokenizer import build_tokenizer
+from sinkstudy.reference.task import BOS, SIZE, UNKNOWN, VOCABULARY, chances_after, sample, token_ids
 from sinkstudy.stats.scores import excess_score, null_score
 
 _WINDOWS_PER_PASS = 64
@@ -48,13 +48,13 @@ def train(recipe: Recipe, text: str, evaluation_text: str, every: int = 250) -> 
     nats per token), and sink fractions on `evaluation_text`, every `every` steps."""
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
-    task = CommandTask.from_text(text, recipe.command_rate, recipe.noise_rate)
+    table = chances_after(text, recipe.command_rate, recipe.noise_rate)
     model = LlamaForCausalLM(_config(recipe))
     optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
     curve, losses = [], []
     for step in tqdm(range(1, recipe.steps + 1), desc="train reference", unit="step", mininterval=5):
-        tokens, truth = map(torch.from_numpy, task.sample(rng, recipe.batch, recipe.tokens))
+        tokens, truth = map(torch.from_numpy, sample(table, rng, recipe.batch, recipe.tokens))
         predicted = torch.log_softmax(model(tokens).logits[:, :-1].float(), -1)
         loss = torch.nn.functional.kl_div(predicted, truth.float(), reduction="none").sum(-1).mean()
         optimizer.zero_grad(set_to_none=True)
@@ -101,13 +101,31 @@ def evaluate(model: LlamaForCausalLM, text: str, tokens: int) -> np.ndarray:
 def save(model: LlamaForCausalLM, curve: pd.DataFrame, recipe: Recipe, folder: Path) -> None:
     """Write weights, tokenizer and training curve in Hugging Face format."""
     model.save_pretrained(folder)
-    build_tokenizer(recipe.context).save_pretrained(folder)
+    _tokenizer(recipe.context).save_pretrained(folder)
     curve.to_csv(folder / "training_curve.csv", index=False, float_format="%.6g")
+
+
+def _tokenizer(context: int) -> PreTrainedTokenizerFast:
+    """One token per character, BOS in front, anything else the unknown token."""
+    bos, unknown = "<bos>", "<unk>"
+    tokenizer = Tokenizer(models.WordLevel({bos: BOS, unknown: UNKNOWN, **VOCABULARY}, unk_token=unknown))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, BOS)]
+    )
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=bos,
+        unk_token=unknown,
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def _config(recipe: Recipe) -> LlamaConfig:
     return LlamaConfig(
-        vocab_size=len(CHARACTERS) + 2,
+        vocab_size=SIZE,
         hidden_size=recipe.hidden,
         intermediate_size=recipe.intermediate,
         num_hidden_layers=recipe.layers,

@@ -9,7 +9,7 @@ from sinkstudy.evaluation.answers import answers_table
 from sinkstudy.evaluation.benchmark import usable_lengths, windows
 from sinkstudy.evaluation.quality import quality_table
 from sinkstudy.evaluation.retrieval import retrieval_table
-from sinkstudy.evaluation.variants import takes_plans, variants_of
+from sinkstudy.evaluation.variants import variants_of
 from sinkstudy.models.loading import encode, load_model, tokenize
 from sinkstudy.models.spec import pinned
 from sinkstudy.prompts import read_prompts, spread_over_lengths
@@ -24,8 +24,7 @@ with job_log(snakemake.log[0]):
     params, name = snakemake.params, snakemake.wildcards.model
     loaded = load_model(pinned(params.model, snakemake.input.model, Path.cwd()), params.offload)
     model, text = loaded.model, Path(snakemake.input.text)
-    plans = [Plan.load(path) for path in snakemake.input.plans] if takes_plans(model) else []
-    variants = variants_of(model, plans, params.strategies)
+    variants = variants_of(model, [Plan.load(path) for path in snakemake.input.plans], params.strategies)
     read = read_prompts(Path(snakemake.input.prompts))
     token_ids = encode(loaded, {one.id: one.text for one in read})
     sets, chosen = {one.id: one.set for one in read}, spread_over_lengths(token_ids, params.answer_prompts)

@@ -5,11 +5,12 @@ from pathlib import Path
 import torch
 
 from sinkstudy.attention.plan import Plan
-from sinkstudy.evaluation.skipping import skipping_table, with_value_drain
+from sinkstudy.evaluation.skipping import skipping_table
 from sinkstudy.evaluation.variants import takes_plans
 from sinkstudy.models.loading import load_model, tokenize
 from sinkstudy.models.spec import pinned
 from sinkstudy.stats.resampling import Resampling
+from sinkstudy.stats.stand_ins import with_scores
 from sinkstudy.store.tables import LongTable, read_tables, write_table
 from sinkstudy.workflow.joblog import job_log
 
@@ -20,9 +21,9 @@ with job_log(snakemake.log[0]):
     text = Path(snakemake.input.text)
     token_ids = tokenize(loaded, text.read_text(encoding="utf-8"), prompt=text.name)
     plans = [Plan.load(path) for path in snakemake.input.plans] if takes_plans(loaded.model) else []
-    heads = read_tables([snakemake.input.heads]).query("set == 'all'")
+    heads = read_tables([snakemake.input.heads])
     activations = LongTable([snakemake.input.activations]).only(lambda rows: rows["head"].notna())
-    heads = with_value_drain(heads, activations)
+    heads = with_scores(heads.loc[heads["set"] == "all", ["model", "layer", "head"]], heads, activations)
     resampling = Resampling(**params.resampling)
     table = skipping_table(loaded.model, name, token_ids, plans, heads, params.lengths, resampling)
     write_table(table, snakemake.output[0])
