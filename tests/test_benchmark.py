@@ -20,6 +20,7 @@ from sinkstudy.evaluation.benchmark import benchmark_table, usable_lengths, wind
 from sinkstudy.evaluation.ceiling import Shape, decode_ceiling, prefill_ceiling
 from sinkstudy.evaluation.quality import compare
 from sinkstudy.evaluation.timing import Alternative, Rounds, interleaved, peak_bytes
+from sinkstudy.evaluation.variants import at_work, variants_of
 
 GRID = {"lengths": [8, 20], "batches": [1, 3], "strategies": ["reuse", "first_value"]}
 GRID |= {"repeats": 3, "precision": math.inf, "seconds_per_cell": 0}
@@ -168,6 +169,12 @@ def test_of_a_hybrid_the_layers_that_attend_are_timed_and_counted(model_type):
     assert decoded["head_fraction"]["by hand"] == 2 / (2 * shape.heads)
     assert decoded["kv_cache_mb"]["none"].iloc[0] == 2 * 2 * shape.kv_heads * 20 * shape.width * 4 / 1e6
     assert decoded["heads_replaced"]["by hand"] == 2
+
+
+def test_of_a_hybrid_no_head_is_replaced_in_layers_that_do_not_attend():
+    model, ids = tiny_model("lfm2"), torch.tensor([TOKENS[:9]])  # Its first layer is a convolution.
+    (found,) = at_work(model, variants_of(model, [Plan(first_layer_threshold=0.1)], ["first_value"]), ids)
+    assert set(found.heads) == {2}
 
 
 def test_heads_decided_by_the_input_stay_replaced_in_decoding(model):

@@ -137,8 +137,8 @@ def _replaced(model: PreTrainedModel, variant: Variant, inputs: Tensor) -> dict[
 
 
 def replaced_heads(model: PreTrainedModel, run: PlanState) -> dict[int, tuple[int, ...]]:
-    """By layer, in the pass that ran last."""
-    layers = range(model.config.get_text_config().num_hidden_layers)
+    """By layer that attends, in the pass that ran last."""
+    layers = [module.layer_idx for module in attending_modules(model)]
     return {layer: heads for layer in layers if (heads := run.replaced_heads(layer))}
 
 
