@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
-from sinkstudy.capture.masses import AttentionCall, Masses, blockwise, explicit, fused, worth_fusing
+from sinkstudy.capture.masses import FUSE_FROM, AttentionCall, Masses, blockwise, can_fuse, explicit, fused
 from sinkstudy.capture.norms import NormHooks
 from sinkstudy.errors import StudyError
 from sinkstudy.models.implementation import attention_implementation
@@ -90,7 +90,8 @@ def _watched_attention(
         learned_sinks=features.get("s_aux"),
         counted=watch.counted,
     )
-    method = explicit if watch.maps else fused if worth_fusing(call) else blockwise
+    is_long = query.shape[-2] >= FUSE_FROM
+    method = explicit if watch.maps else fused if is_long and can_fuse(call) else blockwise
     output, masses = method(call)
     output = output.transpose(1, 2).contiguous()
     if watch.norms is not None:
