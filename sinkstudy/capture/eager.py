@@ -23,11 +23,11 @@ from sinkstudy.models.layers import attention_modules
 def watch_eagerly(
     model: PreTrainedModel,
     on_layer: Callable[[int, Masses], None],
-    norms: NormHooks | None = None,
+    norms: NormHooks | None,
     *,
     maps: bool,
-    counted: Tensor | None = None,
-    tokens: int | None = None,
+    counted: Tensor | None,
+    tokens: int,
 ) -> Iterator[None]:
     """Report the masses of every attention module that returns its weights inside the block.
 
@@ -37,7 +37,7 @@ def watch_eagerly(
     def take(module: torch.nn.Module, _: tuple, output: Any) -> Any:
         if not _holds_weights(output):
             return output
-        if tokens not in (None, output[1].shape[2]):
+        if output[1].shape[2] != tokens:
             raise StudyError(
                 f"{type(module).__name__} attends to other keys than the prompt's, and cannot be captured."
             )
