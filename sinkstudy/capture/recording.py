@@ -61,10 +61,7 @@ def record(
     if keep:
         attributes["keep"] = "lengths"
     decoded = cache(lambda token: loaded.tokenizer.decode([token]))
-    with (
-        write_capture(path, attributes, KEY_CLASSES) as writer,
-        watched(loaded.model, norms=True) as forward,
-    ):
+    with write_capture(path, attributes, KEY_CLASSES) as writer, watched(loaded.model, norms=True) as forward:
         for prompt in prompts:
             ids = token_ids[prompt.id]
             writer.begin(prompt, ids, [decoded(i) for i in ids], text_tokens=len(whole[prompt.id]))
