@@ -18,7 +18,7 @@ from transformers.utils import logging
 from sinkstudy.errors import StudyError, first_sentence
 from sinkstudy.models.allocator import keep_freed_memory, return_freed_memory
 from sinkstudy.models.cache import cache_folder, converted_folder
-from sinkstudy.models.checkpoint import check_checkpoint
+from sinkstudy.models.check import check_checkpoint
 from sinkstudy.models.offload import copies_folder, is_offloaded, left_in_place, offload_map
 from sinkstudy.models.sources import content_digest, file_patterns, resolve_source
 from sinkstudy.models.spec import ModelSpec

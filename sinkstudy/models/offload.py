@@ -25,7 +25,7 @@ from transformers.core_model_loading import WeightConverter
 
 from sinkstudy.errors import StudyError
 from sinkstudy.models.cache import cache_folder
-from sinkstudy.models.checkpoint import stored_tensors
+from sinkstudy.models.check import stored_tensors
 from sinkstudy.models.spec import ModelSpec
 
 SHARE = 0.6  # a model whose weights would take more of the free memory than this is offloaded
