@@ -8,6 +8,7 @@ normalization.
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from accelerate.utils import align_module_device
@@ -41,7 +42,7 @@ class NormHooks:
 
     def __init__(self, model: PreTrainedModel):
         self._entering: dict[nn.Module, Tensor] = {}  # The latest block's input is held, (batch, query, hidden).
-        self._factors: dict[nn.Module, Tensor | None] = {}
+        self._factor = cache(_factor)
         self._layers = attention_modules(model)
         blocks = dict.fromkeys(layer.block for layer in self._layers.values())
         self._handles = [block.register_forward_pre_hook(self._note, with_kwargs=True) for block in blocks]
@@ -67,9 +68,7 @@ class NormHooks:
 
     def _output(self, attention: nn.Module, output: Tensor, residual: Tensor) -> Tensor | None:
         batch, queries, heads, width = output.shape
-        if attention not in self._factors:
-            self._factors[attention] = _factor(attention, heads, width)
-        factor = self._factors[attention]
+        factor = self._factor(attention, heads, width)
         if factor is None:
             return None
         flat = output.float().reshape(batch * queries, heads, width).transpose(0, 1)
