@@ -76,8 +76,7 @@ def load_model(spec: ModelSpec, offload: str | None = None, memory: int | None =
 
 def _folder(spec: ModelSpec) -> Path:
     if not spec.is_gguf:
-        patterns = file_patterns(spec.random_weights, spec.trust_remote_code, spec.allow_pickle)
-        return resolve_source(spec.source, spec.revision, patterns)
+        return resolve_source(spec.source, spec.revision, file_patterns(vars(spec)))
     folder = converted_folder(spec.sha256) if spec.sha256 else None
     if folder is None or not folder.is_dir():
         raise StudyError(

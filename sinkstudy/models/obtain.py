@@ -38,8 +38,7 @@ def obtain(name: str, settings: Mapping[str, Any], root: Path) -> LoadedModel:
 
 
 def _from_hub(settings: Mapping[str, Any]) -> Path:
-    allowed = {key: settings[key] for key in ("random_weights", "trust_remote_code", "allow_pickle", "gguf")}
-    patterns, where = file_patterns(**allowed), (settings["source"], settings["revision"])
+    patterns, where = file_patterns(settings), (settings["source"], settings["revision"])
     try:
         return resolve_source(*where, patterns)
     except StudyError:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -35,17 +36,15 @@ def is_local(source: str, root: Path) -> bool:
     )
 
 
-def file_patterns(
-    random_weights: int | None, trust_remote_code: bool, allow_pickle: bool, gguf: str | None = None
-) -> list[str]:
+def file_patterns(settings: Mapping[str, Any]) -> list[str]:
     """Which files of a Hub repository a model with these settings needs: no weights where they are drawn anew, no
     code and no pickles unless the configuration allows them, and only the GGUF file where there is one."""
-    if gguf is not None:
-        return [gguf]
+    if settings["gguf"] is not None:
+        return [settings["gguf"]]
     patterns = ["*.json", "*.model", "*.txt"]
-    if random_weights is None:
-        patterns += ["*.safetensors", *(["*.bin"] if allow_pickle else [])]
-    return patterns + (["*.py"] if trust_remote_code else [])
+    if settings["random_weights"] is None:
+        patterns += ["*.safetensors", *(["*.bin"] if settings["allow_pickle"] else [])]
+    return patterns + (["*.py"] if settings["trust_remote_code"] else [])
 
 
 def fetch(source: str, revision: str | None, patterns: list[str]) -> dict[str, Any]:
