@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sinkstudy.capture import sink_mass, watch_forward, watched
 from sinkstudy.capture.eager import watch_eagerly
-from sinkstudy.capture.masses import AttentionCall, blockwise, can_fuse, explicit, from_map, fused
+from sinkstudy.capture.masses import AttentionCall, Watch, blockwise, can_fuse, explicit, from_map, fused
 from sinkstudy.errors import StudyError
 
 
@@ -222,7 +222,7 @@ def test_self_attending_models_give_up_their_maps_a_layer_at_a_time(model_type):
     model, ids = tiny_model(model_type), prompt_ids(12)
     layers = captured(model, ids, maps=True)
     assert_within(torch.stack([layers[i].map for i in range(3)]), true_maps(model, ids))
-    with watch_eagerly(model, lambda layer, masses: None, None, maps=False, counted=None, tokens=12):
+    with watch_eagerly(model, Watch(lambda layer, masses: None), tokens=12):
         assert set(model.base_model(ids, output_attentions=True).attentions) == {None}
 
 

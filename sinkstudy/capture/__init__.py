@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from sinkstudy.capture.eager import watch_eagerly
 from sinkstudy.capture.interface import exchanged_attention, watch_interface
-from sinkstudy.capture.masses import KEY_CLASSES, Masses
+from sinkstudy.capture.masses import KEY_CLASSES, Masses, Watch
 from sinkstudy.capture.norms import NormHooks
 from sinkstudy.errors import StudyError
 from sinkstudy.models.implementation import uses_attention_interface
@@ -79,13 +79,13 @@ def watched(model: PreTrainedModel, *, norms: bool = False) -> Iterator[Forward]
                 raise _AllSeen
 
         ids = input_ids.to(model.device)
-        counted = None if counted is None else counted.to(model.device)
+        watch = Watch(note, hooks, maps, None if counted is None else counted.to(model.device))
         try:
             if exchangeable:
-                with watch_interface(note, hooks, maps=maps, counted=counted):
+                with watch_interface(watch):
                     model.base_model(input_ids=ids, use_cache=False)
             else:
-                with watch_eagerly(model, note, hooks, maps=maps, counted=counted, tokens=ids.shape[1]):
+                with watch_eagerly(model, watch, tokens=ids.shape[1]):
                     model.base_model(input_ids=ids, use_cache=False, output_attentions=True)
         except _AllSeen:
             return

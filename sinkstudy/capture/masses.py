@@ -7,12 +7,13 @@ Its output is bit for bit what plain SDPA gives.
 log-sum-exp for (masks, soft-capping, learned sinks, values of another width).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from sinkstudy.capture.norms import Norms
+from sinkstudy.capture.norms import NormHooks, Norms
 
 KEY_CLASSES = ("position_0", "position_1", "position_2", "position_3", "self", "previous")
 _FIRST_KEYS = 4
@@ -62,6 +63,19 @@ class Masses:
     map: Tensor | None = None
     received: Tensor | None = None
     norms: Norms | None = None
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told the masses of each layer, by its index, and what they are to hold besides those on `KEY_CLASSES`.
+
+    `counted` (batch, query): as in `AttentionCall`.
+    """
+
+    on_layer: Callable[[int, Masses], None]
+    norms: NormHooks | None = None
+    maps: bool = False
+    counted: Tensor | None = None
 
 
 def can_fuse(call: AttentionCall) -> bool:
