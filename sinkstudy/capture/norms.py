@@ -64,16 +64,12 @@ class NormHooks:
             return norms
         per_kv_head = torch.linalg.vector_norm(value, dim=-1, dtype=torch.float32)
         per_head = per_kv_head.repeat_interleave(output.shape[2] // value.shape[1], dim=1)
-        return replace(norms, value=per_head, output=self._output(attention, output, residual))
-
-    def _output(self, attention: nn.Module, output: Tensor, residual: Tensor) -> Tensor | None:
-        batch, queries, heads, width = output.shape
-        factor = self._factor(attention, heads, width)
+        norms = replace(norms, value=per_head)
+        factor = self._factor(attention, *output.shape[2:])
         if factor is None:
-            return None
-        flat = output.float().reshape(batch * queries, heads, width).transpose(0, 1)
-        norm = torch.linalg.vector_norm(flat @ factor, dim=-1) / residual.flatten()  # (head, batch and query)
-        return norm.reshape(heads, batch, queries).transpose(0, 1)
+            return norms
+        written = torch.einsum("bqhw,hwr->bhqr", output.float(), factor)
+        return replace(norms, output=torch.linalg.vector_norm(written, dim=-1) / residual[:, None])
 
     def close(self) -> None:
         """Take the hooks off the model."""
