@@ -156,12 +156,11 @@ def _places(model: PreTrainedModel, device: str) -> Iterator[tuple[str, str]]:
     """Modules and `disk` or `device`: the decoder layers, and the head unless it shares the embedding's weights."""
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     layers = max(lists, key=lambda name: sum(parameter.numel() for parameter in lists[name].parameters()))
+    yield from ((f"{layers}.{index}", "disk") for index in range(len(lists[layers])))
     head = model.get_output_embeddings()
     tied = head is not None and head.weight is model.get_input_embeddings().weight
     for name, module in model.named_modules():
         if name.startswith(f"{layers}."):
-            if name.count(".") == layers.count(".") + 1:
-                yield name, "disk"
             continue
         # A place holds for all that is inside a module, so one around the layers gets none for its buffers (GPT-1).
         buffers = () if layers.startswith(f"{name}.") else module.buffers(recurse=False)
