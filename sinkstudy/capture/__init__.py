@@ -17,7 +17,7 @@ from sinkstudy.models.implementation import uses_attention_interface
 __all__ = ["KEY_CLASSES", "Masses", "sink_mass", "watch_forward", "watched"]
 
 OnLayer = Callable[[int, Masses], None]
-Forward = Callable[..., None]  # takes what `watch_forward` takes after the model, but for `norms`
+Forward = Callable[..., None]  # It takes what `watch_forward` takes after the model, but for `norms`.
 
 
 def sink_mass(model: PreTrainedModel, input_ids: Tensor) -> Tensor:

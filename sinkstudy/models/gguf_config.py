@@ -114,7 +114,8 @@ def _set_rope(config: PretrainedConfig, file: GGUFFile) -> None:
         return
     width, rotated = _head_dim(config), file.stated("rope.dimension_count")
     scaling = _scaling(file, width)
-    by_kind = {kind: rope for kind, rope in parameters.items() if isinstance(rope, Mapping)}  # where kinds differ
+    # Where kinds of layers differ, each has settings of its own.
+    by_kind = {kind: rope for kind, rope in parameters.items() if isinstance(rope, Mapping)}
     for kind, rope in (by_kind or {"all": parameters}).items():
         sliding = kind == "sliding_attention"
         base = file.stated("rope.freq_base_swa") if sliding else file.stated("rope.freq_base")
