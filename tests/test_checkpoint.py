@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from checkpoints import SETTINGS, TENSORS, save_checkpoint
 
-from sinkstudy.models.checkpoint import check_checkpoint
+from sinkstudy.models.check import check_checkpoint
 
 
 @pytest.fixture

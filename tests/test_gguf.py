@@ -298,7 +298,7 @@ def test_one_conversion_serves_all_and_needs_the_file_no_more(path, capsys):
     path.write_bytes(path.read_bytes())
     assert convert_once(path, first["sha256"]) == first
     path.unlink()
-    assert convert_once(None, first["sha256"]) == first
+    assert convert_once(path, first["sha256"]) == first
     assert "converted" not in capsys.readouterr().err
 
 

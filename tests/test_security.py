@@ -10,7 +10,7 @@ import torch
 from foreign import save_foreign_model
 from safetensors.torch import load_file
 
-from sinkstudy.models.checkpoint import check_checkpoint
+from sinkstudy.models.check import check_checkpoint
 from sinkstudy.models.loading import load_model
 from sinkstudy.models.spec import ModelSpec
 

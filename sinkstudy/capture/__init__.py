@@ -1,8 +1,7 @@
 """Watching a model's attention during one ordinary forward pass."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import closing, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -10,14 +9,15 @@ from transformers import PreTrainedModel
 
 from sinkstudy.capture.eager import watch_eagerly
 from sinkstudy.capture.interface import exchanged_attention, watch_interface
-from sinkstudy.capture.masses import KEY_CLASSES, Masses
-from sinkstudy.capture.norms import norm_hooks
+from sinkstudy.capture.masses import KEY_CLASSES, Masses, Watch
+from sinkstudy.capture.norms import NormHooks
 from sinkstudy.errors import StudyError
 from sinkstudy.models.implementation import uses_attention_interface
 
 __all__ = ["KEY_CLASSES", "Masses", "sink_mass", "watch_forward", "watched"]
 
 OnLayer = Callable[[int, Masses], None]
+Forward = Callable[..., None]  # It takes what `watch_forward` takes after the model, but for `norms`.
 
 
 def sink_mass(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
@@ -34,13 +34,6 @@ def sink_mass(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
     layers: dict[int, Tensor] = {}
     watch_forward(model, ids, lambda layer, masses: layers.update({layer: masses.keys[0, ..., 0]}))
     return torch.stack([layers[layer] for layer in sorted(layers)])
-
-
-class Forward(Protocol):
-    def __call__(
-        self, input_ids: Tensor, on_layer: OnLayer, *, maps: bool = False, counted: Tensor | None = None
-    ) -> None:
-        """As `watch_forward`."""
 
 
 def watch_forward(
@@ -86,13 +79,13 @@ def watched(model: PreTrainedModel, *, norms: bool = False) -> Iterator[Forward]
                 raise _AllSeen
 
         ids = input_ids.to(model.device)
-        counted = None if counted is None else counted.to(model.device)
+        watch = Watch(note, hooks, maps, None if counted is None else counted.to(model.device))
         try:
             if exchangeable:
-                with watch_interface(note, hooks, maps=maps, counted=counted):
+                with watch_interface(watch):
                     model.base_model(input_ids=ids, use_cache=False)
             else:
-                with watch_eagerly(model, note, hooks, maps=maps, counted=counted, tokens=ids.shape[1]):
+                with watch_eagerly(model, watch, tokens=ids.shape[1]):
                     model.base_model(input_ids=ids, use_cache=False, output_attentions=True)
         except _AllSeen:
             return
@@ -101,7 +94,7 @@ def watched(model: PreTrainedModel, *, norms: bool = False) -> Iterator[Forward]
         known.update(seen)
 
     exchangeable = uses_attention_interface(model)
-    with exchanged_attention(model), norm_hooks(model, norms) as hooks:
+    with exchanged_attention(model), closing(NormHooks(model)) if norms else nullcontext() as hooks:
         yield forward
 
 

@@ -4,31 +4,21 @@ A hook on every attention module takes the weights out of its output, so the mod
 layers.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from sinkstudy.capture.masses import Masses, from_map
-from sinkstudy.capture.norms import NormHooks
+from sinkstudy.capture.masses import Watch, from_map
 from sinkstudy.errors import StudyError
 from sinkstudy.models.layers import attention_modules
 
 
 @contextmanager
-def watch_eagerly(
-    model: PreTrainedModel,
-    on_layer: Callable[[int, Masses], None],
-    norms: NormHooks | None = None,
-    *,
-    maps: bool,
-    counted: Tensor | None = None,
-    tokens: int | None = None,
-) -> Iterator[None]:
+def watch_eagerly(model: PreTrainedModel, watch: Watch, tokens: int) -> Iterator[None]:
     """Report the masses of every attention module that returns its weights inside the block.
 
     Raises StudyError in a pass where these are of more or fewer than `tokens`.
@@ -37,12 +27,12 @@ def watch_eagerly(
     def take(module: torch.nn.Module, _: tuple, output: Any) -> Any:
         if not _holds_weights(output):
             return output
-        if tokens not in (None, output[1].shape[2]):
+        if output[1].shape[2] != tokens:
             raise StudyError(
                 f"{type(module).__name__} attends to other keys than the prompt's, and cannot be captured."
             )
-        masses = from_map(output[1], keep_map=maps, counted=counted)
-        on_layer(layers[module].index, replace(masses, norms=norms.of(module) if norms else None))
+        masses = from_map(output[1], keep_map=watch.maps, counted=watch.counted)
+        watch.on_layer(layers[module].index, replace(masses, norms=watch.norms.of(module) if watch.norms else None))
         return type(output)((output[0], None, *output[2:]))
 
     layers = attention_modules(model)

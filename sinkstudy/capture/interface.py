@@ -4,33 +4,24 @@ The replacement computes the same output and reports each layer's masses. The ma
 since an attention name without one gets no mask at all.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
-from sinkstudy.capture.masses import AttentionCall, Masses, blockwise, explicit, fused, worth_fusing
-from sinkstudy.capture.norms import NormHooks
+from sinkstudy.capture.masses import FUSE_FROM, AttentionCall, Watch, blockwise, can_fuse, explicit, fused
 from sinkstudy.errors import StudyError
 from sinkstudy.models.implementation import attention_implementation
 
 _NAME = "sinkstudy_capture"
 
 
-@dataclass(frozen=True)
-class _Watch:
-    on_layer: Callable[[int, Masses], None]
-    norms: NormHooks | None
-    maps: bool
-    counted: Tensor | None
-
-
-_watch: ContextVar[_Watch] = ContextVar("sinkstudy_capture")
+_watch: ContextVar[Watch] = ContextVar("sinkstudy_capture")
 
 
 @contextmanager
@@ -43,11 +34,9 @@ def exchanged_attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def watch_interface(
-    on_layer: Callable[[int, Masses], None], norms: NormHooks | None, *, maps: bool, counted: Tensor | None
-) -> Iterator[None]:
-    """Report every call of the exchanged attention inside the block: its masses, and norms if given hooks."""
-    token = _watch.set(_Watch(on_layer, norms, maps, counted))
+def watch_interface(watch: Watch) -> Iterator[None]:
+    """Report the masses of every call of the exchanged attention inside the block."""
+    token = _watch.set(watch)
     try:
         yield
     finally:
@@ -90,7 +79,8 @@ def _watched_attention(
         learned_sinks=features.get("s_aux"),
         counted=watch.counted,
     )
-    method = explicit if watch.maps else fused if worth_fusing(call) else blockwise
+    is_long = query.shape[-2] >= FUSE_FROM
+    method = explicit if watch.maps else fused if is_long and can_fuse(call) else blockwise
     output, masses = method(call)
     output = output.transpose(1, 2).contiguous()
     if watch.norms is not None:

@@ -7,12 +7,13 @@ Its output is bit for bit what plain SDPA gives.
 log-sum-exp for (masks, soft-capping, learned sinks, values of another width).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from sinkstudy.capture.norms import Norms
+from sinkstudy.capture.norms import NormHooks, Norms
 
 KEY_CLASSES = ("position_0", "position_1", "position_2", "position_3", "self", "previous")
 _FIRST_KEYS = 4
@@ -22,7 +23,7 @@ _RECEIVED_BLOCK = 64
 # Shorter prompts are computed as eager attention computes them, and by themselves agree with it to the last bit. Where
 # a trained model's scores are large, rounding alone makes any other order of operations differ by up to 1e-6, neither
 # being nearer the truth.
-_FUSE_FROM = 768
+FUSE_FROM = 768
 
 
 @dataclass(frozen=True)
@@ -50,53 +51,56 @@ class Masses:
     """What is kept of one layer's attention, all float32.
 
     `keys` (batch, head, query, key_class): the mass on the first four positions, the query's own, and the one
-    before it. `row_sum` (batch, head, query): the mass on all keys, or None where it was checked on sampled rows
-    instead. `row_error` (batch,): the largest |row sum - 1| seen (learned sinks counted in the sum).
-    `learned_sinks`: whether a learned sink takes part of each row, so that `row_sum` is below 1 by design.
+    before it. `row_error` (batch,): the largest |row sum - 1| seen (learned sinks counted in the sum). `row_sum`
+    (batch, head, query): the mass on all keys, only where a learned sink takes the rest of each row.
     `map` (batch, head, query, key): only from `explicit`. `received` (batch, head, key): the sum over the counted
     queries that come after a key of their mass on it, or None where none are counted. `norms`: see `capture.norms`.
     """
 
     keys: Tensor
-    row_sum: Tensor | None
     row_error: Tensor
-    learned_sinks: bool = False
+    row_sum: Tensor | None = None
     map: Tensor | None = None
     received: Tensor | None = None
     norms: Norms | None = None
 
 
-def worth_fusing(call: AttentionCall) -> bool:
-    """Whether a fused kernel covers this call, and the prompt is long enough for it to save anything."""
-    return call.query.shape[-2] >= _FUSE_FROM and can_fuse(call)
+@dataclass(frozen=True)
+class Watch:
+    """Who is told the masses of each layer, by its index, and what they are to hold besides those on `KEY_CLASSES`.
+
+    `counted` (batch, query): as in `AttentionCall`.
+    """
+
+    on_layer: Callable[[int, Masses], None]
+    norms: NormHooks | None = None
+    maps: bool = False
+    counted: Tensor | None = None
 
 
 def can_fuse(call: AttentionCall) -> bool:
     """Whether a fused kernel with a log-sum-exp covers this call."""
     plain = call.mask is None and call.softcap is None and call.learned_sinks is None
-    return plain and call.query.shape[-1] == call.value.shape[-1] and call.query.shape[-2] == call.key.shape[-2]
+    return plain and call.query.shape[-1] == call.value.shape[-1]
 
 
 def explicit(call: AttentionCall) -> tuple[Tensor, Masses]:
     """Attention output (batch, head, query, width) and masses, with the whole map."""
-    return _rows(call, 0, call.query.shape[-2], keep_map=True)
+    return _rows(call, keep_map=True)
 
 
 def blockwise(call: AttentionCall, block: int = _BLOCK) -> tuple[Tensor, Masses]:
     """As `explicit`, without the map, in memory linear in the number of queries."""
     n = call.query.shape[-2]
     if n <= block:
-        return _rows(call, 0, n, keep_map=False)
+        return _rows(call)
     key, value = _per_query_head(call)
     call = replace(call, key=key.contiguous(), value=value)  # Every block would copy them again.
-    parts = [_rows(call, start, start + block, keep_map=False) for start in range(0, n, block)]
-    output = torch.cat([out for out, _ in parts], dim=-2)
-    masses = [m for _, m in parts]
-    return output, Masses(
+    outputs, masses = zip(*[_rows(call, start, start + block) for start in range(0, n, block)], strict=True)
+    return torch.cat(outputs, dim=-2), Masses(
         keys=torch.cat([m.keys for m in masses], dim=-2),
-        row_sum=torch.cat([m.row_sum for m in masses], dim=-1),
         row_error=torch.stack([m.row_error for m in masses]).amax(0),
-        learned_sinks=call.learned_sinks is not None,
+        row_sum=None if call.learned_sinks is None else torch.cat([m.row_sum for m in masses], dim=-1),
         received=None if call.counted is None else torch.stack([m.received for m in masses]).sum(0),
     )
 
@@ -121,28 +125,19 @@ def fused(call: AttentionCall) -> tuple[Tensor, Masses]:
     keys[..., 1:, 5] = previous.sub_(lse[..., 1:]).exp_()
     error = _sampled_row_error(query, key, lse, call.scale)
     received = None if call.counted is None else _received_by_blocks(query, key, lse, call)
-    return output, Masses(keys=keys.flatten(1, 2), row_sum=None, row_error=error, received=received)
+    return output, Masses(keys=keys.flatten(1, 2), row_error=error, received=received)
 
 
 def from_map(attention: Tensor, keep_map: bool, counted: Tensor | None = None) -> Masses:
     """Masses of attention weights (batch, head, query, key) that a model returned; `counted` as in `AttentionCall`."""
     weights = attention.float()
-    queries = torch.arange(weights.shape[-2], device=weights.device)
-    future = torch.arange(weights.shape[-1], device=weights.device) > queries[:, None]
-    row_sum = weights.sum(-1)
-    return Masses(
-        keys=_key_classes(weights, 0),
-        row_sum=row_sum,
-        # Mass on keys that come later counts as an error of the row, as a missing mask shows itself by it.
-        row_error=_worst(row_sum - 1, (weights * future).sum(-1)),
-        map=weights if keep_map else None,
-        received=_received(weights, 0, counted),
-    )
+    return _masses(weights, weights.sum(-1), 0, keep_map, counted)
 
 
-def _rows(call: AttentionCall, start: int, stop: int, keep_map: bool) -> tuple[Tensor, Masses]:
+def _rows(
+    call: AttentionCall, start: int = 0, stop: int | None = None, keep_map: bool = False
+) -> tuple[Tensor, Masses]:
     """Attention of the queries start..stop over all keys they may see, with the softmax in float32."""
-    stop = min(stop, call.query.shape[-2])
     key, value = _per_query_head(call)
     # (batch, head, block, key). In place throughout: these arrays are the largest there are. The product would copy
     # a transposed key element by element.
@@ -152,7 +147,7 @@ def _rows(call: AttentionCall, start: int, stop: int, keep_map: bool) -> tuple[T
     n = key.shape[-2]
     if call.mask is None:
         # Adding a mask is cheaper than filling in by one.
-        scores += torch.full((stop - start, n), float("-inf"), dtype=scores.dtype, device=key.device).triu_(start + 1)
+        scores += scores.new_full(scores.shape[-2:], float("-inf")).triu_(start + 1)
     elif call.mask.dtype == torch.bool:
         scores.masked_fill_(~call.mask[..., start:stop, :n], float("-inf"))
     else:
@@ -164,24 +159,27 @@ def _rows(call: AttentionCall, start: int, stop: int, keep_map: bool) -> tuple[T
     whole = torch.softmax(logits, dim=-1)
     probabilities = whole[..., :n]
     output = probabilities.to(value.dtype) @ value
-    row_sum = probabilities.sum(-1)
-    missing = (row_sum if call.learned_sinks is None else whole.sum(-1)) - 1
-    # Mass on keys that come later counts as an error of the row, as a mask that is not causal shows itself by it.
-    ahead = None if call.mask is None else probabilities.triu(start + 1).sum(-1)
-    return output, Masses(
-        keys=_key_classes(probabilities, start),
-        row_sum=row_sum,
-        row_error=_worst(missing, ahead),
-        learned_sinks=call.learned_sinks is not None,
-        map=probabilities if keep_map else None,
-        received=_received(probabilities, start, call.counted),
+    masses = _masses(probabilities, whole.sum(-1), start, keep_map, call.counted, causal=call.mask is None)
+    return output, masses if call.learned_sinks is None else replace(masses, row_sum=probabilities.sum(-1))
+
+
+def _masses(
+    weights: Tensor, sums: Tensor, start: int, keep_map: bool, counted: Tensor | None, causal: bool = False
+) -> Masses:
+    """Masses of full rows (batch, head, query, key), of which the first is that of query `start`.
+
+    `sums` (batch, head, query): of the rows, learned sinks among them. `causal`: no row can hold mass on later keys.
+    """
+    error = (sums - 1).abs().amax((1, 2))
+    if not causal:
+        # Mass on keys that come later counts as an error of the row, as a mask that is not causal shows itself by it.
+        error = torch.maximum(error, weights.triu(start + 1).sum(-1).amax((1, 2)))
+    return Masses(
+        keys=_key_classes(weights, start),
+        row_error=error,
+        map=weights if keep_map else None,
+        received=_received(weights, start, counted),
     )
-
-
-def _worst(missing: Tensor, ahead: Tensor | None) -> Tensor:
-    """Per prompt the largest error of any row, (batch,), from one or two errors (batch, head, query)."""
-    worst = missing.abs().amax((1, 2))
-    return worst if ahead is None else torch.maximum(worst, ahead.amax((1, 2)))
 
 
 def _per_query_head(call: AttentionCall) -> tuple[Tensor, Tensor]:

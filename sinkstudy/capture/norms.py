@@ -7,9 +7,8 @@ matters. Models that normalize the attention output once more before adding it (
 normalization.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from accelerate.utils import align_module_device
@@ -43,7 +42,7 @@ class NormHooks:
 
     def __init__(self, model: PreTrainedModel):
         self._entering: dict[nn.Module, Tensor] = {}  # The latest block's input is held, (batch, query, hidden).
-        self._factors: dict[nn.Module, Tensor | None] = {}
+        self._factor = cache(_factor)
         self._layers = attention_modules(model)
         blocks = dict.fromkeys(layer.block for layer in self._layers.values())
         self._handles = [block.register_forward_pre_hook(self._note, with_kwargs=True) for block in blocks]
@@ -65,21 +64,15 @@ class NormHooks:
             return norms
         per_kv_head = torch.linalg.vector_norm(value, dim=-1, dtype=torch.float32)
         per_head = per_kv_head.repeat_interleave(output.shape[2] // value.shape[1], dim=1)
-        return Norms(residual, channel, norms.channel_value, per_head, self._output(attention, output, residual))
-
-    def _output(self, attention: nn.Module, output: Tensor, residual: Tensor) -> Tensor | None:
-        """None where the architecture has no single output projection that reads the heads side by side."""
-        batch, queries, heads, width = output.shape
-        if attention not in self._factors:
-            self._factors[attention] = _factor(attention, heads, width)
-        factor = self._factors[attention]
+        norms = replace(norms, value=per_head)
+        factor = self._factor(attention, *output.shape[2:])
         if factor is None:
-            return None
-        flat = output.float().reshape(batch * queries, heads, width).transpose(0, 1)
-        norm = torch.linalg.vector_norm(flat @ factor, dim=-1) / residual.flatten()  # (head, batch and query)
-        return norm.reshape(heads, batch, queries).transpose(0, 1)
+            return norms
+        written = torch.einsum("bqhw,hwr->bhqr", output.float(), factor)
+        return replace(norms, output=torch.linalg.vector_norm(written, dim=-1) / residual[:, None])
 
-    def remove(self) -> None:
+    def close(self) -> None:
+        """Take the hooks off the model."""
         for handle in self._handles:
             handle.remove()
 
@@ -88,32 +81,18 @@ class NormHooks:
         self._entering = {block: args[0] if args else kwargs.get("hidden_states")}
 
 
-@contextmanager
-def norm_hooks(model: PreTrainedModel, wanted: bool) -> Iterator[NormHooks | None]:
-    """Hooks for all passes made inside the block, if `wanted`."""
-    hooks = NormHooks(model) if wanted else None
-    try:
-        yield hooks
-    finally:
-        if hooks is not None:
-            hooks.remove()
-
-
 def _factor(attention: nn.Module, heads: int, width: int) -> Tensor | None:
-    """R^T of W_O,h = QR for every head, (head, width, width or less) float32: |W_O,h a| = |R a|, as Q is orthogonal."""
-    weight = _output_projection(attention, heads * width)
-    if weight is None:
-        return None
-    per_head = weight.float().reshape(-1, heads, width).transpose(0, 1)  # (head, hidden, width)
-    return torch.linalg.qr(per_head, mode="r").R.mT.contiguous()
+    """R^T of W_O,h = QR for every head, (head, width, width or less) float32: |W_O,h a| = |R a|, as Q is orthogonal.
 
-
-def _output_projection(attention: nn.Module, inputs: int) -> Tensor | None:
-    """Weight (hidden, inputs) of the module's last linear layer if it reads `inputs` values."""
+    W_O is the weight of the module's last linear layer; None where that does not read the heads side by side.
+    """
     linear = [child for child in attention.children() if isinstance(child, nn.Linear | Conv1D)]
     if not linear:
         return None
     # The weight of an offloaded layer is not in memory yet; this reads it.
     with align_module_device(linear[-1]):
         weight = linear[-1].weight.T if isinstance(linear[-1], Conv1D) else linear[-1].weight
-    return weight if weight.shape[1] == inputs else None
+    if weight.shape[1] != heads * width:
+        return None
+    per_head = weight.float().reshape(-1, heads, width).transpose(0, 1)  # (head, hidden, width)
+    return torch.linalg.qr(per_head, mode="r").R.mT.contiguous()

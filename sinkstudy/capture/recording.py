@@ -1,7 +1,7 @@
 """From prompts to a capture file: tokenize, batch, watch the forward pass, write layers as they come."""
 
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -56,12 +56,12 @@ def record(
     """
     whole = encode(loaded, {p.id: p.text for p in prompts})
     token_ids = {p: ids[:max_tokens] for p, ids in within_context(loaded, whole, too_long).items()}
-    attributes = _attributes(name, loaded) | ({"keep": "lengths"} if keep else {})
+    versions = {"torch": str(torch.__version__), "transformers": transformers.__version__, "h5py": h5py.__version__}
+    attributes = {"model": name, **loaded.provenance, **versions, "python": platform.python_version()}
+    if keep:
+        attributes["keep"] = "lengths"
     decoded = cache(lambda token: loaded.tokenizer.decode([token]))
-    with (
-        write_capture(path, attributes, KEY_CLASSES) as writer,
-        watched(loaded.model, norms=True) as forward,
-    ):
+    with write_capture(path, attributes, KEY_CLASSES) as writer, watched(loaded.model, norms=True) as forward:
         for prompt in prompts:
             ids = token_ids[prompt.id]
             writer.begin(prompt, ids, [decoded(i) for i in ids], text_tokens=len(whole[prompt.id]))
@@ -87,11 +87,11 @@ def _record_batch(
     width = max(*lengths, min(_LEAST_WIDTH, context_length(loaded.model) or _LEAST_WIDTH))
     padded = torch.tensor([token_ids[p] + [0] * (width - n) for p, n in zip(batch, lengths, strict=True)])
     own = torch.arange(width) < torch.tensor(lengths)[:, None]  # (batch, query), False for padding
-    kept = _Kept(own)
+    layers: dict[int, dict[str, np.ndarray]] = {}
 
     def on_layer(layer: int, masses: Masses) -> None:
-        kept.add(layer, masses)
-        fault = _fault(**kept.checked(), own=own.numpy(), tolerance=_ROW_TOLERANCE[loaded.model.dtype])
+        layers[layer] = kept = _kept(masses, own)
+        fault = _fault(kept["key_mass"], kept["row_error"], own.numpy(), _ROW_TOLERANCE[loaded.model.dtype])
         if fault is not None:
             row, what = fault
             raise StudyError(f"model {name!r}, layer {layer}, prompt {batch[row]!r}: {what}")
@@ -102,56 +102,39 @@ def _record_batch(
 
     maps, positions = (max(lengths) <= limit for limit in limits)
     forward(padded, on_layer, maps=maps, counted=own if positions else None)
-    for prompt, arrays in zip(batch, kept.of_prompts(), strict=True):
-        writer.finish(prompt, kept.layers, **(keep.at_lengths(arrays) if keep else arrays))
+    first = next(iter(layers.values()))
+    stacked = {name: np.stack([kept[name] for kept in layers.values()], axis=1) for name in first}
+    row_errors = stacked.pop("row_error").max(1)
+    for row, (prompt, n) in enumerate(zip(batch, lengths, strict=True)):
+        arrays = {name: values[row] for name, values in stacked.items()}  # each beginning with the axis layer
+        arrays |= {name: arrays[name][:, :, :n] for name in _PER_TOKEN if name in arrays}
+        arrays = keep.at_lengths(arrays) if keep else arrays
+        writer.finish(prompt, list(layers), float(row_errors[row]), **arrays)
 
 
-class _Kept:
-    """What is stored of a batch besides maps, gathered layer by layer on the host."""
+def _kept(masses: Masses, own: torch.Tensor) -> dict[str, np.ndarray]:
+    """What is stored of a layer besides maps, by name, each beginning with the axis batch.
 
-    def __init__(self, own: torch.Tensor):
-        self._own = own  # (batch, query): not padding
-        self._layers: dict[int, dict[str, np.ndarray]] = {}  # by name, each beginning with the axis batch
-
-    def add(self, layer: int, masses: Masses) -> None:
-        own, heads = self._own, masses.keys.shape[1]
-        unknown = torch.full((len(own), heads), torch.nan)
-        kept = {"key_mass": masses.keys, "row_error": masses.row_error}
-        kept |= {"activation": unknown[:, 0], "value_drain": unknown, "output_norm": unknown}
-        kept["activation_channel"] = torch.full((len(own), CHANNELS), -1)
-        kept["channel_value"] = torch.full((len(own), CHANNELS), torch.nan)
-        if masses.learned_sinks:
-            kept["row_sum"] = masses.row_sum
-        if masses.received is not None:
-            later = own.flip(-1).cumsum(-1).flip(-1)[:, None] - 1.0  # (batch, 1, key)
-            kept["position_mass"] = masses.received.cpu() / later.where(later > 0, torch.nan)
-        if (norms := masses.norms) is not None:
-            kept |= {"activation_channel": norms.channel, "channel_value": norms.channel_value}
-            kept["activation"] = _first_over_others(norms.residual.cpu(), own)
-            if norms.value is not None:
-                kept["value_drain"] = _first_over_others(norms.value.cpu(), own[:, None])
-            if norms.output is not None:
-                kept["output_norm"] = (norms.output.cpu() * own[:, None]).sum(-1) / own.sum(-1, keepdim=True)
-        self._layers[layer] = {name: values.cpu().numpy() for name, values in kept.items()}
-
-    def checked(self) -> dict[str, np.ndarray]:
-        """What tells whether the latest layer is sound, as arguments of `_fault`."""
-        latest = list(self._layers.values())[-1]
-        return {"key_mass": latest["key_mass"], "row_errors": latest["row_error"]}
-
-    @property
-    def layers(self) -> list[int]:
-        return list(self._layers)
-
-    def of_prompts(self) -> Iterator[dict[str, np.ndarray | float]]:
-        """Of each prompt what is kept by name, without its padding."""
-        layers = list(self._layers.values())
-        stacked = {name: np.stack([layer[name] for layer in layers], axis=1) for name in layers[0]}
-        row_error = stacked.pop("row_error").max(1)
-        for row, n in enumerate(self._own.sum(-1).tolist()):
-            prompt = {name: values[row] for name, values in stacked.items()}  # each beginning with the axis layer
-            prompt |= {name: prompt[name][:, :, :n] for name in _PER_TOKEN if name in prompt}
-            yield prompt | {"row_error": float(row_error[row])}
+    `own` (batch, query): not padding.
+    """
+    unknown = torch.full(masses.keys.shape[:2], torch.nan)  # (batch, head)
+    kept = {"key_mass": masses.keys, "row_error": masses.row_error}
+    kept |= {"activation": unknown[:, 0], "value_drain": unknown, "output_norm": unknown}
+    kept["activation_channel"] = torch.full((len(own), CHANNELS), -1)
+    kept["channel_value"] = torch.full((len(own), CHANNELS), torch.nan)
+    if masses.row_sum is not None:
+        kept["row_sum"] = masses.row_sum
+    if masses.received is not None:
+        later = own.flip(-1).cumsum(-1).flip(-1)[:, None] - 1.0  # (batch, 1, key)
+        kept["position_mass"] = masses.received.cpu() / later.where(later > 0, torch.nan)
+    if (norms := masses.norms) is not None:
+        kept |= {"activation_channel": norms.channel, "channel_value": norms.channel_value}
+        kept["activation"] = _first_over_others(norms.residual.cpu(), own)
+        if norms.value is not None:
+            kept["value_drain"] = _first_over_others(norms.value.cpu(), own[:, None])
+        if norms.output is not None:
+            kept["output_norm"] = (norms.output.cpu() * own[:, None]).sum(-1) / own.sum(-1, keepdim=True)
+    return {name: values.cpu().numpy() for name, values in kept.items()}
 
 
 def _first_over_others(norms: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
@@ -191,14 +174,3 @@ def _decoder_bytes(model: PreTrainedModel) -> int:
     ends = [module for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None]
     aside = {id(part) for module in ends for part in module.parameters()}
     return sum(part.numel() * part.itemsize for part in model.parameters() if id(part) not in aside)
-
-
-def _attributes(name: str, loaded: LoadedModel) -> dict[str, str]:
-    return {
-        "model": name,
-        **loaded.provenance,
-        "torch": str(torch.__version__),
-        "transformers": transformers.__version__,
-        "h5py": h5py.__version__,
-        "python": platform.python_version(),
-    }

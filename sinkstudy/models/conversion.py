@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter
+from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
 from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 from transformers.utils import logging
 from transformers.utils.quantization_config import GgufConfig
@@ -29,35 +30,34 @@ from sinkstudy.models.spec import WHEEL, is_remote
 RECORD = "sinkstudy.json"
 
 
-def gguf_path(settings: Mapping[str, Any], inputs: Sequence[str], root: Path) -> Path | None:
-    """The GGUF file of a model; None where only its conversion is on this machine.
+def gguf_path(settings: Mapping[str, Any], inputs: Sequence[str], root: Path) -> Path:
+    """The GGUF file of a model, which may be gone where its conversion is on this machine.
 
     `settings`: source, gguf and sha256 as configured; `inputs`: the local file, or the record of what was fetched.
     """
     if WHEEL.fullmatch(settings["source"]):
-        path = fetched_gguf(settings["sha256"])
-        return path if path.exists() else None
+        return fetched_gguf(settings["sha256"])
     if is_remote(settings, root):
         commit = json.loads(Path(inputs[0]).read_text(encoding="utf-8"))["commit"]
         return resolve_source(settings["source"], commit, [settings["gguf"]]) / settings["gguf"]
     return Path(inputs[0])
 
 
-def convert_once(gguf: Path | None, sha256: str | None) -> dict[str, Any]:
+def convert_once(gguf: Path, sha256: str | None) -> dict[str, Any]:
     """Convert a GGUF file unless this machine has done so; the record of what it is, as plain JSON values.
 
-    `gguf` may be None where `sha256` names a file whose conversion is there. The record holds `sha256`, `bytes` (of the
+    `gguf` may be gone where `sha256` names a file whose conversion is there. The record holds `sha256`, `bytes` (of the
     file), `architecture`, `quantization` (tensor types with counts) and `adds_bos`.
 
     Raises StudyError when the file is not whole, not the one with that digest, or cannot be carried over exactly, or
     when there is no room for the conversion.
     """
-    if gguf is None and not (sha256 and converted_folder(sha256).exists()):
-        raise StudyError(
-            f"the GGUF file of SHA-256 {sha256} is no longer in {cache_folder()}; fetch it again "
-            "(snakemake --cores 4 --forcerun fetch_model --until fetch_model)."
-        )
-    if sha256 is None or (gguf is not None and not converted_folder(sha256).exists()):
+    if sha256 is None or not converted_folder(sha256).exists():
+        if sha256 is not None and not gguf.exists():
+            raise StudyError(
+                f"the GGUF file of SHA-256 {sha256} is no longer in {cache_folder()}; fetch it again "
+                "(snakemake --cores 4 --forcerun fetch_model --until fetch_model)."
+            )
         found = file_sha256(gguf)
         check_sha256(str(gguf), found, sha256 or found)
         sha256 = found
@@ -90,28 +90,20 @@ def _convert(file: GGUFFile, sha256: str, folder: Path) -> None:
 
 
 def _config(file: GGUFFile) -> Any:
-    if file.architecture not in {*GGUF_SUPPORTED_ARCHITECTURES, *_by_new_reader()}:
-        raise StudyError(
-            f"{file.path} is of architecture {file.architecture!r}, which Transformers cannot read from GGUF; give the "
-            "model's directory in Hugging Face format instead."
-        )
+    if file.architecture not in {*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_CONFIG_ARCHS}:
+        raise file.unfit(f" is of architecture {file.architecture!r}, which Transformers cannot read from GGUF")
     try:
         config = AutoConfig.from_pretrained(file.path.parent, gguf_file=file.path.name)
     except Exception as error:
         raise StudyError(f"{file.path}: its configuration could not be read ({first_sentence(error)}).") from error
-    return config if file.architecture in _by_new_reader() else complete_config(config, file)
-
-
-def _by_new_reader() -> set[str]:
-    """Architectures whose files Transformers reads completely, each by a function of its own."""
-    from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
-
-    return set(GGUF_CONFIG_ARCHS)
+    # Transformers reads files of these few architectures completely, each by a function of its own.
+    return config if file.architecture in GGUF_CONFIG_ARCHS else complete_config(config, file)
 
 
 def _check_room(file: GGUFFile, cache: Path) -> None:
     """Say what the conversion takes; raise StudyError where the disk does not have it."""
-    needed, free = 4 * file.elements, shutil.disk_usage(cache).free
+    needed = 4 * sum(int(tensor.n_elements) for tensor in file.tensors.values())
+    free = shutil.disk_usage(cache).free
     if needed > free:
         raise StudyError(
             f"{file.path}: its conversion to float32 takes {needed / 1e9:.1f} GB in {cache}, where {free / 1e9:.1f} GB "
@@ -126,7 +118,7 @@ def _write_weights(file: GGUFFile, config: Any, folder: Path) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     converters = [one for one in get_model_conversion_mapping(model) if isinstance(one, WeightConverter)]
-    if converters or file.architecture in _by_new_reader():
+    if converters or file.architecture in GGUF_CONFIG_ARCHS:
         _load(file, config).save_pretrained(folder)
         return
     write_shards(folder, layers_of(file, model))

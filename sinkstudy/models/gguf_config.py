@@ -6,7 +6,7 @@ configuration, or checked against it, or the file is refused.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -59,12 +59,20 @@ def complete_config(config: PretrainedConfig, file: GGUFFile) -> PretrainedConfi
     keys = {key.removeprefix(prefix) for key in file.metadata if key.startswith(prefix)}
     for key in sorted(keys & set(_ATTRIBUTES)):
         _set(config, file, key)
-    if file.vocabulary_rows is not None:
-        config.vocab_size = file.vocabulary_rows
-    _set_query_scale(config, file)
+    if (embedding := file.tensors.get("token_embd.weight")) is not None:
+        config.vocab_size = int(embedding.shape[1])
+    if hasattr(config, "query_pre_attn_scalar"):
+        # llama.cpp scales queries by the width of a head; Transformers keeps a number of its own for some models.
+        by_hidden = (file.architecture, config.num_hidden_layers) in _SCALED_BY_HIDDEN
+        equal_share = config.hidden_size // config.num_attention_heads
+        config.query_pre_attn_scalar = equal_share if by_hidden else _head_dim(config)
     _set_rope(config, file)
-    _set_special_tokens(config, file)
-    _check_window(config, file)
+    for name in ("bos", "eos"):
+        setattr(config, f"{name}_token_id", file.metadata.get(f"tokenizer.ggml.{name}_token_id"))
+    config.pad_token_id = file.metadata.get("tokenizer.ggml.padding_token_id")
+    kinds = getattr(config, "layer_types", None)
+    if file.stated("attention.sliding_window") and kinds and "sliding_attention" not in kinds:
+        raise _refused(file, "attention.sliding_window", "but not of which layers")
     if file.stated("attention.value_length", _head_dim(config)) != _head_dim(config):
         raise _refused(file, "attention.value_length", "other than the width of its keys")
     if not file.stated("attention.causal", True):
@@ -81,13 +89,13 @@ def _set(config: PretrainedConfig, file: GGUFFile, key: str) -> None:
         value = None
     if name is not None:
         setattr(config, name, value)
-        return
-    implied = {"attention.key_length": _head_dim(config), "attention.head_count_kv": config.num_attention_heads}
-    if key == "attention.key_length" and value != implied[key]:
-        config.head_dim = value  # layers take it where it is given, and else hidden_size / heads
-    elif key in implied and value != implied[key]:
-        raise _refused(file, key, f"but Transformers' {config.model_type} has {implied[key]}")
-    elif key not in implied and value:
+    elif key == "attention.key_length":
+        if value != _head_dim(config):
+            config.head_dim = value  # layers take it where it is given, and else hidden_size / heads
+    elif key == "attention.head_count_kv":
+        if value != config.num_attention_heads:
+            raise _refused(file, key, f"but Transformers' {config.model_type} has {config.num_attention_heads}")
+    elif value:
         raise _refused(file, key, f"for which Transformers' {config.model_type} has no place")
 
 
@@ -100,33 +108,15 @@ def _head_dim(config: PretrainedConfig) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def _set_query_scale(config: PretrainedConfig, file: GGUFFile) -> None:
-    """llama.cpp scales queries by the width of a head; Transformers keeps a number of its own for some models."""
-    if hasattr(config, "query_pre_attn_scalar"):
-        by_hidden = (file.architecture, config.num_hidden_layers) in _SCALED_BY_HIDDEN
-        config.query_pre_attn_scalar = (
-            config.hidden_size // config.num_attention_heads if by_hidden else _head_dim(config)
-        )
-
-
-def _set_special_tokens(config: PretrainedConfig, file: GGUFFile) -> None:
-    for name, key in (("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")):
-        setattr(config, name, file.metadata.get(f"tokenizer.ggml.{key}_token_id"))
-
-
-def _check_window(config: PretrainedConfig, file: GGUFFile) -> None:
-    kinds = getattr(config, "layer_types", None)
-    if file.stated("attention.sliding_window") and kinds and "sliding_attention" not in kinds:
-        raise _refused(file, "attention.sliding_window", "but not of which layers")
-
-
 def _set_rope(config: PretrainedConfig, file: GGUFFile) -> None:
     parameters = getattr(config, "rope_parameters", None)
     if not parameters:
         return
     width, rotated = _head_dim(config), file.stated("rope.dimension_count")
     scaling = _scaling(file, width)
-    for kind, rope in _rope_of_layers(parameters):
+    # Where kinds of layers differ, each has settings of its own.
+    by_kind = {kind: rope for kind, rope in parameters.items() if isinstance(rope, Mapping)}
+    for kind, rope in (by_kind or {"all": parameters}).items():
         sliding = kind == "sliding_attention"
         base = file.stated("rope.freq_base_swa") if sliding else file.stated("rope.freq_base")
         if base is not None:
@@ -142,21 +132,13 @@ def _set_rope(config: PretrainedConfig, file: GGUFFile) -> None:
         config.partial_rotary_factor = rotated / width
 
 
-def _rope_of_layers(parameters: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The settings of all layers, or of each kind of layer where kinds differ."""
-    if any(isinstance(value, Mapping) for value in parameters.values()):
-        yield from ((kind, rope) for kind, rope in parameters.items() if isinstance(rope, Mapping))
-    else:
-        yield "all", parameters
-
-
 def _scaling(file: GGUFFile, width: int) -> dict[str, Any] | None:
     """RoPE scaling in Transformers' words, None where there is none."""
     if any(name.startswith("rope_factors_") for name in file.tensors):
         raise _dropped(file, "its long-context RoPE factors (LongRoPE)")
-    kind, factor = file.stated("rope.scaling.type"), file.stated("rope.scaling.factor") or 1.0
-    if file.rope_factors is not None:
+    if "rope_freqs.weight" in file.tensors:
         return _llama3_scaling(file, width)
+    kind, factor = file.stated("rope.scaling.type"), file.stated("rope.scaling.factor") or 1.0
     if kind in (None, "none", "linear"):
         return None if factor == 1.0 or kind == "none" else {"rope_type": "linear", "factor": _shortest(factor)}
     raise _dropped(file, f"its RoPE scaling of type {kind!r}")
@@ -169,7 +151,8 @@ def _llama3_scaling(file: GGUFFile, width: int) -> dict[str, Any] | None:
     and those between are blended (Transformers' rope_type `llama3`). The settings are those of all published models;
     a file whose factors they do not give to seven digits is refused.
     """
-    factors = file.rope_factors
+    # llama.cpp divides the RoPE frequencies by these, (head_dim / 2,).
+    factors = np.array(file.tensors["rope_freqs.weight"].data, dtype=np.float32)
     if np.all(factors == 1):
         return None
     factor, low, high, original = float(factors.max()), 1.0, 4.0, 8192
@@ -189,14 +172,8 @@ def _llama3_scaling(file: GGUFFile, width: int) -> dict[str, Any] | None:
 
 
 def _refused(file: GGUFFile, key: str, why: str) -> StudyError:
-    return StudyError(
-        f"{file.path} states {file.architecture}.{key} = {file.stated(key)}, {why}; give the model's directory in "
-        "Hugging Face format instead."
-    )
+    return file.unfit(f" states {file.architecture}.{key} = {file.stated(key)}, {why}")
 
 
 def _dropped(file: GGUFFile, what: str) -> StudyError:
-    return StudyError(
-        f"{file.path}: {what} would be lost in the conversion; give the model's directory in Hugging Face format "
-        "instead."
-    )
+    return file.unfit(f": {what} would be lost in the conversion")

@@ -5,11 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sinkstudy.errors import StudyError
-
-_VERSIONS = (2, 3)
 
 
 @dataclass(frozen=True)
@@ -20,9 +16,6 @@ class GGUFFile:
     path: Path
     metadata: dict[str, Any]
     tensors: dict[str, Any]
-    elements: int  # of all tensors together
-    vocabulary_rows: int | None  # rows of the embedding
-    rope_factors: np.ndarray | None  # (head_dim / 2,): what llama.cpp divides the RoPE frequencies by
 
     @property
     def architecture(self) -> str:
@@ -35,8 +28,12 @@ class GGUFFile:
     @property
     def quantization(self) -> str:
         """Tensor types with their counts, most frequent first: `Q4_1 x 210, F32 x 61, Q8_0 x 1`."""
-        counts = Counter(tensor.tensor_type.name for tensor in self.tensors.values())
-        return ", ".join(f"{kind} x {n}" for kind, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+        counts = Counter(sorted(tensor.tensor_type.name for tensor in self.tensors.values()))
+        return ", ".join(f"{kind} x {n}" for kind, n in counts.most_common())
+
+    def unfit(self, why: str) -> StudyError:
+        """The refusal of a file that cannot be carried over; `why` goes on after its path."""
+        return StudyError(f"{self.path}{why}; give the model's directory in Hugging Face format instead.")
 
 
 def check_header(path: Path) -> None:
@@ -45,7 +42,7 @@ def check_header(path: Path) -> None:
         start = stream.read(8)
     if start[:4] != b"GGUF":
         raise StudyError(f"{path} is not a GGUF file: it does not begin with the letters GGUF; give another file.")
-    if int.from_bytes(start[4:], "little") not in _VERSIONS:
+    if int.from_bytes(start[4:], "little") not in (2, 3):
         raise StudyError(f"{path} is GGUF of a version other than 2 and 3; convert the model again with llama.cpp.")
 
 
@@ -64,7 +61,7 @@ def read_gguf(path: Path) -> GGUFFile:
         tensors = {tensor.name: tensor for tensor in reader.tensors}
         if end > path.stat().st_size:
             raise ValueError(f"its last tensor ends at byte {end}, the file at {path.stat().st_size}")
-    except (ValueError, KeyError, IndexError, TypeError, OverflowError, UnicodeDecodeError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError) as error:
         raise StudyError(f"{path} is truncated or damaged ({str(error).splitlines()[0]}); fetch it again.") from error
     if metadata.get("split.count", 1) > 1:
         raise StudyError(
@@ -73,12 +70,4 @@ def read_gguf(path: Path) -> GGUFFile:
         )
     if not metadata.get("general.architecture") or not tensors:
         raise StudyError(f"{path} names no architecture or holds no tensors; give a GGUF file of a language model.")
-    embedding, factors = tensors.get("token_embd.weight"), tensors.get("rope_freqs.weight")
-    return GGUFFile(
-        path=path,
-        metadata=metadata,
-        tensors=tensors,
-        elements=sum(int(tensor.n_elements) for tensor in tensors.values()),
-        vocabulary_rows=None if embedding is None else int(embedding.shape[1]),
-        rope_factors=None if factors is None else np.array(factors.data, dtype=np.float32),
-    )
+    return GGUFFile(path, metadata, tensors)

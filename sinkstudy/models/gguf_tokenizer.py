@@ -21,19 +21,16 @@ _PROBE = "The year 2048, a sink's 17% \tof naïve   tokens:\n\n- yes, I'll go…
 
 def tokenizer_of(file: GGUFFile) -> PreTrainedTokenizerFast:
     """Build the tokenizer of `file`. Raises StudyError where its kind is unknown, or none is described."""
-    kind, pre = file.metadata.get("tokenizer.ggml.model"), file.metadata.get("tokenizer.ggml.pre")
+    kind = file.metadata.get("tokenizer.ggml.model")
     if kind is None or "tokenizer.ggml.tokens" not in file.metadata:
         raise StudyError(f"{file.path} holds no tokenizer; give the model's directory in Hugging Face format.")
     try:
         loaded = AutoTokenizer.from_pretrained(file.path.parent, gguf_file=file.path.name)
     except Exception as error:
-        raise StudyError(
-            f"{file.path}: its tokenizer of kind {kind!r} could not be read ({first_sentence(error)}); give the "
-            "model's directory in Hugging Face format instead."
-        ) from error
+        raise file.unfit(f": its tokenizer of kind {kind!r} could not be read ({first_sentence(error)})") from error
     backend: Tokenizer = loaded.backend_tokenizer
     if kind == "gpt2":
-        _set_pre_tokenizer(backend, file, pre)
+        _set_pre_tokenizer(backend, file)
     special = _special_tokens(file)
     backend.post_processor = _beginning(file, special.get("bos_token"))
     return PreTrainedTokenizerFast(
@@ -56,15 +53,13 @@ def check_saved(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 def adds_bos(file: GGUFFile) -> bool:
     """Whether the file wants BOS before a text: what it says, or else llama.cpp's default for its vocabulary."""
-    stated = file.metadata.get("tokenizer.ggml.add_bos_token")
-    if stated is not None:
-        return bool(stated)
-    return (
-        file.metadata["tokenizer.ggml.model"] != "gpt2" or file.metadata.get("tokenizer.ggml.pre") in _WHOLE_WORDS_FIRST
-    )
+    metadata = file.metadata
+    default = metadata["tokenizer.ggml.model"] != "gpt2" or metadata.get("tokenizer.ggml.pre") in _WHOLE_WORDS_FIRST
+    return bool(metadata.get("tokenizer.ggml.add_bos_token", default))
 
 
-def _set_pre_tokenizer(backend: Tokenizer, file: GGUFFile, pre: str | None) -> None:
+def _set_pre_tokenizer(backend: Tokenizer, file: GGUFFile) -> None:
+    pre = file.metadata.get("tokenizer.ggml.pre")
     if pre in _DIGITS_ONE_BY_ONE:
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -72,10 +67,7 @@ def _set_pre_tokenizer(backend: Tokenizer, file: GGUFFile, pre: str | None) -> N
     elif pre in _WHOLE_WORDS_FIRST:
         backend.model.ignore_merges = True
     elif pre is not None and pre not in _GPT2 and pre not in GGUF_PRE_TOKENIZER_SPLITS:
-        raise StudyError(
-            f"{file.path}: its pre-tokenizer {pre!r} is not known here, so its text would be split wrongly; give the "
-            "model's directory in Hugging Face format instead."
-        )
+        raise file.unfit(f": its pre-tokenizer {pre!r} is not known here, so its text would be split wrongly")
 
 
 def _special_tokens(file: GGUFFile) -> dict[str, Any]:

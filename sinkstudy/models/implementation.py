@@ -30,8 +30,7 @@ def attention_implementation(model: PreTrainedModel, name: str, exclusive: str |
     may set its attention meanwhile: any further block then raises StudyError, in every thread.
     """
     exchangeable = uses_attention_interface(model)
-    _enter(model, exclusive)
-    try:
+    with _alone(model, exclusive):
         before = _implementations(model.config)
         try:
             if exchangeable:
@@ -46,8 +45,6 @@ def attention_implementation(model: PreTrainedModel, name: str, exclusive: str |
                 model.set_attn_implementation(before)
             else:
                 model.config._attn_implementation = before[""]
-    finally:
-        _leave(model)
 
 
 def _implementations(config: PreTrainedConfig) -> dict:
@@ -56,7 +53,8 @@ def _implementations(config: PreTrainedConfig) -> dict:
     return {"": config._attn_implementation} | {key: _implementations(part) for key, part in parts.items()}
 
 
-def _enter(model: PreTrainedModel, exclusive: str | None) -> None:
+@contextmanager
+def _alone(model: PreTrainedModel, exclusive: str | None) -> Iterator[None]:
     thread = threading.get_ident()
     with _released:
         while blocks := _blocks.get(model):
@@ -67,9 +65,9 @@ def _enter(model: PreTrainedModel, exclusive: str | None) -> None:
                 break
             _released.wait()
         _blocks.setdefault(model, []).append((thread, exclusive))
-
-
-def _leave(model: PreTrainedModel) -> None:
-    with _released:
-        _blocks[model].pop()
-        _released.notify_all()
+    try:
+        yield
+    finally:
+        with _released:
+            _blocks[model].pop()
+            _released.notify_all()

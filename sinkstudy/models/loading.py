@@ -18,8 +18,8 @@ from transformers.utils import logging
 from sinkstudy.errors import StudyError, first_sentence
 from sinkstudy.models.allocator import keep_freed_memory, return_freed_memory
 from sinkstudy.models.cache import cache_folder, converted_folder
-from sinkstudy.models.checkpoint import check_checkpoint
-from sinkstudy.models.offload import copies_folder, left_in_place, offload_map
+from sinkstudy.models.check import check_checkpoint
+from sinkstudy.models.offload import copies_folder, is_offloaded, left_in_place, offload_map
 from sinkstudy.models.sources import content_digest, file_patterns, resolve_source
 from sinkstudy.models.spec import ModelSpec
 
@@ -48,30 +48,24 @@ def load_model(spec: ModelSpec, offload: str | None = None, memory: int | None =
     folder = _folder(spec)
     device = pick_device(spec.device)
     tokenizer = _load_tokenizer(spec, folder)
-    from_blocks = spec.quantization is not None and spec.random_weights is None
     logging.disable_progress_bar()  # loading takes seconds, and jobs side by side would write over one another
-    places = None
-    if spec.random_weights is None:
-        if offload is not None:
-            places = offload_map(folder, spec.dtype, offload, device, spec.trust_remote_code, memory)
-        if places:
-            return_freed_memory()
-        else:
-            keep_freed_memory()
-        model = _pretrained(spec, folder, places)
-        resolved = _resolved(spec, folder)
+    quantization = "none"
+    if spec.random_weights is not None:
+        model, resolved = _drawn(spec, folder), f"random weights, seed {spec.random_weights}"
     else:
-        model = _drawn(spec, folder)
-        resolved = f"random weights, seed {spec.random_weights}"
+        places = None if offload is None else offload_map(folder, spec, offload, device, memory)
+        model, resolved = _pretrained(spec, folder, device, places), _resolved(spec, folder)
+        if spec.quantization is not None:
+            quantization = f"{spec.quantization}; dequantized to float32"
     return LoadedModel(
-        model=(model if places else model.to(device)).eval(),
+        model=(model if is_offloaded(model) else model.to(device)).eval(),
         tokenizer=tokenizer,
         spec=spec,
         resolved=resolved,
         provenance={
             "source": spec.source,
             "revision": resolved,
-            "quantization": f"{spec.quantization}; dequantized to float32" if from_blocks else "none",
+            "quantization": quantization,
             "dtype": spec.dtype,
             "bos": spec.bos,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -82,8 +76,7 @@ def load_model(spec: ModelSpec, offload: str | None = None, memory: int | None =
 
 def _folder(spec: ModelSpec) -> Path:
     if not spec.is_gguf:
-        patterns = file_patterns(spec.random_weights, spec.trust_remote_code, spec.allow_pickle)
-        return resolve_source(spec.source, spec.revision, patterns)
+        return resolve_source(spec.source, spec.revision, file_patterns(vars(spec)))
     folder = converted_folder(spec.sha256) if spec.sha256 else None
     if folder is None or not folder.is_dir():
         raise StudyError(
@@ -113,26 +106,46 @@ def context_length(model: PreTrainedModel) -> int | None:
 
 
 def encode(loaded: LoadedModel, texts: Mapping[str, str]) -> dict[str, list[int]]:
-    """Token ids of every prompt, by prompt id, in the order given, however long.
+    """Token ids of every prompt under the model's `bos` setting, by prompt id, in the order given, however long.
 
-    Raises StudyError as `tokenize` does.
+    Raises StudyError for a doubled beginning-of-sequence token, or a token the model has no embedding for.
     """
-    encoded = loaded.tokenizer(
-        list(texts.values()),
-        add_special_tokens=loaded.spec.bos == "auto",
-        return_attention_mask=False,
-        verbose=False,
-    )
-    return _checked(loaded, dict(zip(texts, encoded["input_ids"], strict=True)))
+    source, bos, bos_text = loaded.spec.source, loaded.tokenizer.bos_token_id, loaded.tokenizer.bos_token
+    setting, rows = loaded.spec.bos, loaded.model.get_input_embeddings().num_embeddings
+    added = {"always": 1, "double": 2}.get(setting, 0)
+    if added and bos is None:
+        raise StudyError(f"model {source!r}: bos is {setting!r}, but its tokenizer has no BOS token.")
+    options = {"add_special_tokens": setting == "auto", "return_attention_mask": False, "verbose": False}
+    encoded = loaded.tokenizer(list(texts.values()), **options)["input_ids"]
+    checked = {prompt: [bos] * added + ids for prompt, ids in zip(texts, encoded, strict=True)}
+    for prompt, ids in checked.items():
+        if bos is not None and ids[max(added - 1, 0) :][:2] == [bos, bos]:
+            raise StudyError(
+                f"prompt {prompt!r}: its tokens begin with BOS twice; the text already holds {bos_text!r}, so remove "
+                "it there or set bos to 'never'."
+            )
+        if not ids:
+            raise StudyError(f"prompt {prompt!r} has no tokens under the tokenizer of {source!r}.")
+        if max(ids) >= rows:
+            raise StudyError(
+                f"prompt {prompt!r}: token id {max(ids)} is outside the {rows} embeddings of {source!r}; the "
+                "tokenizer does not belong to these weights."
+            )
+    return checked
+
+
+def tokenize(loaded: LoadedModel, text: str, prompt: str) -> list[int]:
+    """Token ids of one text, as `encode` gives them; `prompt` is the id used in error messages."""
+    return encode(loaded, {prompt: text})[prompt]
 
 
 def bos_arms(loaded: LoadedModel, arms: list[str]) -> dict[str, LoadedModel]:
     """The model under each of these settings of `bos` that its tokenizer has a BOS token for."""
-    possible = ["auto", "never"] if loaded.tokenizer.bos_token_id is None else arms
+    has_bos = loaded.tokenizer.bos_token_id is not None
     return {
         arm: replace(loaded, spec=replace(loaded.spec, bos=arm), provenance=loaded.provenance | {"bos": arm})
         for arm in arms
-        if arm in possible
+        if has_bos or arm in ("auto", "never")
     }
 
 
@@ -149,39 +162,6 @@ def within_context(loaded: LoadedModel, token_ids: Mapping[str, list[int]], too_
                 "shorten it, or set capture.too_long to cut."
             )
     return {prompt: ids[:context] for prompt, ids in token_ids.items()}
-
-
-def tokenize(loaded: LoadedModel, text: str, prompt: str) -> list[int]:
-    """Token ids of `text` under the model's `bos` setting; `prompt` is the id used in error messages.
-
-    Raises StudyError for a doubled beginning-of-sequence token, or a token the model has no embedding for.
-    """
-    encoded = loaded.tokenizer(text, add_special_tokens=loaded.spec.bos == "auto", verbose=False)
-    return _checked(loaded, {prompt: encoded["input_ids"]})[prompt]
-
-
-def _checked(loaded: LoadedModel, encoded: Mapping[str, list[int]]) -> dict[str, list[int]]:
-    """The ids of each prompt with the BOS token the settings ask for, if they can be the model's input."""
-    source, bos, bos_text = loaded.spec.source, loaded.tokenizer.bos_token_id, loaded.tokenizer.bos_token
-    setting, rows = loaded.spec.bos, loaded.model.get_input_embeddings().num_embeddings
-    added = {"always": 1, "double": 2}.get(setting, 0)
-    if added and bos is None:
-        raise StudyError(f"model {source!r}: bos is {setting!r}, but its tokenizer has no BOS token.")
-    checked = {prompt: [bos] * added + ids for prompt, ids in encoded.items()}
-    for prompt, ids in checked.items():
-        if bos is not None and ids[max(added - 1, 0) :][:2] == [bos, bos]:
-            raise StudyError(
-                f"prompt {prompt!r}: its tokens begin with BOS twice; the text already holds {bos_text!r}, so remove "
-                "it there or set bos to 'never'."
-            )
-        if not ids:
-            raise StudyError(f"prompt {prompt!r} has no tokens under the tokenizer of {source!r}.")
-        if max(ids) >= rows:
-            raise StudyError(
-                f"prompt {prompt!r}: token id {max(ids)} is outside the {rows} embeddings of {source!r}; the "
-                "tokenizer does not belong to these weights."
-            )
-    return checked
 
 
 def _load_tokenizer(spec: ModelSpec, folder: Path) -> PreTrainedTokenizerBase:
@@ -202,7 +182,7 @@ def _drawn(spec: ModelSpec, folder: Path) -> PreTrainedModel:
     trust = {"trust_remote_code": spec.trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(folder, **trust)
-        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, spec.dtype), **trust)
+        return AutoModelForCausalLM.from_config(config, dtype=spec.dtype, **trust)
     except Exception as error:
         raise StudyError(f"model source {spec.source!r} could not be loaded: {_reason(error)}.") from error
 
@@ -214,37 +194,35 @@ def _reason(error: Exception) -> str:
     return first_sentence(error)
 
 
-def _pretrained(spec: ModelSpec, folder: Path, places: dict[str, str] | None) -> PreTrainedModel:
-    source = spec.source
+def _pretrained(spec: ModelSpec, folder: Path, device: torch.device, places: dict[str, str] | None) -> PreTrainedModel:
+    source, model, info = spec.source, None, {}
     check_checkpoint(folder, pickled=spec.allow_pickle)  # what was fetched has not been looked at before
     offloading = {"device_map": places, "offload_folder": copies_folder()} if places else {}
+    if places:
+        return_freed_memory()
+    else:
+        keep_freed_memory()
     try:
         if places and not spec.allow_pickle:
-            model = left_in_place(folder, spec.dtype, places, pick_device(spec.device), spec.trust_remote_code)
-            if model is not None:
-                return _finite(model, source)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, spec.dtype),
-            # None takes safetensors where there are any. Not given, `trust_remote_code` asks on the terminal.
-            use_safetensors=None if spec.allow_pickle else True,
-            trust_remote_code=spec.trust_remote_code,
-            output_loading_info=True,
-            **offloading,
-        )
+            model = left_in_place(folder, spec, places, device)
+        if model is None:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=spec.dtype,
+                # None takes safetensors where there are any. Not given, `trust_remote_code` asks on the terminal.
+                use_safetensors=None if spec.allow_pickle else True,
+                trust_remote_code=spec.trust_remote_code,
+                output_loading_info=True,
+                **offloading,
+            )
     except Exception as error:
         raise StudyError(f"model source {source!r} could not be loaded: {_reason(error)}.") from error
     for kind in ("missing_keys", "mismatched_keys"):
-        if info[kind]:
-            first = sorted(map(str, info[kind]))[0]
+        if names := sorted(map(str, info.get(kind, []))):
             raise StudyError(
-                f"model source {source!r}: {len(info[kind])} tensors are {kind.split('_')[0]} (first: {first}); the "
+                f"model source {source!r}: {len(names)} tensors are {kind.split('_')[0]} (first: {names[0]}); the "
                 "checkpoint is incomplete or does not fit its config.json."
             )
-    return _finite(model, source)
-
-
-def _finite(model: PreTrainedModel, source: str) -> PreTrainedModel:
     if names := not_finite(model):
         raise StudyError(f"model source {source!r}: tensor {names[0]} is not finite everywhere; copy it again.")
     return model

