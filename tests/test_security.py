@@ -78,15 +78,17 @@ def pickled(foreign, tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("offload", [None, "auto"])
 @pytest.mark.parametrize("settings", [{}, {"random_weights": 0}], ids=["weights", "random weights"])
-def test_code_of_a_model_does_not_run_and_nobody_is_asked(with_code, marker, refuses, settings):
+def test_code_of_a_model_does_not_run_and_nobody_is_asked(with_code, marker, refuses, settings, offload):
     with refuses("with_code", "trust_remote_code"):
-        load_model(ModelSpec(str(with_code), device="cpu", **settings))
+        load_model(ModelSpec(str(with_code), device="cpu", **settings), offload)
     assert not marker.exists()
 
 
-def test_code_of_a_model_runs_where_the_configuration_trusts_it(with_code, marker):
-    loaded = load_model(ModelSpec(str(with_code), device="cpu", trust_remote_code=True))
+@pytest.mark.parametrize("offload", [None, "auto"])
+def test_code_of_a_model_runs_where_the_configuration_trusts_it(with_code, marker, offload):
+    loaded = load_model(ModelSpec(str(with_code), device="cpu", trust_remote_code=True), offload)
     assert type(loaded.model).__name__ == "MyModel"
     assert marker.exists()
 

@@ -53,8 +53,7 @@ def load_model(spec: ModelSpec, offload: str | None = None, memory: int | None =
     if spec.random_weights is not None:
         model, resolved = _drawn(spec, folder), f"random weights, seed {spec.random_weights}"
     else:
-        places = None if offload is None else offload_map(folder, spec, offload, device, memory)
-        model, resolved = _pretrained(spec, folder, device, places), _resolved(spec, folder)
+        model, resolved = _pretrained(spec, folder, device, offload, memory), _resolved(spec, folder)
         if spec.quantization is not None:
             quantization = f"{spec.quantization}; dequantized to float32"
     return LoadedModel(
@@ -194,15 +193,18 @@ def _reason(error: Exception) -> str:
     return first_sentence(error)
 
 
-def _pretrained(spec: ModelSpec, folder: Path, device: torch.device, places: dict[str, str] | None) -> PreTrainedModel:
+def _pretrained(
+    spec: ModelSpec, folder: Path, device: torch.device, offload: str | None, memory: int | None
+) -> PreTrainedModel:
     source, model, info = spec.source, None, {}
     check_checkpoint(folder, pickled=spec.allow_pickle)  # what was fetched has not been looked at before
-    offloading = {"device_map": places, "offload_folder": copies_folder()} if places else {}
-    if places:
-        return_freed_memory()
-    else:
-        keep_freed_memory()
     try:
+        places = None if offload is None else offload_map(folder, spec, offload, device, memory)
+        offloading = {"device_map": places, "offload_folder": copies_folder()} if places else {}
+        if places:
+            return_freed_memory()
+        else:
+            keep_freed_memory()
         if places and not spec.allow_pickle:
             model = left_in_place(folder, spec, places, device)
         if model is None:
@@ -215,6 +217,8 @@ def _pretrained(spec: ModelSpec, folder: Path, device: torch.device, places: dic
                 output_loading_info=True,
                 **offloading,
             )
+    except StudyError:
+        raise
     except Exception as error:
         raise StudyError(f"model source {source!r} could not be loaded: {_reason(error)}.") from error
     for kind in ("missing_keys", "mismatched_keys"):
