@@ -7,19 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sinkstudy.explorer.packing import (
-    MAP_STEPS,
-    POSITION_STEPS,
-    SCORE_STEPS,
-    SLIDER,
-    block_cells,
-    pack_bytes,
-    pack_maps,
-    pack_positions,
-    pack_scores,
-    score_steps,
-    stored_lengths,
-)
+from sinkstudy.explorer import packing
 from sinkstudy.stats.positions import received_of
 from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.store import Capture, Expected, open_capture
@@ -63,14 +51,14 @@ def thinning(shapes: list[Shape]) -> Thinning:
     """The least thinning that keeps all prompts of all models within the budget; the coarsest where none does."""
 
     def scores(dense: int) -> float:
-        lengths = [len(stored_lengths(s.n_tokens, dense)) for s in shapes]
+        lengths = [len(packing.stored_lengths(s.n_tokens, dense)) for s in shapes]
         return sum(s.cells * (_BYTES_PER_SCORE * n + _BYTES_PER_HEAD) for s, n in zip(shapes, lengths, strict=True))
 
     def positions(block: int) -> float:
         return _BYTES_PER_POSITION * sum(s.cells * -(-s.n_tokens // block) for s in shapes if s.has_positions)
 
     def maps(block: int) -> float:
-        return _BYTES_PER_CELL * sum(s.cells * block_cells(s.n_tokens, block) for s in shapes if s.has_maps)
+        return _BYTES_PER_CELL * sum(s.cells * packing.block_cells(s.n_tokens, block) for s in shapes if s.has_maps)
 
     def least(steps: Sequence[int], size: Callable[[int], float], most: float) -> int:
         return next((step for step in steps if size(step) <= most), steps[-1])
@@ -96,7 +84,7 @@ def read_study(
     costs and its plans, where it has any. Raises StudyError for damaged captures and for thresholds too close to each
     other.
     """
-    levels = sorted({*SLIDER, *thresholds})
+    levels = sorted({*packing.SLIDER, *thresholds})
     shapes: list[Shape] = []  # the thinning depends on the size of all captures together
     for model, paths in captures.items():
         for path in paths:
@@ -132,9 +120,9 @@ def read_study(
         "dense": thin.dense if thin.dense < _DENSE[0] else None,
         "block": thin.block,
         "positionBlock": thin.position_block,
-        "scoreSteps": SCORE_STEPS,
-        "mapSteps": MAP_STEPS,
-        "positionSteps": POSITION_STEPS,
+        "scoreSteps": packing.SCORE_STEPS,
+        "mapSteps": packing.MAP_STEPS,
+        "positionSteps": packing.POSITION_STEPS,
         "models": models,
     }
     return description, packs
@@ -152,18 +140,18 @@ def _prompt(
     """The description of one prompt, and its packs under names that end with `name`."""
     capture = file.capture(prompt)
     prefixes = Prefixes([capture])
-    lengths = stored_lengths(capture.n_tokens, thin.dense) if capture.kept is None else prefixes.lengths
+    lengths = packing.stored_lengths(capture.n_tokens, thin.dense) if capture.kept is None else prefixes.lengths
     score = prefixes.scores[0][..., [prefixes.place(n) for n in lengths]]  # (layer, head, length)
-    kind, scores = pack_scores(score_steps(score, lengths, levels))
+    kind, scores = packing.pack_scores(packing.score_steps(score, lengths, levels))
     packs = {"scores": scores}
     if "attention" in file.shapes(prompt):
         rows = range(len(file.layers))
-        maps = np.stack([pack_maps(file.maps(prompt, row), thin.block) for row in rows])  # (layer, head, cell)
-        packs["maps"] = pack_bytes(maps)
+        maps = np.stack([packing.pack_maps(file.maps(prompt, row), thin.block) for row in rows])  # (layer, head, cell)
+        packs["maps"] = packing.pack_bytes(maps)
     if capture.position_mass is not None:
-        packs["positions"] = pack_bytes(pack_positions(capture.position_mass, thin.position_block))
+        packs["positions"] = packing.pack_bytes(packing.pack_positions(capture.position_mass, thin.position_block))
     drain = np.full(score.shape[:2], np.nan) if capture.value_drain is None else capture.value_drain
-    packs["heads"] = pack_bytes(np.stack([capture.output_norm, drain]).astype("<f4"))
+    packs["heads"] = packing.pack_bytes(np.stack([capture.output_norm, drain]).astype("<f4"))
     named = {what: f"{what}-{name}" for what in packs}
     description = {
         "id": prompt,

@@ -27,16 +27,16 @@ def activation_figure(table: pd.DataFrame) -> Figure:
         rows = table[table["quantity"] == quantity].astype({"layer": int, "value": float})
         ax.plot(rows["layer"], rows["value"], marker=style.MARKERS[i], markersize=3, **style.series_style(i))
         style.band(ax, rows["layer"], rows["low"], rows["high"], style.COLOURS[i])
-        ax.axhline(0 if quantity == "excess_score" else 1, **style.NULL_STYLE)
-        known = rows["value"][np.isfinite(rows["value"])]
-        if quantity != "excess_score" and known.min() > 0:
+        is_ratio, known = quantity != "excess_score", rows["value"][np.isfinite(rows["value"])]
+        ax.axhline(1 if is_ratio else 0, **style.NULL_STYLE)
+        if is_ratio and known.min() > 0:
             low, high = min(known.min(), 0.5), max(known.max(), 2)
             ticks = [tick for tick in _RATIO_TICKS if low <= tick <= high]
             ticks = [tick for tick in ticks if np.log10(tick) % 1 == 0] if high / low > 30 else ticks
             ax.set_yscale("log")
             ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
             ax.minorticks_off()
-        elif quantity != "excess_score":
+        elif is_ratio:
             ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center")
         ax.set_ylabel(label)
         style.light_grid(ax)
@@ -64,7 +64,8 @@ def position_figure(positions: pd.DataFrame, shares: pd.DataFrame, model: str) -
         left.plot(np.arange(1, longest + 1), uniform_attention(longest), **style.NULL_STYLE, label=label)
         left.set_yscale("log")
         style.length_axis(left, longest)
-        left.set_xticks(*zip(*[(tick, f"{tick:.0f}") for tick in left.get_xticks()[::2]], strict=True))
+        ticks = left.get_xticks()[::2]
+        left.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
     left.set(xlabel="position (1: the first token)", ylabel="mean attention received")
     left.set_title("the strongest receivers\nof every prompt", fontsize=7.5)
     style.light_grid(left)
