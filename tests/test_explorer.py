@@ -70,9 +70,8 @@ def test_the_page_knows_which_position_receives_most_of_each_head_where_that_was
             writer.begin(Prompt(name, "s", "text"), [0] * n, ["t"] * n)
             arrays = {"key_mass": np.ones((2, 2, n, 1)), "output_norm": np.ones((2, 2)), "position_mass": positions}
             writer.finish(name, [0, 1], 0.0, **arrays)
-    found = [
-        prompt["receivers"] for prompt in read_study({"m": [path]}, [0.9], 0.9).description["models"][0]["prompts"]
-    ]
+    description, _ = read_study({"m": [path]}, [0.9], 0.9)
+    found = [prompt["receivers"] for prompt in description["models"][0]["prompts"]]
     assert found == [[(0, 0.457), (5, 0.457), (7, 0.457), (3, 0.457)] if n > 1 else None, None]
 
 

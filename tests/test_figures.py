@@ -99,6 +99,7 @@ def benchmark_table(lengths: tuple[int, ...] = (24, 128)) -> pd.DataFrame:
             "speedup_low": speed - 0.01,
             "speedup_high": speed + 0.01,
             "degrees_of_freedom": 100,
+            "rounds": 3,
             "ceiling": 1.5,
             "heads_replaced": 3 * (policy == "consistent"),
             "kl": 0.01 * (policy == "consistent"),
@@ -368,7 +369,7 @@ def test_timing_shows_the_smallest_batch_with_a_panel_per_phase_and_policy():
     assert "decoding" in decode.get_ylabel()
     named = [text.get_text() for text in figure.legends[0].get_texts()]
     assert named == ["reuse", "eager", "ceiling", "not told from noise", "SDPA timed twice"]
-    assert "tiny on cpu, batch 1; medians; bars: 95% intervals" in texts(figure)
+    assert "tiny on cpu, batch 1; n = 3 rounds; bars: 95% intervals" in texts(figure)
 
 
 @pytest.mark.parametrize(("counts", "said"), [((3, 3), "n = 3 rounds"), ((12, 3), "n = 3 to 12 rounds")])

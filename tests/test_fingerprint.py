@@ -259,7 +259,7 @@ def test_capturing_does_not_depend_on_figures_or_statistics():
 
 
 DRAWING = {kind: [kind] for kind in ("comparison", "heatmaps", "lengths", "maps", "predictors", "simulated", "timing")}
-DRAWING |= {"maps": ["maps", "examples"], "statistics": ["heldout", "layer_pairs", "persistence", "weakening"]}
+DRAWING |= {"statistics": ["heldout", "layer_pairs", "persistence", "weakening"]}
 
 
 @pytest.mark.parametrize("kind", DRAWING)

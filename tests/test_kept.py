@@ -96,9 +96,8 @@ def test_the_file_says_what_it_keeps_and_holds_nothing_that_grows_with_layers_he
 
 
 def test_the_explorer_shows_the_lengths_kept_and_says_so(captured):
-    whole, some = (
-        read_study({"m": [captured(n)]}, [0.9], 0.9).description["models"][0] for n in ("queries", "lengths")
-    )
+    described = (read_study({"m": [captured(n)]}, [0.9], 0.9)[0] for n in ("queries", "lengths"))
+    whole, some = (description["models"][0] for description in described)
     assert "some lengths" in some["origin"]
     assert "some lengths" not in whole["origin"]
     for prompt, of_queries in zip(some["prompts"], whole["prompts"], strict=True):

@@ -20,7 +20,7 @@ LIGHT = [
     "findings.html",
     "findings.verdicts",
     "stats.comparison",
-    "figures.examples",
+    "figures.maps",
     "figures.heatmaps",
     "stats.profile",
     "workflow.config",

@@ -55,7 +55,7 @@ def look(
     from sinkstudy.cli.look import look
 
     given = {"gguf": gguf, "sha256": sha256, "revision": revision, "bos": bos, "dtype": dtype}
-    look(texts, model, {key: value for key, value in given.items() if value is not None}, threshold, html, csv)
+    look(texts, model, given, threshold, html, csv)
 
 
 @app.command()
@@ -83,7 +83,6 @@ def plan(
     from sinkstudy.cli.plan import plan
 
     given = {"gguf": gguf, "sha256": sha256, "revision": revision, "dtype": dtype}
-    given = {key: value for key, value in given.items() if value is not None}
     plan(source, text, given, kl, retrieval, sink_tokens, window, output)
 
 

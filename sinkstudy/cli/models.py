@@ -19,7 +19,8 @@ def model_of(named: str | None, given: Mapping[str, Any]) -> tuple[str, LoadedMo
     """What to call the model, and the model.
 
     `named`: a name in ./config.yaml, or a source; None is the first of ./config.yaml. `given`: settings that go over
-    those of the configuration. Raises StudyError where there is no such model, and as loading it does.
+    those of the configuration, but for those that are None. Raises StudyError where there is no such model, and as
+    loading it does.
     """
     configured: Mapping[str, Any] = {}
     if CONFIG.is_file():
@@ -29,5 +30,6 @@ def model_of(named: str | None, given: Mapping[str, Any]) -> tuple[str, LoadedMo
         raise StudyError("there is no config.yaml here that names a model; give one with --model.")
     name = next(iter(configured)) if named is None else named
     label = name if name in configured else "model"
-    settings = check_model(label, {**configured.get(name, {"source": name}), **given})
+    over = {key: value for key, value in given.items() if value is not None}
+    settings = check_model(label, {**configured.get(name, {"source": name}), **over})
     return name, obtain(label, settings, Path.cwd())

@@ -1,5 +1,33 @@
-"""The explorer: one page, without network, that recomputes the study at any length and threshold from the captures."""
+"""The explorer: one page, without network, that recomputes the study at any length and threshold from the captures.
 
-from sinkstudy.explorer.page import write_page
+The page is the template, style and scripts beside this module, filled with a study; it loads nothing.
+"""
 
-__all__ = ["write_page"]
+from collections.abc import Mapping
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from sinkstudy.explorer.study import read_study
+from sinkstudy.store import Expected, atomic_write
+
+
+def write_page(
+    captures: Mapping[str, list[Path]],
+    thresholds: list[float],
+    threshold: float,
+    page: Path,
+    expected: Mapping[str, Expected] = {},
+    costs: Mapping[str, Path] = {},
+    plans: Mapping[str, list[Path]] = {},
+) -> None:
+    """Write the page for each model's capture files; for arguments and errors see `read_study`."""
+    description, packs = read_study(captures, thresholds, threshold, expected, costs, plans)
+    loader = PackageLoader("sinkstudy.explorer", "")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    # The text of a file beside this module, for the page to include as it is.
+    environment.globals["source"] = lambda name: Markup(loader.get_source(environment, name)[0])
+    html = environment.get_template("page.html").stream(description=description, packs=packs)
+    with atomic_write(page) as temporary, temporary.open("wb") as stream:
+        html.dump(stream, encoding="utf-8")

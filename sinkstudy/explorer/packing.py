@@ -54,9 +54,9 @@ def pack_scores(steps: np.ndarray) -> tuple[str, str]:
     """Type (`int16` or `int32`) and packed bytes of the differences along the length axis of (layer, head, length)."""
     differences = np.diff(steps, axis=-1, prepend=0)
     kind = "int16" if np.abs(differences).max(initial=0) < 1 << 15 else "int32"
-    values = differences.astype(f"<{kind[0]}{int(kind[3:]) // 8}").ravel()
+    values = differences.astype(np.dtype(kind).newbyteorder("<")).ravel()
     # All low bytes come before all high bytes, because the latter compress to almost nothing.
-    return kind, _pack(np.ascontiguousarray(values.view(np.uint8).reshape(-1, values.itemsize).T))
+    return kind, pack_bytes(values.view(np.uint8).reshape(-1, values.itemsize).T)
 
 
 def block_cells(n: int, block: int) -> int:
@@ -67,17 +67,14 @@ def block_cells(n: int, block: int) -> int:
 
 def pack_maps(maps: np.ndarray, block: int) -> np.ndarray:
     """Maps (head, query, key) to uint8 (head, cell): lower triangle, averages over blocks of causal cells."""
-    heads, n, _ = maps.shape
-    side = -(-n // block)
-    inside = np.zeros((side * block, side * block))
-    inside[:n, :n] = np.tril(np.ones((n, n)))
-    padded = np.zeros((heads, side * block, side * block))
-    padded[:, :n, :n] = np.tril(maps.astype(float))
-    split = (side, block, side, block)
-    total = padded.reshape(heads, *split).sum((2, 4))
-    count = inside.reshape(split).sum((1, 3))
-    rows, columns = np.tril_indices(side)
-    mean = total[:, rows, columns] / count[rows, columns]
+    starts = np.arange(0, maps.shape[-1], block)
+    causal = np.tril(np.ones(maps.shape[-2:]))
+
+    def blocks(values: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(np.add.reduceat(values, starts, axis=-2), starts, axis=-1)
+
+    rows, columns = np.tril_indices(len(starts))
+    mean = (blocks(causal * maps) / np.maximum(blocks(causal), 1))[:, rows, columns]
     return np.rint(MAP_STEPS * np.sqrt(np.clip(mean, 0, 1))).astype(np.uint8)
 
 
@@ -94,8 +91,4 @@ def pack_positions(mass: np.ndarray, block: int) -> np.ndarray:
 
 def pack_bytes(values: np.ndarray) -> str:
     """Base64 of the gzip of an array's bytes; the same array gives the same text."""
-    return _pack(np.ascontiguousarray(values))
-
-
-def _pack(values: np.ndarray) -> str:
     return base64.b64encode(gzip.compress(values.tobytes(), compresslevel=6, mtime=0)).decode("ascii")

@@ -5,8 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sinkstudy.figures import messages
-from sinkstudy.figures.style import COLOURS, PAGE, headline, new_figure, styled
+from sinkstudy.figures import messages, style
 
 _HATCHES = ("", "///", "...", "xx", "++")
 _PANELS = (
@@ -16,7 +15,7 @@ _PANELS = (
 )
 
 
-@styled
+@style.styled
 def comparison_figure(comparison: pd.DataFrame, what: str) -> Figure:
     """Sink percentage, null-corrected score and first-to-later-layer correlation, a bar per side.
 
@@ -26,32 +25,29 @@ def comparison_figure(comparison: pd.DataFrame, what: str) -> Figure:
     groups, sides = comparison["group"].unique(), comparison["side"].unique()
     panels = [panel for panel in _PANELS if comparison[panel[0]].notna().any()]
     missing = [panel[1].replace("\n", " ") for panel in _PANELS if panel not in panels]
-    figure, axes = new_figure(PAGE, 1.1 + 0.95 * len(panels), rows=len(panels), sharex=True)
+    figure, axes = style.new_figure(style.PAGE, 1.1 + 0.95 * len(panels), rows=len(panels), sharex=True)
     for ax, (column, label, top, form) in zip(axes, panels, strict=True):
         values = comparison.pivot(index="group", columns="side", values=column).reindex(index=groups, columns=sides)
         _bars(ax, values, top, form)
-        ax.set(ylabel=label, ylim=(min(0, 1.2 * np.nanmin([0, values.min().min()])), 1.22 * top))
+        ax.set(ylabel=label, ylim=(1.2 * min(0, values.min().min()), 1.22 * top))
         ax.set_yticks(np.linspace(0, top, 3))
     slant = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(groups) > 6 else {}
     axes[-1].set_xticks(range(len(groups)), groups, **slant)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(sides))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(sides))
     counts = [f"{n:.0f}" for n in (comparison["prompts"].min(), comparison["prompts"].max()) if n == n]
     of = f"sink score ≥ {comparison['threshold'].iloc[0]:g}; prompts: n = {' to '.join(dict.fromkeys(counts))}"
     undefined = f"; undefined for all: {', '.join(missing)}" if missing else ""
-    headline(figure, messages.comparison(comparison), f"{what}; {of}; –: undefined{undefined}")
-    return figure
+    return style.headline(figure, messages.comparison(comparison), f"{what}; {of}; –: undefined{undefined}")
 
 
 def _bars(ax: Axes, values: pd.DataFrame, top: float, form: str) -> None:
     """A group of bars per row of `values`, one per column, each with its value above it."""
     width = 0.84 / values.shape[1]
     size = 6.5 if values.size <= 24 else 5.5 if values.size <= 36 else 4.5
-    for i, side in enumerate(values):
+    for i, (side, heights) in enumerate(values.items()):
         x = np.arange(len(values)) + (i - (values.shape[1] - 1) / 2) * width
-        heights = values[side].to_numpy(float)
-        style = {"color": COLOURS[i % len(COLOURS)], "hatch": _HATCHES[i % len(_HATCHES)], "edgecolor": "white"}
-        ax.bar(x, np.nan_to_num(heights), width, label=side, **style)
+        look = {"color": style.COLOURS[i % len(style.COLOURS)], "hatch": _HATCHES[i % len(_HATCHES)]}
+        ax.bar(x, heights.fillna(0), width, label=side, edgecolor="white", **look)
         for place, value in zip(x, heights, strict=True):
             # A zero is written with one digit, because its label would touch the neighbouring one.
             text = "–" if np.isnan(value) else f"{value:{form}}" if round(value, 2) else "0"

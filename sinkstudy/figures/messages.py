@@ -30,20 +30,20 @@ def excess_by_head(heads: pd.DataFrame) -> str:
     """`heads`: a row per head, with `mean_excess_score`."""
     if heads["mean_excess_score"].isna().all():
         return "Prompts of one token show no sinks"
-    return _counted(heads, "mean_excess_score", SINK_EXCESS, "mean excess")
+    return _counted(heads, heads["mean_excess_score"], SINK_EXCESS, "mean excess")
 
 
 def score_by_head(heads: pd.DataFrame, threshold: float) -> str:
     """`heads`: a row per head, with `mean_sink_score`."""
-    return _counted(heads, "mean_sink_score", threshold, "mean sink score")
+    return _counted(heads, heads["mean_sink_score"], threshold, "mean sink score")
 
 
-def _counted(heads: pd.DataFrame, column: str, bound: float, name: str) -> str:
-    strong, first = heads[column] >= bound, heads["layer"] == heads["layer"].min()
+def _counted(heads: pd.DataFrame, values: pd.Series, bound: float, name: str) -> str:
+    strong, layer = values >= bound, heads["layer"].min()
     if not strong.any():
-        return f"No head has a {name} of {bound:g}: the highest is {heads[column].max():.2f}"
+        return f"No head has a {name} of {bound:g}: the highest is {values.max():.2f}"
     found = f"{strong.sum()} of {len(heads)} heads have a {name} of {bound:g} or more"
-    return f"{found}, {_none(strong[first].sum())} of them in layer {heads['layer'].min()}"
+    return f"{found}, {strong[heads['layer'] == layer].sum() or 'none'} of them in layer {layer}"
 
 
 def score_by_layer(layers: pd.DataFrame, threshold: float) -> str:
@@ -53,7 +53,7 @@ def score_by_layer(layers: pd.DataFrame, threshold: float) -> str:
     if not above:
         return f"No layer scores clearly above uniform attention ({null:.2f})"
     found = f"{above} of {len(layers)} layers score clearly above uniform attention ({null:.2f})"
-    return f"{found}, {_none(reach)} of them {threshold:g} or more"
+    return f"{found}, {reach or 'none'} of them {threshold:g} or more"
 
 
 def over_lengths(curves: pd.DataFrame, threshold: float) -> str:
@@ -70,7 +70,7 @@ def over_lengths(curves: pd.DataFrame, threshold: float) -> str:
         how = f"mean excess {_course(excess, excess_last)}s {scores}"
         return f"No head is a sink at {threshold:g} where uniform attention is none; {how}"
     course = _course(share, share_last)
-    said = f"Sinks at {threshold:g} {course} with length ({_percent(share)} to {_percent(share_last)} of heads)"
+    said = f"Sinks at {threshold:g} {course} with length ({share:.1%} to {share_last:.1%} of heads)"
     if course in ("vanish", "fall"):
         how = "falls less" if excess_last * share > excess * share_last else "falls with them"
         return f"{said}; excess {'does not' if excess_last >= _KEPT * excess else how} {scores}"
@@ -93,23 +93,21 @@ def by_head_over_lengths(
     at = [(scores[..., n] >= threshold).sum() for n in (1, last)]
     above, heads = (scores[..., last] > null[last] + _NEAR_NULL).sum(), scores[..., 0].size
     found = (
-        f"Scores of {threshold:g} or more: {at[0]} of {heads} heads at 2 tokens, {_none(at[1])} at {lengths[last]:,}"
+        f"Scores of {threshold:g} or more: {at[0]} of {heads} heads at 2 tokens, {at[1] or 'none'} at {lengths[last]:,}"
     )
-    return f"{found} ({_none(above)} there clearly above uniform attention)"
+    return f"{found} ({above or 'none'} there clearly above uniform attention)"
 
 
 def of_examples(scores: list[float]) -> str:
     """`scores`: sink scores of the heads whose maps are shown."""
-    if len(scores) < 2:
-        return f"A head that puts {scores[0]:.0%} of its attention on the first token"
     return f"One head puts {max(scores):.0%} of its attention on the first token, another {min(scores):.0%}"
 
 
 def activation(mechanism: pd.DataFrame) -> str:
     """`mechanism`: one model's table, see `stats.mechanism`."""
-    of_all = mechanism[mechanism["layer"].isna()].set_index("quantity") if len(mechanism) else mechanism
-    if mechanism.empty or pd.isna(of_all.loc["highest_excess", "value"]):
+    if mechanism.empty:
         return "No prompt has two tokens to compare"
+    of_all = mechanism[mechanism["layer"].isna()].set_index("quantity")
     highest, relation = of_all.loc["highest_excess", "value"], of_all.loc["activation_correlation"]
     if highest < SINK_EXCESS:
         return f"No sinks to explain: the highest mean excess of a head is {highest:.2f}"
@@ -127,19 +125,17 @@ def positions(shares: pd.DataFrame) -> str:
     kinds = shares[list(KINDS)].sum().sort_values(ascending=False, kind="stable")
     if not kinds.sum():
         return "No head has a sink at any token"
-    named = [f"{_percent(share / kinds.sum())} at {KIND_NAMES[kind]}" for kind, share in kinds.items() if share]
+    named = [f"{share / kinds.sum():.1%} at {KIND_NAMES[kind]}" for kind, share in kinds.items() if share]
     return f"Of all sinks {', '.join(named)}"
 
 
 def predictors(table: pd.DataFrame) -> str:
-    """`table`: one model and target of the table of predictors."""
-    every = over_all_lengths(table) if len(table) else table
-    if every.empty:
-        return "There is nothing to tell apart in later layers"
+    """`table`: one model and target of the table of predictors, with something to tell apart."""
+    every = over_all_lengths(table)
     name = recommended(every)
     if name is None:
         return "Nothing tells later sinks beyond their layer's rate"
-    said = f"{_sentence(PREDICTORS[name])} tells later sinks (AUC {every.loc[name, 'auc']:.2f})"
+    said = f"{PREDICTORS[name].capitalize()} tells later sinks (AUC {every.loc[name, 'auc']:.2f})"
     if name == "first_layer" or "first_layer" not in every.index:
         return said
     first = every.loc["first_layer"]
@@ -156,7 +152,7 @@ def weakening(row: pd.Series) -> str:
     if row["fall_low"] <= 0:
         return "The correlation with the first layer surely falls at no length"
     if row["excess_fall_low"] <= 0:
-        ends = f"from {_percent(row['before'])} to {_percent(row['after'])}"
+        ends = f"from {row['before']:.1%} to {row['after']:.1%}"
         return f"The correlation falls {ends} at {row['length']:.0f} tokens, and so does its base rate"
     by = f"{100 * row['excess_fall']:.0f} points beyond its base rate"
     return f"The correlation with the first layer weakens at {row['length']:.0f} tokens, by {by}"
@@ -170,7 +166,7 @@ def layer_pairs(pairs: pd.DataFrame) -> str:
     first = known["layer_a"] == pairs["layer_a"].min()
     clear = known["ci_low"] > known["p_b"]
     found = f"{clear.sum()} of {len(known)} ordered pairs of layers share sinks beyond the base rate"
-    return f"{found}, {_none(clear[first].sum())} of them from layer {pairs['layer_a'].min()}"
+    return f"{found}, {clear[first].sum() or 'none'} of them from layer {pairs['layer_a'].min()}"
 
 
 def persistence(shares: pd.Series, n_tokens: int) -> str:
@@ -186,8 +182,8 @@ def by_set(shares: pd.Series, n_tokens: int) -> str:
     if shares.empty or shares.max() == 0:
         return f"No head is a sink in any set of prompts at {n_tokens} tokens"
     if shares.min() == shares.max():
-        return f"At {n_tokens} tokens, sinks are {_percent(shares.max())} of heads in {', '.join(shares.index)}"
-    low, high = (f"{_percent(shares[name])} of heads ({name})" for name in (shares.idxmin(), shares.idxmax()))
+        return f"At {n_tokens} tokens, sinks are {shares.max():.1%} of heads in {', '.join(shares.index)}"
+    low, high = (f"{shares[name]:.1%} of heads ({name})" for name in (shares.idxmin(), shares.idxmax()))
     return f"At {n_tokens} tokens, sinks by set of prompts range from {low} to {high}"
 
 
@@ -256,15 +252,3 @@ def comparison(table: pd.DataFrame) -> str:
     ends = dict.fromkeys((widest.idxmax(), widest.idxmin()))
     named = ", ".join(f"{widest[side]:.1f}% ({side})" for side in ends)
     return f"Sink heads differ most for {group}: {named}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
-
-
-def _none(count: int) -> str:
-    return str(count) if count else "none"
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]

@@ -2,11 +2,11 @@
 
 import textwrap
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -22,9 +22,9 @@ SCORE_MAP = "cividis"  # even in lightness, so it reads in greyscale and with an
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), "-")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_HATCHES = ("", "////", "....", "xxxx")
 NULL_STYLE = {"color": "black", "linestyle": (0, (2, 2)), "linewidth": 1.2, "zorder": 3}  # above a model that equals it
 THRESHOLD_STYLE = {"color": "#B00020", "linestyle": "-", "linewidth": 1.0}
-HEAD_STYLE = {"color": "0.45", "linewidth": 0.5}  # one thin line per head
 
 _RC = {
     "font.family": "DejaVu Sans",
@@ -56,15 +56,8 @@ _METADATA = {
 _MESSAGE_LETTERS, _DETAIL_LETTERS = 14, 18.5  # So many letters of wide text fit in an inch.
 
 
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Decorator: draw with the study's settings, which matplotlib reads when artists are created."""
-
-    @wraps(draw)
-    def wrapper(*args: object, **kwargs: object) -> Figure:
-        with mpl.rc_context(_RC):
-            return draw(*args, **kwargs)
-
-    return wrapper
+# A decorator of what draws or saves: matplotlib reads settings when it creates artists and when it writes files.
+styled = mpl.rc_context(_RC)
 
 
 def new_figure(
@@ -81,9 +74,29 @@ def series_style(i: int) -> dict[str, object]:
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
 
 
+def points_style(i: int) -> dict[str, object]:
+    """Colour and marker of the i-th series, without a line."""
+    return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": "none"}
+
+
 def band(axes: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, color: str) -> None:
     """An interval around a line, pale enough to see through; undefined stretches stay empty."""
     axes.fill_between(x, np.asarray(low, float), np.asarray(high, float), color=color, alpha=0.2, linewidth=0)
+
+
+def length_curve(axes: Axes, i: int, rows: pd.DataFrame, column: str, scale: float = 1, **look: object) -> None:
+    """The i-th series: `scale` times a column of `rows` over `n_tokens`, and its interval from `_low` to `_high`."""
+    axes.plot(rows["n_tokens"], scale * rows[column], **series_style(i), **look)
+    low, high = (scale * rows[f"{column}_{end}"] for end in ("low", "high"))
+    band(axes, rows["n_tokens"], low, high, series_style(i)["color"])
+
+
+def stacked_bars(axes: Axes, x: ArrayLike, shares: pd.DataFrame, width: float) -> None:
+    """Percentages on top of each other: a bar per row of `shares`, a part, with its name, per column."""
+    bottom = np.zeros(len(shares))
+    for i, (name, share) in enumerate((100 * shares.astype(float).fillna(0)).items()):
+        axes.bar(x, share, width, bottom, color=COLOURS[i], hatch=_HATCHES[i], linewidth=0, label=name)
+        bottom += share
 
 
 def light_grid(axes: Axes) -> None:
@@ -92,25 +105,33 @@ def light_grid(axes: Axes) -> None:
 
 
 def length_axis(axes: Axes, longest: int) -> None:
-    """A logarithmic axis of prompt lengths with plain numbers at it."""
+    """A logarithmic axis of prompt lengths with plain numbers at it, and a grid."""
     axes.set_xscale("log")
     ticks = [n for n in (1, 2, 5, 10, 24, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768) if n <= longest]
     ticks = ticks[:: 1 + len(ticks) // 10]
     axes.set_xticks(ticks, [str(n) for n in ticks])
     axes.minorticks_off()
     axes.set_xlabel("prompt length (tokens)")
+    light_grid(axes)
 
 
-def headline(figure: Figure, message: str, details: str) -> None:
-    """The figure's one message as its title, and what it was measured on (model, n, threshold) small below it."""
+def layer_ticks(set_ticks: Callable[..., object], layers: ArrayLike) -> None:
+    """Rows or columns named by their layers, as many as do not touch."""
+    step = max(1, len(layers) // 8)
+    set_ticks(range(0, len(layers), step), layers[::step])
+
+
+def headline(figure: Figure, message: str, details: str) -> Figure:
+    """The figure, with its one message as its title and, small below, what it was measured on (model, n, threshold)."""
     width = figure.get_figwidth()
     said, below = (_lines(message, int(_MESSAGE_LETTERS * width)), _lines(details, int(_DETAIL_LETTERS * width)))
     # Constrained layout does not see the details, so empty lines of the title keep their place.
     room = "\n" * (1 + below.count("\n"))
     plain = {"ha": "left", "parse_math": False}  # names may have dollar signs
     title = figure.suptitle(said + room, x=0.01, weight="bold", **plain)
-    details_style = {"fontsize": 7, "color": "0.3", "va": "bottom", "annotation_clip": False}
-    figure.add_artist(Annotation(below, (0, 0), xycoords=title, **details_style, **plain))
+    small = {"fontsize": 7, "color": "0.3", "va": "bottom", "annotation_clip": False}
+    figure.add_artist(Annotation(below, (0, 0), xycoords=title, **small, **plain))
+    return figure
 
 
 def _lines(text: str, letters: int) -> str:
@@ -122,29 +143,22 @@ def _lines(text: str, letters: int) -> str:
     return textwrap.fill(joined, width).replace("\u00a0", " ")
 
 
+@styled
 def nothing_figure(message: str, details: str) -> Figure:
     """What stands in the place of a figure that has nothing to draw."""
     figure, (ax,) = new_figure(PAGE, 0.7)
     ax.axis("off")
-    headline(figure, message, details)
-    return figure
+    return headline(figure, message, details)
 
 
+@styled
 def save(figure: Figure, png: Path | str) -> None:
     """Write the figure to `png`, and beside it as SVG and PDF, all with its title and without dates.
 
     The same data gives the same bytes.
     """
     title = " ".join(figure.get_suptitle().split())
-    with mpl.rc_context(_RC):
-        for kind, metadata in _METADATA.items():
-            with atomic_write(Path(png).with_suffix(f".{kind}")) as temporary:
-                figure.savefig(temporary, format=kind, metadata=metadata | {"Title": title})
-            figure.set_layout_engine("none")  # the first drawing has placed everything, for all formats
-
-
-def watermark(axes: Axes, text: str = "SIMULATED", color: str = "white") -> None:
-    """Large pale text across the axes."""
-    mark = axes.text(0.5, 0.5, text, transform=axes.transAxes, rotation=35, ha="center", va="center", fontsize=10)
-    mark.set(color=color, alpha=0.6, weight="bold", clip_on=True)
-    mark.set_in_layout(False)
+    for kind, metadata in _METADATA.items():
+        with atomic_write(Path(png).with_suffix(f".{kind}")) as temporary:
+            figure.savefig(temporary, format=kind, metadata=metadata | {"Title": title})
+        figure.set_layout_engine("none")  # the first drawing has placed everything, for all formats

@@ -1,7 +1,6 @@
 """Example attention maps of one model: its strongest sink head, its weakest head, and the one nearest the middle."""
 
-from sinkstudy.figures.examples import example_maps
-from sinkstudy.figures.maps import maps_figure, no_maps_figure
+from sinkstudy.figures.maps import example_maps, maps_figure, no_maps_figure
 from sinkstudy.figures.style import save
 from sinkstudy.store import Expected
 from sinkstudy.store.tables import LongTable
