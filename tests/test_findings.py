@@ -21,6 +21,8 @@ from sinkstudy.findings.text import code, finalize, link, note, number_footnotes
 from sinkstudy.findings.verdicts import judge
 from sinkstudy.findings.views import view
 
+CUT = "model prompt text_tokens n_tokens"
+
 
 def section(text: str, heading: str) -> str:
     """What stands under a heading, up to the next one of its level."""
@@ -432,7 +434,7 @@ def test_provenance_tells_of_quantization_first_token_and_prompts_that_were_cut(
     about |= {"first_token_id": "1", "first_token": "<`|im_start|`>", "keep": "lengths"}
     other = PROVENANCE | {"quantization": "none", "first_token_id": "-1"}
     tables = replace(study(), provenance={"sinky": about, "plain": other})
-    text = markdown(replace(tables, cut_prompts={"sinky": [("novel", 9000, 8192)]}))
+    text = markdown(replace(tables, cut_prompts=frame(CUT, ("sinky", "novel", 9000, 8192))))
     sinky, plain = section(text, "Results: sinky"), section(text, "Results: plain")
     assert "tensor types Q4_1 x 210, F32 x 61; dequantized to float32." in sinky
     assert "not of a\nquantized one" in sinky
@@ -505,7 +507,7 @@ def test_a_study_in_which_every_name_is_hostile_is_the_same_page_with_other_word
             tables.models,
             PROVENANCE | {"source": PIECES, "device": PIECES, "quantization": PIECES, "first_token_id": 1},
         ),
-        cut_prompts={"sinky": [(PIECES, 3, 2)]},
+        cut_prompts=frame(CUT, ("sinky", PIECES, 3, 2)),
         published=tables.published.assign(conditions=PIECES, checked=PIECES, link="javascript:alert(1)"),
         answers=tables.answers.assign(strategy=PIECES),
         verification=tables.verification.assign(prompt=PIECES),

@@ -26,7 +26,7 @@ class Tables:
 
     `provenance`: per model, the attributes of its captures. `threshold`: the sink score from which a head is a sink.
     `controls`: the models with random weights. `figures`: names, without ending, of the figures the study draws.
-    `cut_prompts`: per model, prompts cut to its context: (prompt, its tokens, the tokens kept), from the scores.
+    `cut_prompts`: rows of the scores, one per prompt that was cut to its model's context.
     `folders`: names of the tables that are folders of Parquet files, and no CSV.
     """
 
@@ -61,7 +61,7 @@ class Tables:
     controls: frozenset[str] = frozenset()
     figures: frozenset[str] = frozenset()
     folders: frozenset[str] = frozenset()
-    cut_prompts: Mapping[str, Sequence[tuple[str, int, int]]] = field(default_factory=dict)
+    cut_prompts: pd.DataFrame = field(default_factory=pd.DataFrame)
     head_costs: pd.DataFrame = field(default_factory=pd.DataFrame)
     cost_stand_ins: pd.DataFrame = field(default_factory=pd.DataFrame)
     retrieval: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -76,7 +76,7 @@ class Tables:
             sink_positions=sink_positions.only(_sinks_of_long_prompts),
             lengths=lengths.only(_first_and_last),
             correlation=correlation.only(lambda rows: (rows["prompt"] == "all") | (rows["threshold"] == threshold)),
-            cut_prompts=_cut_prompts(scores),
+            cut_prompts=scores.only(_cut).drop_duplicates(["model", "prompt"]),
             threshold=threshold,
             folders=frozenset(name for name, table in zip(_LONG, long, strict=True) if table.in_folders),
             **about,
@@ -100,10 +100,16 @@ class Tables:
 
     def rows(self, name: str, **where: object) -> list[dict[str, object]]:
         """The same rows as mappings, each with the `file` it was read from."""
-        return [
-            row | {"file": self.file_of(name, row.get("model", ""))}
-            for row in self.of(name, **where).to_dict("records")
-        ]
+        return self.with_file(name, self.of(name, **where))
+
+    def with_file(self, name: str, rows: pd.DataFrame) -> list[dict[str, object]]:
+        """Rows that were chosen or computed from those of a table, as mappings with the `file` of the table."""
+        return [row | {"file": self.file_of(name, row.get("model", ""))} for row in rows.to_dict("records")]
+
+    def groups(self, name: str, *by: str, **where: object) -> Iterable[tuple[tuple, pd.DataFrame]]:
+        """The rows of a table that agree in the columns `by`, with what they agree in, in the order of the table."""
+        rows = self.of(name, **where)
+        return rows.groupby(list(by), sort=False, dropna=False) if len(rows) else ()
 
     def file_of(self, name: str, model: object) -> str:
         """Where the rows of a model in a table were read from."""
@@ -114,13 +120,9 @@ class Tables:
         return f"results/{name}/{model}" + ("/" if name in self.folders else ".csv")
 
 
-def _cut_prompts(scores: Iterable[pd.DataFrame]) -> dict[str, list[tuple[str, int, int]]]:
-    cut: dict[str, list[tuple[str, int, int]]] = {}
-    for part in scores:
-        rows = part[part["text_tokens"] > part["n_tokens"]].drop_duplicates(["model", "prompt"])
-        for model, *row in rows[["model", "prompt", "text_tokens", "n_tokens"]].itertuples(index=False):
-            cut.setdefault(model, []).append(tuple(row))
-    return cut
+def _cut(scores: pd.DataFrame) -> pd.Series:
+    """Which rows are of cut prompts, of one head in each layer."""
+    return (scores["head"] == 0) & (scores["text_tokens"] > scores["n_tokens"])
 
 
 def _sinks_of_long_prompts(rows: pd.DataFrame) -> pd.Series:
