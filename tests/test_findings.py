@@ -18,8 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from sinkstudy.findings import markdown
 from sinkstudy.findings.html import html
 from sinkstudy.findings.text import code, finalize, link, note, number_footnotes, percent, show, visible
-from sinkstudy.findings.verdicts import judge
-from sinkstudy.findings.views import view
+from sinkstudy.findings.verdicts import judge, view
 
 CUT = "model prompt text_tokens n_tokens"
 
@@ -655,7 +654,7 @@ def test_a_printed_page_has_at_most_12_sheets(page, tmp_path):
 def test_a_verdict_leads_to_the_heads_it_is_about(question, address):
     tables = study()
     link = f" [See the heads](<explorer.html#{address}>)" if address else ""
-    assert view(tables, "sinky", question, judge(tables, "sinky")[question]) == link
+    assert view("sinky", question, judge(tables, "sinky")[question]) == link
 
 
 @pytest.mark.parametrize(

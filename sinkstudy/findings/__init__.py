@@ -15,10 +15,8 @@ from sinkstudy.findings import (
     replacing,
     rules,
     sections,
-    summary,
     text,
     verdicts,
-    views,
 )
 from sinkstudy.findings.inputs import Tables
 
@@ -39,8 +37,7 @@ def markdown(tables: Tables) -> str:
     environment.filters |= shown | {"note": text.row_note, "code": text.code}
     environment.globals |= {"link": text.link, "note": text.note}
     environment.globals |= {"mechanism": mechanism, "predictor_rules": predictor_rules, "published": published}
-    environment.globals |= {"replacing": replacing, "rules": rules, "sections": sections, "summary": summary}
-    environment.globals["view"] = views.view
+    environment.globals |= {"replacing": replacing, "rules": rules, "sections": sections, "view": verdicts.view}
     environment.globals["source"] = lambda verdict: text.note(verdict.file, verdict.rows) if verdict.file else ""
 
     def figure(name: str, caption: str) -> str:

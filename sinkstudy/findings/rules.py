@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from sinkstudy.findings.inputs import MIN_TOKENS
+from sinkstudy.findings.text import show
 
 CLEAR_EXCESS = 0.5  # a head this far above uniform attention is a sink beyond doubt
 SMALL_EXCESS_CHANGE = 0.1  # a smaller change of mean excess is not an effect of length
@@ -23,7 +24,8 @@ IMPLAUSIBLE_PERPLEXITY = 1000.0  # per token of English; small language models a
 class Verdict:
     """`holds`: True, False, or None where the data cannot say. `reason`: a sentence with the numbers it rests on.
 
-    `numbers`: these numbers by name, read from the rows `rows` of the file `file`.
+    `numbers`: these numbers by name, read from the rows `rows` of the file `file`. `row`: the plan that was judged, or
+    the predictor to use, as its table has it.
     """
 
     holds: bool | None
@@ -31,6 +33,7 @@ class Verdict:
     numbers: dict[str, float] = field(default_factory=dict)
     file: str = ""
     rows: str = ""
+    row: pd.Series | None = field(default=None, compare=False)
 
 
 def has_sinks(heads: pd.DataFrame, threshold: float) -> Verdict:
@@ -113,7 +116,7 @@ def length_effect(lengths: pd.DataFrame) -> Verdict:
     text = (
         f"from 2 to {longest} tokens the mean score goes from {first['mean_score']:.3f} to {last['mean_score']:.3f}, "
         f"uniform attention's from {first['null_score']:.3f} to {last['null_score']:.3f}, and the mean excess from "
-        f"{first['mean_excess']:.3f} to {round(last['mean_excess'], 3) + 0:.3f}"
+        f"{first['mean_excess']:.3f} to {show(last['mean_excess'])}"
     )
     if abs(change) < SMALL_EXCESS_CHANGE:
         return Verdict(False, f"{text}: the fall is that of uniform attention, not of the sinks.")
@@ -133,4 +136,4 @@ def misloaded(quality: pd.DataFrame) -> Verdict:
 
 
 def numbers_of(row: pd.Series, names: str) -> dict[str, float]:
-    return {name: float(row[name]) for name in names.split()}
+    return row[names.split()].astype(float).to_dict()
