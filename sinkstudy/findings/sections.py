@@ -92,7 +92,7 @@ def sets(t: Tables, model: str) -> list[Row]:
 
 
 def shown_sets(t: Tables) -> list[str]:
-    return list(dict.fromkeys((*short_and_long_sets(t.heads), "all")))
+    return list(dict.fromkeys((*short_and_long_sets(t["heads"]), "all")))
 
 
 def layer_pairs(t: Tables, model: str) -> dict[str, list]:
@@ -147,7 +147,7 @@ def beside_simulated(t: Tables) -> list[Row]:
 
 def never_measured(t: Tables) -> list[Row]:
     """A row of the simulation table per preset whose shape no model has."""
-    rows = t.simulation.drop_duplicates("preset").to_dict("records")
+    rows = t["simulation"].drop_duplicates("preset").to_dict("records")
     return [row for row in rows if not len(t.of("beside_simulated", preset=row["preset"]))]
 
 
@@ -189,10 +189,11 @@ def head_costs(t: Tables) -> list[Row]:
 
 def answers(t: Tables) -> list[Row]:
     """A row per model, strategy and policy: how many greedy answers stay what they were."""
-    table = t.answers.groupby(["model", "strategy", "policy"], sort=False, as_index=False).agg(
+    groups = t["answers"].groupby(["model", "strategy", "policy"], sort=False, as_index=False)
+    counted = groups.agg(
         prompts=("identical", "size"),
         tokens=("answer_tokens", "first"),
         identical=("identical", "mean"),
         departs_at=("departs_at", "median"),
     )
-    return t.with_file("answers", table)
+    return t.with_file("answers", counted)
