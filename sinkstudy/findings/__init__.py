@@ -8,16 +8,7 @@ import re
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sinkstudy.findings import (
-    mechanism,
-    predictor_rules,
-    published,
-    replacing,
-    rules,
-    sections,
-    text,
-    verdicts,
-)
+from sinkstudy.findings import mechanism, predictor_rules, published, replacing, rules, sections, text, verdicts
 from sinkstudy.findings.inputs import Tables
 
 __all__ = ["Tables", "markdown"]

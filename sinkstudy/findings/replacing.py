@@ -65,11 +65,10 @@ def worth_replacing(benchmark: pd.DataFrame, comparisons: int | None = None) -> 
     safe = harmless_ways(benchmark)
     if safe.empty:
         return Verdict(False, f"no timed way to replace heads (of {len(_distinct(tried))}) keeps {HARMLESS}.")
-    known = safe.dropna(subset=["speedup_low", "again_high"])
+    comparisons = comparisons or len(safe)
+    known = _corrected(safe, comparisons)
     if known.empty:
         return Verdict(None, "SDPA was not timed twice in two rounds, so how far it differs from itself is unknown.")
-    comparisons = comparisons or len(safe)
-    known = _corrected(known, comparisons)
     sure = known[known["is_sure"]]
     row = (sure if len(sure) else known).sort_values("speedup_vs_sdpa").iloc[-1]
     found, why = f"the fastest of {len(safe)} harmless ways", ": this is noise"
@@ -80,8 +79,9 @@ def worth_replacing(benchmark: pd.DataFrame, comparisons: int | None = None) -> 
     elif row["speedup_low"] > row["ceiling"]:
         why = ": more than its ceiling allows, so this is noise"
     text = (
-        f"{found} ({_name(row)}, {row['heads_replaced']:.0f} heads) runs at {row['speedup_vs_sdpa']:.2f} times SDPA's "
-        f"speed (95% interval {interval(row, 'speedup', '.2f')}, corrected for {comparisons} comparisons from "
+        f"{found} ({row['strategy']} with policy {row['policy']}, {PHASES[row['phase']]} at {row['n_tokens']:.0f} "
+        f"tokens, {row['heads_replaced']:.0f} heads) runs at {row['speedup_vs_sdpa']:.2f} times SDPA's speed (95% "
+        f"interval {interval(row, 'speedup', '.2f')}, corrected for {comparisons} comparisons from "
         f"{row['sure_speedup']:.2f}; ceiling {row['ceiling']:.2f}; SDPA timed twice: up to "
         f"{row['again_high']:.2f}){why}."
     )
@@ -96,7 +96,7 @@ def faster_at_a_price(benchmark: pd.DataFrame) -> pd.Series | None:
     ways = _ways(benchmark) if len(benchmark) else benchmark
     if ways.empty:
         return None
-    known = _corrected(ways[ways["policy"] == "budget"].dropna(subset=["speedup_low", "again_high"]), len(ways))
+    known = _corrected(ways[ways["policy"] == "budget"], len(ways))
     sure = known[known["is_sure"]].sort_values("speedup_vs_sdpa")
     return sure.iloc[-1] if len(sure) else None
 
@@ -134,8 +134,9 @@ def _ways(benchmark: pd.DataFrame) -> pd.DataFrame:
 
 
 def _corrected(rows: pd.DataFrame, comparisons: int) -> pd.DataFrame:
-    """With `sure_speedup`, the lower end corrected for so many comparisons, and whether it is worth having (`is_sure`):
-    no more than the ceiling counts."""
+    """Those of a known gain, with `sure_speedup`, the lower end corrected for so many comparisons, and whether it is
+    worth having (`is_sure`): no more than the ceiling counts."""
+    rows = rows.dropna(subset=["speedup_low", "again_high"])
     measured = rows["speedup_vs_sdpa"], rows["speedup_low"], rows["degrees_of_freedom"]
     rows = rows.assign(sure_speedup=corrected_low(*measured, comparisons))
     credited = rows[["sure_speedup", "ceiling"]].min(axis=1)
@@ -149,7 +150,3 @@ def _cost(row: pd.Series) -> str:
 
 def _distinct(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.drop_duplicates([*CELL, "strategy", "heads_replaced", "median_s", "speedup_vs_sdpa"])
-
-
-def _name(row: pd.Series) -> str:
-    return f"{row['strategy']} with policy {row['policy']}, {PHASES[row['phase']]} at {row['n_tokens']:.0f} tokens"

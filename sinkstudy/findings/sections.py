@@ -122,26 +122,20 @@ def consistency(t: Tables, model: str) -> list[Row]:
 
 
 def beside_simulated(t: Tables) -> list[Row]:
-    """Every model that has the shape of a simulation: its name and shape, the rows of each preset, and a row per length
-    (layer empty) and per layer (at the longest length) with what each preset simulates."""
+    """Every model that has the shape of a simulation: its name and shape, the rows of each preset, and `rows`, one per
+    length (layer empty) and then per layer (at the longest length), with what each preset simulates."""
     found = []
     for (model,), cells in t.groups("beside_simulated", "model"):
-        presets = list(dict.fromkeys(cells["preset"]))
-        longest = cells.loc[cells["preset"] == presets[0], "n_tokens"].max()
+        presets = dict(list(cells.groupby("preset", sort=False)))
+        longest = next(iter(presets.values()))["n_tokens"].max()
         by_preset = cells.pivot(index=["n_tokens", "layer"], columns="preset", values="simulated")
-        rows = t.with_file("beside_simulated", cells.drop_duplicates(["n_tokens", "layer"]))
+        once = cells.drop_duplicates(["n_tokens", "layer"])
+        per_layer = once[once["layer"].notna() & (once["n_tokens"] == longest)]
+        rows = t.with_file("beside_simulated", pd.concat([once[once["layer"].isna()], per_layer]))
         for row in rows:
             row["simulated"] = by_preset.loc[(row["n_tokens"], row["layer"])].to_dict()
-        found.append(
-            {
-                "model": model,
-                "layers": int(cells["layer"].max()) + 1,
-                "presets": {preset: cells[cells["preset"] == preset] for preset in presets},
-                "over_length": [row for row in rows if pd.isna(row["layer"])],
-                "per_layer": [row for row in rows if row["n_tokens"] == longest and pd.notna(row["layer"])],
-                "longest": longest,
-            }
-        )
+        about = {"model": model, "layers": int(cells["layer"].max()) + 1, "longest": longest}
+        found.append(about | {"presets": presets, "rows": rows})
     return found
 
 
