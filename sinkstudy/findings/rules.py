@@ -89,13 +89,12 @@ def beside(cells: pd.DataFrame) -> Verdict:
     reach = (cells["ci_high"] - cells["ci_low"]).mean(skipna=False) / 2
     if cells.empty or pd.isna(reach):
         return Verdict(None, "too few prompts reach its lengths for an interval of what was measured.")
-    numbers = {"layer_error": float((cells["simulated"] - cells["measured"]).abs().mean()), "reach": float(reach)}
+    error = (cells["simulated"] - cells["measured"]).abs().mean()
     text = (
-        f"its sink fraction per layer errs by {100 * numbers['layer_error']:.2f} percentage points on average over "
-        f"{len(cells)} cells (layer and length), where 95% intervals of what was measured reach "
-        f"{100 * reach:.2f} to either side."
+        f"its sink fraction per layer errs by {100 * error:.2f} percentage points on average over {len(cells)} cells "
+        f"(layer and length), where 95% intervals of what was measured reach {100 * reach:.2f} to either side."
     )
-    return Verdict(not numbers["layer_error"] > max(reach, GOOD_FIT), text, numbers)
+    return Verdict(not error > max(reach, GOOD_FIT), text)
 
 
 def length_effect(lengths: pd.DataFrame) -> Verdict:
@@ -105,12 +104,10 @@ def length_effect(lengths: pd.DataFrame) -> Verdict:
     a prompt than these.
     """
     longest = lengths["n_tokens"].max()
-    prompts = lengths.loc[lengths["n_tokens"] == longest, "prompt"]
     if longest < MIN_TOKENS:
         return Verdict(None, f"the longest prompt has only {longest} tokens.")
-    means = (
-        lengths[lengths["prompt"].isin(prompts)].groupby("n_tokens")[["mean_score", "null_score", "mean_excess"]].mean()
-    )
+    reaching = lengths[lengths["prompt"].isin(lengths.loc[lengths["n_tokens"] == longest, "prompt"])]
+    means = reaching.groupby("n_tokens")[["mean_score", "null_score", "mean_excess"]].mean()
     first, last = means.loc[2], means.loc[longest]
     change = last["mean_excess"] - first["mean_excess"]
     text = (
@@ -132,7 +129,7 @@ def misloaded(quality: pd.DataFrame) -> Verdict:
         return Verdict(None, "perplexity was not measured.")
     row = rows.sort_values("n_tokens").iloc[-1]
     text = f"perplexity on the held-out text is {row['perplexity']:.4g} per token."
-    return Verdict(not row["perplexity"] <= IMPLAUSIBLE_PERPLEXITY, text, numbers_of(row, "perplexity"))
+    return Verdict(not row["perplexity"] <= IMPLAUSIBLE_PERPLEXITY, text)
 
 
 def numbers_of(row: pd.Series, names: str) -> dict[str, float]:
