@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from sinkstudy.errors import StudyError
 
@@ -16,7 +15,6 @@ COLUMNS = ("prompt", "set", "text")
 RESERVED = "all"
 LONGEST_SET = 64  # characters: a set's name becomes part of file names
 BYTES_PER_TOKEN = 4  # of UTF-8, about: English text under the tokenizers of today
-Item = TypeVar("Item")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -81,15 +79,15 @@ def _estimated_tokens(prompt: Prompt) -> int:
     return 1 + len(prompt.text.encode()) // BYTES_PER_TOKEN
 
 
-def _split(sized: Iterable[tuple[Item, int]], most: int) -> dict[str, list[Item]]:
+def _split(sized: Iterable[tuple[object, int]], most: int) -> dict[str, list]:
     """Neighbours together while their sizes add up to no more than `most`."""
-    groups, filled = [[]], 0
+    groups, left = [], 0
     for item, size in sized:
-        if groups[-1] and filled + size > most:
+        if not groups or size > left:
             groups.append([])
-            filled = 0
+            left = most
         groups[-1].append(item)
-        filled += size
+        left -= size
     return {f"{i:05d}": group for i, group in enumerate(groups)}
 
 

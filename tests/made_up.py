@@ -1,5 +1,7 @@
 """Made-up result tables for tests of what is written from them: a model with sinks, and its control without."""
 
+from dataclasses import replace
+
 import pandas as pd
 
 from sinkstudy.findings import Tables
@@ -46,6 +48,10 @@ def bos_rows(model: str) -> list[tuple]:
     return rows
 
 
+def with_tables(study: Tables, **tables: pd.DataFrame) -> Tables:
+    return replace(study, tables={**study.tables, **tables})
+
+
 def study(prompts: tuple = (("hello", "short", 2), ("fox", "long", 30)), names=("sinky", "plain")) -> Tables:
     """Two models of 2 layers with 4 heads each: `sinky` with sinks that follow, and `plain`, its control.
 
@@ -88,7 +94,7 @@ def study(prompts: tuple = (("hello", "short", 2), ("fox", "long", 30)), names=(
     times = (0.0046875, 0.000625, 1.53125, 1.5, 1.5625, 8, 2.28125, 1.65625)
     quality = (0.0015625, 0.9921875, 1.0015625)
     original, paper = ("the original study", None, "no"), ("a paper", "https://x.org", "in the abstract")
-    return Tables(
+    tables = dict(
         long_prompts=long_prompt_table([scores], 24),
         sink_positions=frame(
             "model set prompt n_tokens layer head position token kind mean_attention first_attention",
@@ -267,6 +273,10 @@ def study(prompts: tuple = (("hello", "short", 2), ("fox", "long", 30)), names=(
             ("capture", 3, 31.75, 20.25, "sinky/00001", 43.0, 1000.75, "plain/00000"),
             ("plans", 2, 0.25, 0.125, "plain/first_layer", NAN, NAN, NAN),
         ),
+        **dict.fromkeys(("cut_prompts", "head_costs", "cost_stand_ins", "retrieval"), pd.DataFrame()),
+    )
+    return Tables(
+        tables,
         provenance=dict.fromkeys(names, PROVENANCE),
         threshold=0.9,
         controls=frozenset([plain]),

@@ -31,7 +31,7 @@ def test_times_add_up_over_jobs_and_the_slowest_and_the_largest_are_named(tmp_pa
 
 
 def test_a_stage_without_jobs_has_no_row_and_a_stage_may_be_one_file(tmp_path):
-    table = cost_table({"simulation": [], "comparison": write(tmp_path, "comparison", 2.0, 100.0, 1.5)}, tmp_path)
+    table = cost_table({"simulation": [], "comparison": [write(tmp_path, "comparison", 2.0, 100.0, 1.5)]}, tmp_path)
     assert table[["stage", "jobs", "longest"]].to_numpy().tolist() == [["comparison", 1, "comparison"]]
 
 

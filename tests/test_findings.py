@@ -10,7 +10,7 @@ import pytest
 from browser import opened
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up import FIGURES, NAN, PROVENANCE, frame, study
+from made_up import FIGURES, NAN, PROVENANCE, frame, study, with_tables
 from markdown_it import MarkdownIt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -18,8 +18,9 @@ from PIL.PngImagePlugin import PngInfo
 from sinkstudy.findings import markdown
 from sinkstudy.findings.html import html
 from sinkstudy.findings.text import code, finalize, link, note, number_footnotes, percent, show, visible
-from sinkstudy.findings.verdicts import judge
-from sinkstudy.findings.views import view
+from sinkstudy.findings.verdicts import judge, view
+
+CUT = "model prompt text_tokens n_tokens"
 
 
 def section(text: str, heading: str) -> str:
@@ -151,9 +152,9 @@ def test_every_table_prints_the_numbers_of_its_result_table(text, heading, row, 
 @pytest.mark.parametrize(("policy", "named"), [("first_layer", True), ("consistent", False), ("layerwise", False)])
 def test_only_reuse_where_the_first_layers_head_is_a_sink_is_called_the_original_proposal(policy, named):
     tables = study()
-    rows = tables.benchmark.assign(strategy=tables.benchmark["strategy"].replace("first_value", "reuse"))
+    rows = tables["benchmark"].assign(strategy=tables["benchmark"]["strategy"].replace("first_value", "reuse"))
     rows.loc[rows["strategy"] == "reuse", "policy"] = policy
-    assert ("original proposal" in markdown(replace(tables, benchmark=rows))) is named
+    assert ("original proposal" in markdown(with_tables(tables, benchmark=rows))) is named
 
 
 def test_a_model_of_the_simulated_size_stands_beside_it_over_length_and_layer_by_layer(text):
@@ -197,16 +198,16 @@ def test_a_budget_says_which_heads_are_cheap_and_from_which_length_its_plan_gain
         ("value_drain", 0.5),
     )
     window = {"strategy": "sink_window", "policy": "budget", "speedup_vs_sdpa": 1.125}
-    lengths = [made.benchmark.assign(n_tokens=n).to_dict("records") for n in (512, 4096)]
+    lengths = [made["benchmark"].assign(n_tokens=n).to_dict("records") for n in (512, 4096)]
     for (*_, timed), low in zip(lengths, (0.75, 1.0625), strict=True):
         timed |= window | {"speedup_low": low, "speedup_high": 1.25}
-    spent = replace(
+    spent = with_tables(
         made,
         head_costs=frame("model strategy window layer head kv_head cost kv_head_cost", *costs),
         cost_stand_ins=frame(
             "model strategy window property spearman", *(("sinky", *by, *one) for by in priced for one in of_heads)
         ),
-        benchmark=pd.concat([made.benchmark, *map(pd.DataFrame, lengths)], ignore_index=True),
+        benchmark=pd.concat([made["benchmark"], *map(pd.DataFrame, lengths)], ignore_index=True),
     )
     text = re.sub(r"\[\^\d+\]", "", markdown(spent))
     assert "| sinky | first_value | all | 8 | 2.5e-01 |" in text
@@ -218,10 +219,10 @@ def test_a_budget_says_which_heads_are_cheap_and_from_which_length_its_plan_gain
     assert "### Which heads are cheap" not in markdown(made)
     beyond = "Policy budget found no plan of 25.00% of its heads that keeps the perplexity at × 1.010 or below"
     assert beyond not in text
-    short = spent.benchmark["n_tokens"] == 512
-    dear = spent.benchmark.assign(perplexity_ratio=spent.benchmark["perplexity_ratio"].mask(short, 1.0625))
-    for benchmark in (dear, spent.benchmark.assign(head_fraction=0.125), made.benchmark):
-        assert beyond in markdown(replace(spent, benchmark=benchmark))
+    short = spent["benchmark"]["n_tokens"] == 512
+    dear = spent["benchmark"].assign(perplexity_ratio=spent["benchmark"]["perplexity_ratio"].mask(short, 1.0625))
+    for benchmark in (dear, spent["benchmark"].assign(head_fraction=0.125), made["benchmark"]):
+        assert beyond in markdown(with_tables(spent, benchmark=benchmark))
 
 
 SENTENCES = [
@@ -291,7 +292,7 @@ def test_every_row_and_every_verdict_says_which_rows_of_which_table_it_comes_fro
     listed = [f"[^1]: {notes}".strip().splitlines()][0]
     sources = [re.match(r"\[\^(\d+)\]: `(?:results/)?([a-z_]+)(?:/(?:sinky|plain))?\.csv`: .", one) for one in listed]
     assert [int(source[1]) for source in sources] == list(range(1, len(listed) + 1))
-    tables = {*study().__dataclass_fields__, "scores"}
+    tables = {*study().tables, "scores"}
     assert {source[2] for source in sources} <= tables
     assert len(set(listed)) == len(listed)
 
@@ -306,11 +307,13 @@ def test_controls_are_marked_and_nothing_is_said_of_their_speed(text):
 
 def test_the_findings_open_with_the_first_model_that_is_no_control():
     tables = study(names=("zeta", "alpha"))
-    first = tables.heads["model"] == "zeta"
-    text = markdown(replace(tables, heads=pd.concat([tables.heads[~first], tables.heads[first]])))
+    first = tables["heads"]["model"] == "zeta"
+    text = markdown(with_tables(tables, heads=pd.concat([tables["heads"][~first], tables["heads"][first]])))
     assert "**zeta.**\nIt has attention sinks." in text.split("\n## ")[0]
-    only = {name: getattr(tables, name).query("model == 'alpha'") for name in ("heads", "verification", "curves")}
-    text = markdown(replace(tables, **only, benchmark=pd.DataFrame(), quality=pd.DataFrame(), answers=pd.DataFrame()))
+    only = {name: tables[name].query("model == 'alpha'") for name in ("heads", "verification", "curves")}
+    text = markdown(
+        with_tables(tables, **only, benchmark=pd.DataFrame(), quality=pd.DataFrame(), answers=pd.DataFrame())
+    )
     assert "**alpha (control).**\nIt has no attention sinks." in text.split("\n## ")[0]
     assert "Replacing heads" not in text.split("\n## ")[0]
     assert values(text, "Beside the", 1)[-2:] == ["none in it", "12.50%"]
@@ -350,34 +353,34 @@ def test_prompts_in_the_place_of_the_originals_are_the_nearest_and_called_so(pro
 )
 def test_what_to_do_follows_from_the_verdicts(changes, what_to_do):
     tables = study()
-    tables = replace(tables, **{name: getattr(tables, name).assign(**to) for name, to in changes.items()})
+    tables = with_tables(tables, **{name: tables[name].assign(**to) for name, to in changes.items()})
     assert what_to_do in section(markdown(tables), "# Attention sinks")
 
 
 def test_a_plan_at_a_price_is_offered_where_no_harmless_way_is_surely_faster():
     made = study()
-    rows = made.benchmark["strategy"] == "first_value"
+    rows = made["benchmark"]["strategy"] == "first_value"
     windows = {"strategy": "sink_window", "policy": "budget", "top1_agreement": 0.9375}
-    priced = made.benchmark.assign(**{name: made.benchmark[name].mask(rows, to) for name, to in windows.items()})
-    opening = section(markdown(replace(made, benchmark=priced)), "# Attention sinks")
+    priced = made["benchmark"].assign(**{name: made["benchmark"][name].mask(rows, to) for name, to in windows.items()})
+    opening = section(markdown(with_tables(made, benchmark=priced)), "# Attention sinks")
     assert "Replacing heads pays at a price alone." in opening
     assert "no way that keeps KL at most 0.01 and top-1 agreement at least 0.98 is surely faster" in opening
     assert "At a price, use `results/plans/sinky/budget.json` (sink_window) for prefill from 24 tokens on" in opening
     assert "a top-1 agreement of 93.75% and a perplexity" in opening
     other = priced.assign(policy=priced["policy"].replace("budget", "consistent"))
-    unasked = section(markdown(replace(made, benchmark=other)), "# Attention sinks")
+    unasked = section(markdown(with_tables(made, benchmark=other)), "# Attention sinks")
     assert "Replacing heads does not pay." in unasked
     assert "At a price" not in unasked
 
 
 def empty(*names: str) -> dict[str, pd.DataFrame]:
-    return {name: getattr(study(), name).iloc[:0] for name in names}
+    return {name: study()[name].iloc[:0] for name in names}
 
 
 @pytest.mark.parametrize(
     ("changes", "heading", "said"),
     [
-        ({"benchmark": study().benchmark.query("heads_replaced == 0")}, "Replacing", "No policy found a head"),
+        ({"benchmark": study()["benchmark"].query("heads_replaced == 0")}, "Replacing", "No policy found a head"),
         (
             dict.fromkeys(("benchmark", "quality", "skipping", "answers"), pd.DataFrame()),
             "Replacing",
@@ -392,35 +395,39 @@ def empty(*names: str) -> dict[str, pd.DataFrame]:
         ),
         ({}, "Simulated", "No measured model has the 32 layers of 32 heads of simulated big."),
         (
-            {"beside_simulated": study().beside_simulated.assign(ci_low=0.0, ci_high=1.0)},
+            {"beside_simulated": study()["beside_simulated"].assign(ci_low=0.0, ci_high=1.0)},
             "Simulated",
             "Does simulated toy describe sinky? **It is not rejected**",
         ),
         (
-            {"beside_simulated": study().beside_simulated.assign(ci_low=float("nan"))},
+            {"beside_simulated": study()["beside_simulated"].assign(ci_low=float("nan"))},
             "Simulated",
             "Does simulated toy describe sinky? **It cannot be said**",
         ),
-        ({"simulation": study().simulation.assign(fitted_to="sinky")}, "Simulated", "fitted to the captures of sinky"),
+        (
+            {"simulation": study()["simulation"].assign(fitted_to="sinky")},
+            "Simulated",
+            "fitted to the captures of sinky",
+        ),
         (empty("heldout_errors"), "Which sim", "too few or too short"),
         (empty("set_dependence"), "Consistent", "No prompt is long enough"),
         (empty("control"), "Against", "has no control"),
         ({"published": pd.DataFrame()}, "Published", "No published figures"),
         (empty("long_prompts", "sink_positions", "benchmark"), "# Attention sinks", "Measure on longer prompts first"),
-        ({"lengths": study().lengths.query("n_tokens <= 2")}, "Impact", "only 2 tokens"),
+        ({"lengths": study()["lengths"].query("n_tokens <= 2")}, "Impact", "only 2 tokens"),
     ],
 )
 def test_a_study_that_lacks_something_says_so(changes, heading, said):
-    prompts = {"correlation": study().correlation.query("prompt != 'fox'")} if "lengths" in changes else {}
-    text = markdown(replace(study(), **changes, **prompts))
+    prompts = {"correlation": study()["correlation"].query("prompt != 'fox'")} if "lengths" in changes else {}
+    text = markdown(with_tables(study(), **changes, **prompts))
     assert said in section(text, heading)
     assert_no_nan(text)
 
 
 def test_a_model_that_is_probably_misloaded_is_named_on_the_first_screen_and_a_control_never():
     tables = study()
-    wrong = tables.quality.assign(perplexity=2e5)
-    text = markdown(replace(tables, quality=pd.concat([wrong, wrong.assign(model="plain")])))
+    wrong = tables["quality"].assign(perplexity=2e5)
+    text = markdown(with_tables(tables, quality=pd.concat([wrong, wrong.assign(model="plain")])))
     first = text.split("\n## ")[0]
     assert "**sinky is probably misloaded:** perplexity on the held-out text is 2e+05 per token." in first
     assert "plain is probably" not in text
@@ -432,7 +439,7 @@ def test_provenance_tells_of_quantization_first_token_and_prompts_that_were_cut(
     about |= {"first_token_id": "1", "first_token": "<`|im_start|`>", "keep": "lengths"}
     other = PROVENANCE | {"quantization": "none", "first_token_id": "-1"}
     tables = replace(study(), provenance={"sinky": about, "plain": other})
-    text = markdown(replace(tables, cut_prompts={"sinky": [("novel", 9000, 8192)]}))
+    text = markdown(with_tables(tables, cut_prompts=frame(CUT, ("sinky", "novel", 9000, 8192))))
     sinky, plain = section(text, "Results: sinky"), section(text, "Results: plain")
     assert "tensor types Q4_1 x 210, F32 x 61; dequantized to float32." in sinky
     assert "not of a\nquantized one" in sinky
@@ -499,17 +506,14 @@ def page(tmp_path) -> Callable[[str], str]:
 
 def test_a_study_in_which_every_name_is_hostile_is_the_same_page_with_other_words(page):
     tables = study(prompts=((f"p {PIECES}", f"s {PIECES}", 2), (f"q {PIECES}", "long", 30)))
-    tables = replace(
-        tables,
-        provenance=dict.fromkeys(
-            tables.models,
-            PROVENANCE | {"source": PIECES, "device": PIECES, "quantization": PIECES, "first_token_id": 1},
-        ),
-        cut_prompts={"sinky": [(PIECES, 3, 2)]},
-        published=tables.published.assign(conditions=PIECES, checked=PIECES, link="javascript:alert(1)"),
-        answers=tables.answers.assign(strategy=PIECES),
-        verification=tables.verification.assign(prompt=PIECES),
-        costs=tables.costs.assign(stage=PIECES, longest=PIECES),
+    about = PROVENANCE | {"source": PIECES, "device": PIECES, "quantization": PIECES, "first_token_id": 1}
+    tables = with_tables(
+        replace(tables, provenance=dict.fromkeys(tables.models, about)),
+        cut_prompts=frame(CUT, ("sinky", PIECES, 3, 2)),
+        published=tables["published"].assign(conditions=PIECES, checked=PIECES, link="javascript:alert(1)"),
+        answers=tables["answers"].assign(strategy=PIECES),
+        verification=tables["verification"].assign(prompt=PIECES),
+        costs=tables["costs"].assign(stage=PIECES, longest=PIECES),
     )
     hostile, tame = page(markdown(tables)), page(markdown(study()))
     for tag in ("table", "tr", "td", "img", "section", "script"):
@@ -564,8 +568,8 @@ def test_footnotes_are_numbered_in_order_and_the_same_one_is_listed_once():
 @pytest.mark.parametrize("width", [390, 1200, 1280])
 def test_the_summary_fits_a_screen_and_wide_tables_scroll_inside_themselves(page, tmp_path, width):
     path = tmp_path / "findings.html"
-    wide = study().published.assign(conditions="conditions that take a whole line and more, " * 5)
-    path.write_text(page(markdown(replace(study(), published=wide))), encoding="utf-8")
+    wide = study()["published"].assign(conditions="conditions that take a whole line and more, " * 5)
+    path.write_text(page(markdown(with_tables(study(), published=wide))), encoding="utf-8")
     with opened(path, width=width, height=900) as browser:
         assert browser.evaluate("document.documentElement.scrollWidth") <= width
         bottom = browser.evaluate("document.getElementById('summary').getBoundingClientRect().bottom")
@@ -653,7 +657,7 @@ def test_a_printed_page_has_at_most_12_sheets(page, tmp_path):
 def test_a_verdict_leads_to_the_heads_it_is_about(question, address):
     tables = study()
     link = f" [See the heads](<explorer.html#{address}>)" if address else ""
-    assert view(tables, "sinky", question, judge(tables, "sinky")[question]) == link
+    assert view("sinky", question, judge(tables, "sinky")[question]) == link
 
 
 @pytest.mark.parametrize(

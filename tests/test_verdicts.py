@@ -2,12 +2,11 @@
 
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import NAN, frame, study
+from made_up import NAN, frame, study, with_tables
 
 from sinkstudy.evaluation.timing import Rounds
 from sinkstudy.findings import predictor_rules, replacing, rules
@@ -377,7 +376,7 @@ def test_verdicts_for_programs_are_sorted_and_name_the_cells_that_their_numbers_
         for name, number in one["evidence"].items():
             folder, table, file = number["table"].split("/")
             assert (folder, file) == ("results", f"{one['model']}.csv")
-            cells = getattr(tables, "long_prompts" if table == "scores" else table)
+            cells = tables["long_prompts" if table == "scores" else table]
             if name in cells:
                 checked += 1
                 values = cells.loc[cells["model"] == one["model"], name]
@@ -387,7 +386,7 @@ def test_verdicts_for_programs_are_sorted_and_name_the_cells_that_their_numbers_
 
 def test_verdicts_for_programs_do_not_depend_on_the_order_of_models():
     tables = study()
-    backwards = replace(tables, heads=tables.heads.iloc[::-1], benchmark=tables.benchmark.iloc[::-1])
+    backwards = with_tables(tables, heads=tables["heads"].iloc[::-1], benchmark=tables["benchmark"].iloc[::-1])
     assert verdicts_json(backwards) == verdicts_json(tables)
 
 

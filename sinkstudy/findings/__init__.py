@@ -8,18 +8,7 @@ import re
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sinkstudy.findings import (
-    mechanism,
-    predictor_rules,
-    published,
-    replacing,
-    rules,
-    sections,
-    summary,
-    text,
-    verdicts,
-    views,
-)
+from sinkstudy.findings import mechanism, predictor_rules, published, replacing, rules, sections, text, verdicts
 from sinkstudy.findings.inputs import Tables
 
 __all__ = ["Tables", "markdown"]
@@ -39,8 +28,7 @@ def markdown(tables: Tables) -> str:
     environment.filters |= shown | {"note": text.row_note, "code": text.code}
     environment.globals |= {"link": text.link, "note": text.note}
     environment.globals |= {"mechanism": mechanism, "predictor_rules": predictor_rules, "published": published}
-    environment.globals |= {"replacing": replacing, "rules": rules, "sections": sections, "summary": summary}
-    environment.globals["view"] = views.view
+    environment.globals |= {"replacing": replacing, "rules": rules, "sections": sections, "view": verdicts.view}
     environment.globals["source"] = lambda verdict: text.note(verdict.file, verdict.rows) if verdict.file else ""
 
     def figure(name: str, caption: str) -> str:

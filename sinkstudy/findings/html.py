@@ -2,7 +2,6 @@
 
 import base64
 import re
-from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -40,16 +39,7 @@ def html(markdown: str, folder: Path) -> str:
     environment = {"folder": folder, "contents": []}
     body = parser.render(markdown, environment)
     templates = Environment(loader=PackageLoader("sinkstudy.findings"), autoescape=True, undefined=StrictUndefined)
-    return templates.get_template("page.html").render(
-        body=Markup(body),
-        contents=environment["contents"],
-        style=_template("page.css"),
-        script=_template("page.js"),
-    )
-
-
-def _template(name: str) -> Markup:
-    return Markup(files("sinkstudy.findings").joinpath("templates", name).read_text(encoding="utf-8"))
+    return templates.get_template("page.html").render(body=Markup(body), contents=environment["contents"])
 
 
 class _Renderer(RendererHTML):
@@ -93,22 +83,19 @@ def _evidence_on_hover(state: StateCore) -> None:
     """Give every footnote mark the text of its note, and every cell of a table row the notes of the row."""
     at_notes = [at for at, token in enumerate(state.tokens) if token.type == "footnote_open"]
     notes = {state.tokens[at].meta["id"]: _text(state.tokens[at + 2]) for at in at_notes}
-    row: list[Token] = []
+    cells, of_row = [], []
     for token in state.tokens:
-        marks = [mark for mark in token.children or () if mark.type == "footnote_ref"]
-        for mark in marks:
-            mark.meta["text"] = notes[mark.meta["id"]]
+        for mark in token.children or ():
+            if mark.type == "footnote_ref":
+                mark.meta["text"] = notes[mark.meta["id"]]
+                of_row.append(mark.meta["text"])
         if token.type == "tr_open":
-            row = []
+            cells, of_row = [], []
         elif token.type in ("td_open", "th_open"):
-            row.append(token)
-        elif marks and row:
-            row[0].meta["notes"] = "\n".join(mark.meta["text"] for mark in marks)
-        elif token.type == "tr_close" and "notes" in row[0].meta:
-            for cell in row:  # the mark stands in the first, and the others get their titles once the row is whole
-                cell.attrSet("title", row[0].meta["notes"])
-        elif token.type == "table_close":
-            row = []
+            cells.append(token)
+        elif token.type == "tr_close" and of_row:
+            for cell in cells:
+                cell.attrSet("title", "\n".join(of_row))
 
 
 def _figures_outside_paragraphs(state: StateCore) -> None:

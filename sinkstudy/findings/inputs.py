@@ -1,7 +1,7 @@
 """What the findings are written from."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -17,74 +17,47 @@ _OF_THE_STUDY = ("beside_simulated", "control", "comparison", "costs")  # These 
 
 @dataclass(frozen=True)
 class Tables:
-    """The study's tables, all models together, as read from the result files.
+    """The study's tables by name, all models together, as read from the result files.
 
-    Of the tables with many rows per prompt only what the findings need is held. `long_prompts` sums up the scores, see
-    `profile`; `lengths` has each prompt at 2 tokens and at its whole length; `correlation` has rows over all prompts,
-    and those of single prompts at `threshold`; `sink_positions` those of sinks in prompts of MIN_TOKENS tokens or more.
-    A table that the study does not have is empty.
+    Of those with many rows per prompt only what the findings need is held. `long_prompts` sums up the scores, see
+    `profile`; `cut_prompts` has a row of the scores per prompt that was cut to its model's context; `lengths` has each
+    prompt at 2 tokens and at its whole length; `correlation` has rows over all prompts, and those of single prompts at
+    `threshold`; `sink_positions` those of sinks in prompts of MIN_TOKENS tokens or more. A table that the study does
+    not have is empty.
 
     `provenance`: per model, the attributes of its captures. `threshold`: the sink score from which a head is a sink.
     `controls`: the models with random weights. `figures`: names, without ending, of the figures the study draws.
-    `cut_prompts`: per model, prompts cut to its context: (prompt, its tokens, the tokens kept), from the scores.
     `folders`: names of the tables that are folders of Parquet files, and no CSV.
     """
 
-    long_prompts: pd.DataFrame
-    sink_positions: pd.DataFrame
-    heads: pd.DataFrame
-    lengths: pd.DataFrame
-    correlation: pd.DataFrame
-    curves: pd.DataFrame
-    weakening: pd.DataFrame
-    predictors: pd.DataFrame
-    learning: pd.DataFrame
-    mechanism: pd.DataFrame
-    bos_arms: pd.DataFrame
-    layer_pairs: pd.DataFrame
-    set_dependence: pd.DataFrame
-    definitions: pd.DataFrame
-    control: pd.DataFrame
-    comparison: pd.DataFrame
-    simulation: pd.DataFrame
-    beside_simulated: pd.DataFrame
-    heldout_errors: pd.DataFrame
-    published: pd.DataFrame
-    benchmark: pd.DataFrame
-    quality: pd.DataFrame
-    skipping: pd.DataFrame
-    answers: pd.DataFrame
-    verification: pd.DataFrame
-    costs: pd.DataFrame
+    tables: Mapping[str, pd.DataFrame]
     provenance: Mapping[str, Mapping[str, str]]
     threshold: float
     controls: frozenset[str] = frozenset()
     figures: frozenset[str] = frozenset()
     folders: frozenset[str] = frozenset()
-    cut_prompts: Mapping[str, Sequence[tuple[str, int, int]]] = field(default_factory=dict)
-    head_costs: pd.DataFrame = field(default_factory=pd.DataFrame)
-    cost_stand_ins: pd.DataFrame = field(default_factory=pd.DataFrame)
-    retrieval: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @classmethod
     def read(cls, files: Mapping[str, Sequence[str | Path]], threshold: float, **about: object) -> "Tables":
         """`files`: those of each table by its name, and the score tables as `scores`. `about`: the other fields."""
         scores, lengths, correlation, sink_positions = long = [LongTable(files[name]) for name in _LONG]
-        return cls(
-            **{name: read_tables(paths) for name, paths in files.items() if name not in _LONG},
-            long_prompts=long_prompt_table(scores, MIN_TOKENS),
-            sink_positions=sink_positions.only(_sinks_of_long_prompts),
-            lengths=lengths.only(_first_and_last),
-            correlation=correlation.only(lambda rows: (rows["prompt"] == "all") | (rows["threshold"] == threshold)),
-            cut_prompts=_cut_prompts(scores),
-            threshold=threshold,
-            folders=frozenset(name for name, table in zip(_LONG, long, strict=True) if table.in_folders),
-            **about,
-        )
+        tables = {name: read_tables(paths) for name, paths in files.items() if name not in _LONG}
+        tables |= {
+            "long_prompts": long_prompt_table(scores, MIN_TOKENS),
+            "cut_prompts": scores.only(_cut).drop_duplicates(["model", "prompt"]),
+            "lengths": lengths.only(_first_and_last),
+            "correlation": correlation.only(lambda rows: (rows["prompt"] == "all") | (rows["threshold"] == threshold)),
+            "sink_positions": sink_positions.only(_sinks_of_long_prompts),
+        }
+        folders = frozenset(name for name, table in zip(_LONG, long, strict=True) if table.in_folders)
+        return cls(tables, threshold=threshold, folders=folders, **about)
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        return self.tables[name]
 
     @property
     def models(self) -> list[str]:
-        return list(dict.fromkeys(self.heads["model"]))
+        return list(dict.fromkeys(self["heads"]["model"]))
 
     @property
     def main(self) -> str:
@@ -93,17 +66,23 @@ class Tables:
 
     def of(self, name: str, **where: object) -> pd.DataFrame:
         """The rows of a table in which each column has the value given; None stands for an empty cell."""
-        table = getattr(self, name)
+        table = self[name]
         for column, value in where.items() if len(table) else ():
             table = table[table[column].isna() if value is None else table[column] == value]
         return table
 
     def rows(self, name: str, **where: object) -> list[dict[str, object]]:
         """The same rows as mappings, each with the `file` it was read from."""
-        return [
-            row | {"file": self.file_of(name, row.get("model", ""))}
-            for row in self.of(name, **where).to_dict("records")
-        ]
+        return self.with_file(name, self.of(name, **where))
+
+    def with_file(self, name: str, rows: pd.DataFrame) -> list[dict[str, object]]:
+        """Rows that were chosen or computed from those of a table, as mappings with the `file` of the table."""
+        return [row | {"file": self.file_of(name, row.get("model", ""))} for row in rows.to_dict("records")]
+
+    def groups(self, name: str, *by: str, **where: object) -> Iterable[tuple[tuple, pd.DataFrame]]:
+        """The rows of a table that agree in the columns `by`, with what they agree in, in the order of the table."""
+        rows = self.of(name, **where)
+        return rows.groupby(list(by), sort=False, dropna=False) if len(rows) else ()
 
     def file_of(self, name: str, model: object) -> str:
         """Where the rows of a model in a table were read from."""
@@ -114,13 +93,9 @@ class Tables:
         return f"results/{name}/{model}" + ("/" if name in self.folders else ".csv")
 
 
-def _cut_prompts(scores: Iterable[pd.DataFrame]) -> dict[str, list[tuple[str, int, int]]]:
-    cut: dict[str, list[tuple[str, int, int]]] = {}
-    for part in scores:
-        rows = part[part["text_tokens"] > part["n_tokens"]].drop_duplicates(["model", "prompt"])
-        for model, *row in rows[["model", "prompt", "text_tokens", "n_tokens"]].itertuples(index=False):
-            cut.setdefault(model, []).append(tuple(row))
-    return cut
+def _cut(scores: pd.DataFrame) -> pd.Series:
+    """Which rows are of cut prompts, of one head in each layer."""
+    return (scores["head"] == 0) & (scores["text_tokens"] > scores["n_tokens"])
 
 
 def _sinks_of_long_prompts(rows: pd.DataFrame) -> pd.Series:

@@ -1,5 +1,6 @@
 """Why sinks are where they are: the rule on the first token's activation, value drain, and sinks at other tokens."""
 
+import numpy as np
 import pandas as pd
 
 from sinkstudy.findings.rules import SIGNIFICANT, Verdict
@@ -14,22 +15,11 @@ RAISED = 3.0
 SHOWN_PLACES = 5
 
 
-def raised_layers(table: pd.DataFrame) -> list[int]:
-    """The layers whose first-token activation is surely RAISED or more: by the lower end of its interval."""
-    rows = table[(table["quantity"] == "activation") & (table["low"] >= RAISED)]
-    return sorted(rows["layer"].astype(int))
-
-
 def spans(layers: list[int]) -> str:
     """Layers in words, neighbours joined: `3 to 9 and 12`."""
-    groups: list[list[int]] = []
-    for layer in layers:
-        if groups and layer == groups[-1][-1] + 1:
-            groups[-1].append(layer)
-        else:
-            groups.append([layer])
-    words = [str(group[0]) if len(group) == 1 else f"{group[0]} to {group[-1]}" for group in groups]
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    groups = np.split(layers, np.flatnonzero(np.diff(layers) > 1) + 1)
+    *words, last = [str(group[0]) if len(group) == 1 else f"{group[0]} to {group[-1]}" for group in groups]
+    return f"{', '.join(words)} and {last}" if words else last
 
 
 def mechanism(table: pd.DataFrame) -> Verdict:
@@ -64,7 +54,7 @@ def mechanism(table: pd.DataFrame) -> Verdict:
         return Verdict(None, f"{few}, so there are no sinks to explain.", numbers)
     if activation["low"].isna().any():
         return Verdict(None, "fewer than two prompts count, so there is no interval to judge by.", numbers)
-    raised = raised_layers(table)
+    raised = activation.loc[activation["low"] >= RAISED, "layer"].tolist()
     if not raised:
         text = f"there are sinks, but the first token's activation is in no layer surely {RAISED:g} times the others'"
         return Verdict(False, f"{text} (at most {top['value']:.2f} times, in layer {top['layer']}).", numbers)
@@ -92,12 +82,11 @@ def mechanism(table: pd.DataFrame) -> Verdict:
     return Verdict(False, f"{where}; but {over}: sinks do not surely come and go with it.", numbers)
 
 
-def drained(table: pd.DataFrame) -> dict[str, pd.Series] | None:
+def drained(table: pd.DataFrame) -> dict[str, dict] | None:
     """The rows on value drain by name, or None where the architecture does not show values or has no sink heads."""
-    rows = {row["quantity"]: row for _, row in table[table["layer"].isna()].iterrows()}
-    wanted = ("drain_correlation", "sink_head_drain", "other_head_drain")
-    shown = {name: rows[name] for name in wanted if name in rows and not pd.isna(rows[name]["value"])}
-    return shown if len(shown) == len(wanted) else None
+    of_all = table[table["layer"].isna()].set_index("quantity")
+    rows = of_all.reindex(["drain_correlation", "sink_head_drain", "other_head_drain"])
+    return None if rows["value"].isna().any() else rows.to_dict("index")
 
 
 def sink_places(sinks: pd.DataFrame) -> dict[str, object]:
@@ -110,10 +99,12 @@ def sink_places(sinks: pd.DataFrame) -> dict[str, object]:
         return {"cases": 0, "kinds": {}, "elsewhere": []}
     by = ["prompt", "n_tokens", "position", "token", "kind"]
     away = sinks[sinks["position"] > 0].assign(token="'" + sinks["token"].fillna("") + "'")
-    places = []
-    for place, part in away.groupby(by, sort=False):
-        layers = sorted(part["layer"].unique())
-        means = part[["mean_attention", "first_attention"]].mean()
-        places.append(dict(zip(by, place, strict=True)) | {"heads": len(part), "layers": spans(layers)} | dict(means))
-    kinds = {kind: int((sinks["kind"] == kind).sum()) for kind in KINDS}
-    return {"cases": len(sinks), "kinds": kinds, "elsewhere": sorted(places, key=lambda row: -row["heads"])}
+    places = away.groupby(by, sort=False, as_index=False).agg(
+        heads=("layer", "size"),
+        layers=("layer", lambda layers: spans(sorted(layers.unique()))),
+        mean_attention=("mean_attention", "mean"),
+        first_attention=("first_attention", "mean"),
+    )
+    kinds = sinks["kind"].value_counts().reindex(KINDS, fill_value=0).to_dict()
+    places = places.sort_values("heads", ascending=False, kind="stable")
+    return {"cases": len(sinks), "kinds": kinds, "elsewhere": places.to_dict("records")}

@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from sinkstudy.findings.rules import SIGNIFICANT, Verdict
+from sinkstudy.findings.rules import SIGNIFICANT, Verdict, numbers_of
+from sinkstudy.findings.text import percent
 from sinkstudy.stats.recommendation import BASE, CLEAR_GAIN, over_all_lengths, recommended
 
 HOLDS_AT = 0.5  # correlation below this means that most later layers do not follow
@@ -38,7 +39,7 @@ def first_layer(correlation: pd.DataFrame) -> Verdict:
         numbers |= {"sinkless_from": float(least), "sinkless_p_later": float(first["p_later"])}
         reasons.append(
             f"at {least:.0f} tokens and more no head of the first layer is a sink, while "
-            f"{_percent(first['p_later'])} of all later heads are at {first['n_tokens']:.0f}: there it predicts nothing"
+            f"{percent(first['p_later'])} of all later heads are at {first['n_tokens']:.0f}: there it predicts nothing"
         )
         follows = False
     if not reasons:
@@ -51,13 +52,13 @@ def _followed(present: pd.DataFrame) -> tuple[bool | None, list[str], dict[str, 
     clear = present[present["p_value"] < SIGNIFICANT / len(present)]
     clear = clear[clear["ci_low"] > clear["p_later"]]
     row = present.loc[(clear["p_later_given_first"] if len(clear) else present["first_layer_sinks"]).idxmax()]
-    numbers = _numbers(row, "n_tokens first_layer_sinks p_later_given_first p_later ci_low ci_high p_value")
+    numbers = numbers_of(row, "n_tokens first_layer_sinks p_later_given_first p_later ci_low ci_high p_value")
     numbers |= {"lengths": len(present), "least_p_value": float(present["p_value"].min())}
     lengths = " to ".join(f"{n:.0f}" for n in dict.fromkeys([present["n_tokens"].min(), present["n_tokens"].max()]))
     text = (
-        f"where the first layer has sinks ({lengths} tokens), {_percent(row['p_later_given_first'])} of later layers "
+        f"where the first layer has sinks ({lengths} tokens), {percent(row['p_later_given_first'])} of later layers "
         f"follow them at {row['n_tokens']:.0f} tokens (95% interval {_interval(row)}), against "
-        f"{_percent(row['p_later'])} of all later heads, permutation p = {row['p_value']:.3g}"
+        f"{percent(row['p_later'])} of all later heads, permutation p = {row['p_value']:.3g}"
     )
     if len(present) > 1:
         text += f" (least of {len(present)} lengths {present['p_value'].min():.3g})"
@@ -74,15 +75,15 @@ def _followed(present: pd.DataFrame) -> tuple[bool | None, list[str], dict[str, 
 def length(row: pd.Series) -> Verdict:
     """Whether the correlation weakens at some length by more than its base rate; `row`: of the table of weakening."""
     names = "length length_low length_high before after fall fall_low fall_high excess_before excess_after excess_fall "
-    numbers = _numbers(row, f"{names}excess_fall_low excess_fall_high last_length")
+    numbers = numbers_of(row, f"{names}excess_fall_low excess_fall_high last_length")
     if pd.isna(row["last_length"]):
         return Verdict(None, "the first layer has no sinks at any length, so no correlation can weaken.", numbers)
     last = f"beyond {row['last_length']:.0f} tokens the first layer has no sinks at all"
     if pd.isna(row["length"]):
         return Verdict(None, f"first-layer sinks are too few to tell two parts apart; {last}.", numbers)
     numbers |= {f"base_{part}": numbers[part] - numbers[f"excess_{part}"] for part in ("before", "after")}
-    base = f"the base rate goes from {_percent(numbers['base_before'])} to {_percent(numbers['base_after'])}"
-    levels = f"{_percent(row['before'])} before and {_percent(row['after'])} from there on"
+    base = f"the base rate goes from {percent(numbers['base_before'])} to {percent(numbers['base_after'])}"
+    levels = f"{percent(row['before'])} before and {percent(row['after'])} from there on"
     if pd.isna(row["fall_low"]):
         few = "fewer than two prompts have first-layer sinks, so there is no interval"
         split = f"the best split is at {row['length']:.0f} tokens ({levels}), while {base}"
@@ -117,25 +118,24 @@ def predictor(predictors: pd.DataFrame, learning: pd.DataFrame) -> Verdict:
     base, best = every.loc[BASE], every.loc[every.drop(index=BASE)["auc"].idxmax()]
     numbers = {"base_auc": float(base["auc"]), "candidates": len(every) - 1}
     row = every.loc[recommended(every) or best.name]
-    numbers |= _numbers(row, "auc auc_low auc_high gain gain_low gain_high log_loss brier precision recall")
-    area = f"{row['auc']:.3f} (95% interval {row['auc_low']:.3f} to {row['auc_high']:.3f})"
+    numbers |= numbers_of(row, "auc auc_low auc_high gain gain_low gain_high log_loss brier precision recall")
+    area = _measured(row, "auc", "95% interval ")
     if recommended(every) is None:
         text = f"no candidate tells later sinks better than {NAMES[BASE]} or chance: its area under the ROC curve is "
         text += f"{base['auc']:.3f}, and {area} that of the best of the other {len(every) - 1}, {NAMES[best.name]}"
-        return Verdict(False, f"{text}; gain {_gain(row)}.", numbers)
+        return Verdict(False, f"{text}; gain {_measured(row, 'gain')}.", numbers)
     text = f"use {NAMES[row.name]}: on prompts it has not seen, its area under the ROC curve is {area}, "
-    text += f"a gain of {_gain(row)} on {NAMES[BASE]} ({base['auc']:.3f})"
+    text += f"a gain of {_measured(row, 'gain')} on {NAMES[BASE]} ({base['auc']:.3f})"
     if row.name != "first_layer":
         numbers["first_layer_auc"] = float(every.loc["first_layer", "auc"])
         text += f"; the same head of the first layer has {numbers['first_layer_auc']:.3f}"
     if row["behind"] > 0:
-        numbers |= _numbers(row, "behind behind_low behind_high")
-        ahead = f"{row['behind']:.3f} ({row['behind_low']:.3f} to {row['behind_high']:.3f})"
-        text += f"; {NAMES[every['auc'].idxmax()]} have {ahead} more"
+        numbers |= numbers_of(row, "behind behind_low behind_high")
+        text += f"; {NAMES[every['auc'].idxmax()]} have {_measured(row, 'behind')} more"
     if row.name == "record" and len(learning):
         numbers["enough_prompts"] = enough_prompts(learning)
         text += f"; a record of {numbers['enough_prompts']} prompts is as good as one of all"
-    return Verdict(True, f"{text}.", numbers)
+    return Verdict(True, f"{text}.", numbers, row=row)
 
 
 def enough_prompts(learning: pd.DataFrame) -> int:
@@ -148,16 +148,8 @@ def enough_prompts(learning: pd.DataFrame) -> int:
     return most
 
 
-def _numbers(row: pd.Series, names: str) -> dict[str, float]:
-    return row[names.split()].astype(float).to_dict()
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f}%"
-
-
 def _interval(row: pd.Series) -> str:
-    return "undefined" if pd.isna(row["ci_low"]) else f"{100 * row['ci_low']:.2f} to {_percent(row['ci_high'])}"
+    return "undefined" if pd.isna(row["ci_low"]) else f"{100 * row['ci_low']:.2f} to {percent(row['ci_high'])}"
 
 
 def _change(row: pd.Series, fall: str) -> str:
@@ -165,5 +157,5 @@ def _change(row: pd.Series, fall: str) -> str:
     return f"{change:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}"
 
 
-def _gain(row: pd.Series) -> str:
-    return f"{row['gain']:.3f} ({row['gain_low']:.3f} to {row['gain_high']:.3f})"
+def _measured(row: pd.Series, name: str, before: str = "") -> str:
+    return f"{row[name]:.3f} ({before}{row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"

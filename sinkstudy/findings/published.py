@@ -59,7 +59,7 @@ def window_share(t: Tables, model: str) -> Row | None:
     over the first 128 (which later tokens cannot change) and over all. None where no prompt is that long.
     """
     rows = t.of("definitions", model=model, set="all", threshold=t.threshold)
-    rows = rows[rows["n_tokens"] > 128] if len(rows) else rows
+    rows = rows[rows["n_tokens"] > 128]
     if rows.empty:
         return None
     longest = rows[rows["n_tokens"] == rows["n_tokens"].max()].set_index("definition")

@@ -8,6 +8,7 @@ end of SDPA's own speedup over itself.
 import pandas as pd
 
 from sinkstudy.findings.rules import Verdict, numbers_of
+from sinkstudy.findings.text import interval
 from sinkstudy.stats.speedups import corrected_low
 
 HARMLESS_KL = 1e-2
@@ -41,14 +42,12 @@ def skippable(skipping: pd.DataFrame) -> Verdict:
     )
     numbers = numbers_of(row, "heads_replaced kl kl_high top1_agreement perplexity_ratio n_tokens")
     for name, other in others.iterrows():
-        numbers |= {
-            f"{name}_{measure}": float(other[measure]) for measure in ("kl", "perplexity_ratio", "kl_beyond_low")
-        }
-    if safe.empty:
-        return Verdict(False, f"{text}: not even the mildest policy keeps {HARMLESS}.", numbers)
-    if not (others["kl_beyond_low"] > 0).all():
-        return Verdict(False, f"{text}: that these heads are sinks is not what makes them cheap.", numbers)
-    return Verdict(True, f"{text}: other heads surely cost more.", numbers)
+        numbers |= other[["kl", "perplexity_ratio", "kl_beyond_low"]].astype(float).add_prefix(f"{name}_").to_dict()
+    holds, why = False, f"not even the mildest policy keeps {HARMLESS}"
+    if len(safe):
+        holds = bool((others["kl_beyond_low"] > 0).all())
+        why = "other heads surely cost more" if holds else "that these heads are sinks is not what makes them cheap"
+    return Verdict(holds, f"{text}: {why}.", numbers, row=row)
 
 
 def worth_replacing(benchmark: pd.DataFrame, comparisons: int | None = None) -> Verdict:
@@ -59,54 +58,45 @@ def worth_replacing(benchmark: pd.DataFrame, comparisons: int | None = None) -> 
     """
     tried = benchmark[benchmark["heads_replaced"] > 0] if len(benchmark) else benchmark
     if tried.empty:
-        return nothing_tried(benchmark)
+        why = "found a head to replace at any length" if len(benchmark) else "was timed"
+        return Verdict(None, f"no policy {why}.")
     if tried["speedup_vs_sdpa"].isna().all():
         return Verdict(None, "SDPA does not run this model, so there is no speedup over it.")
     safe = harmless_ways(benchmark)
     if safe.empty:
         return Verdict(False, f"no timed way to replace heads (of {len(_distinct(tried))}) keeps {HARMLESS}.")
-    known = safe.dropna(subset=["speedup_low", "again_high"])
+    comparisons = comparisons or len(safe)
+    known = _corrected(safe, comparisons)
     if known.empty:
         return Verdict(None, "SDPA was not timed twice in two rounds, so how far it differs from itself is unknown.")
-    comparisons = comparisons or len(safe)
-    known = _corrected(known, comparisons)
     sure = known[known["is_sure"]]
     row = (sure if len(sure) else known).sort_values("speedup_vs_sdpa").iloc[-1]
-    found = f"the fastest of {len(safe)} harmless ways"
+    found, why = f"the fastest of {len(safe)} harmless ways", ": this is noise"
     if len(sure):
-        found = f"{len(sure)} of {len(safe)} harmless ways are surely faster, and the fastest of them"
+        found, why = f"{len(sure)} of {len(safe)} harmless ways are surely faster, and the fastest of them", ""
+    elif row["speedup_vs_sdpa"] <= WORTHWHILE_SPEEDUP:
+        why = ": not worth having"
+    elif row["speedup_low"] > row["ceiling"]:
+        why = ": more than its ceiling allows, so this is noise"
     text = (
-        f"{found} ({_name(row)}, {row['heads_replaced']:.0f} heads) runs at {row['speedup_vs_sdpa']:.2f} times SDPA's "
-        f"speed (95% interval {row['speedup_low']:.2f} to {row['speedup_high']:.2f}, corrected for {comparisons} "
-        f"comparisons from {row['sure_speedup']:.2f}; ceiling {row['ceiling']:.2f}; SDPA timed twice: up to "
-        f"{row['again_high']:.2f})"
+        f"{found} ({row['strategy']} with policy {row['policy']}, {PHASES[row['phase']]} at {row['n_tokens']:.0f} "
+        f"tokens, {row['heads_replaced']:.0f} heads) runs at {row['speedup_vs_sdpa']:.2f} times SDPA's speed (95% "
+        f"interval {interval(row, 'speedup', '.2f')}, corrected for {comparisons} comparisons from "
+        f"{row['sure_speedup']:.2f}; ceiling {row['ceiling']:.2f}; SDPA timed twice: up to "
+        f"{row['again_high']:.2f}){why}."
     )
     names = "speedup_vs_sdpa speedup_low speedup_high ceiling kl top1_agreement heads_replaced n_tokens"
     numbers = {"ways": len(safe)} | numbers_of(row, f"{names} sure_speedup again_high")
-    if len(sure):
-        return Verdict(True, f"{text}.", numbers)
-    if row["speedup_vs_sdpa"] <= WORTHWHILE_SPEEDUP:
-        return Verdict(False, f"{text}: not worth having.", numbers)
-    noise = "more than its ceiling allows, so this is noise" if row["speedup_low"] > row["ceiling"] else "this is noise"
-    return Verdict(False, f"{text}: {noise}.", numbers)
-
-
-def surely_faster(benchmark: pd.DataFrame) -> pd.Series | None:
-    """The row that `worth_replacing` names where it holds."""
-    return _fastest(harmless_ways(benchmark)) if len(benchmark) else None
+    return Verdict(len(sure) > 0, text, numbers, row=row)
 
 
 def faster_at_a_price(benchmark: pd.DataFrame) -> pd.Series | None:
     """The fastest row, of those with a sure gain, of a plan of policy `budget`, harmless or not: its price was asked
     for."""
     ways = _ways(benchmark) if len(benchmark) else benchmark
-    return _fastest(ways[ways["policy"] == "budget"], len(ways)) if len(ways) else None
-
-
-def _fastest(ways: pd.DataFrame, comparisons: int | None = None) -> pd.Series | None:
     if ways.empty:
         return None
-    known = _corrected(ways.dropna(subset=["speedup_low", "again_high"]), comparisons or len(ways))
+    known = _corrected(ways[ways["policy"] == "budget"], len(ways))
     sure = known[known["is_sure"]].sort_values("speedup_vs_sdpa")
     return sure.iloc[-1] if len(sure) else None
 
@@ -144,27 +134,19 @@ def _ways(benchmark: pd.DataFrame) -> pd.DataFrame:
 
 
 def _corrected(rows: pd.DataFrame, comparisons: int) -> pd.DataFrame:
-    """With `sure_speedup`, the lower end corrected for so many comparisons, and whether it is worth having (`is_sure`):
-    no more than the ceiling counts."""
+    """Those of a known gain, with `sure_speedup`, the lower end corrected for so many comparisons, and whether it is
+    worth having (`is_sure`): no more than the ceiling counts."""
+    rows = rows.dropna(subset=["speedup_low", "again_high"])
     measured = rows["speedup_vs_sdpa"], rows["speedup_low"], rows["degrees_of_freedom"]
     rows = rows.assign(sure_speedup=corrected_low(*measured, comparisons))
     credited = rows[["sure_speedup", "ceiling"]].min(axis=1)
     return rows.assign(is_sure=credited > rows["again_high"].clip(lower=WORTHWHILE_SPEEDUP))
 
 
-def nothing_tried(benchmark: pd.DataFrame) -> Verdict:
-    return Verdict(None, f"no policy {'found a head to replace at any length' if len(benchmark) else 'was timed'}.")
-
-
 def _cost(row: pd.Series) -> str:
-    return f"a KL of {row['kl']:.2g} (95% interval {row['kl_low']:.2g} to {row['kl_high']:.2g}) and perplexity x " + (
-        f"{row['perplexity_ratio']:.4f}"
-    )
+    reach = interval(row, "kl", ".2g")
+    return f"a KL of {row['kl']:.2g} (95% interval {reach}) and perplexity x {row['perplexity_ratio']:.4f}"
 
 
 def _distinct(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.drop_duplicates([*CELL, "strategy", "heads_replaced", "median_s", "speedup_vs_sdpa"])
-
-
-def _name(row: pd.Series) -> str:
-    return f"{row['strategy']} with policy {row['policy']}, {PHASES[row['phase']]} at {row['n_tokens']:.0f} tokens"

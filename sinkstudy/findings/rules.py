@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from sinkstudy.findings.inputs import MIN_TOKENS
+from sinkstudy.findings.text import show
 
 CLEAR_EXCESS = 0.5  # a head this far above uniform attention is a sink beyond doubt
 SMALL_EXCESS_CHANGE = 0.1  # a smaller change of mean excess is not an effect of length
@@ -23,7 +24,8 @@ IMPLAUSIBLE_PERPLEXITY = 1000.0  # per token of English; small language models a
 class Verdict:
     """`holds`: True, False, or None where the data cannot say. `reason`: a sentence with the numbers it rests on.
 
-    `numbers`: these numbers by name, read from the rows `rows` of the file `file`.
+    `numbers`: these numbers by name, read from the rows `rows` of the file `file`. `row`: the plan that was judged, or
+    the predictor to use, as its table has it.
     """
 
     holds: bool | None
@@ -31,6 +33,7 @@ class Verdict:
     numbers: dict[str, float] = field(default_factory=dict)
     file: str = ""
     rows: str = ""
+    row: pd.Series | None = field(default=None, compare=False)
 
 
 def has_sinks(heads: pd.DataFrame, threshold: float) -> Verdict:
@@ -86,13 +89,12 @@ def beside(cells: pd.DataFrame) -> Verdict:
     reach = (cells["ci_high"] - cells["ci_low"]).mean(skipna=False) / 2
     if cells.empty or pd.isna(reach):
         return Verdict(None, "too few prompts reach its lengths for an interval of what was measured.")
-    numbers = {"layer_error": float((cells["simulated"] - cells["measured"]).abs().mean()), "reach": float(reach)}
+    error = (cells["simulated"] - cells["measured"]).abs().mean()
     text = (
-        f"its sink fraction per layer errs by {100 * numbers['layer_error']:.2f} percentage points on average over "
-        f"{len(cells)} cells (layer and length), where 95% intervals of what was measured reach "
-        f"{100 * reach:.2f} to either side."
+        f"its sink fraction per layer errs by {100 * error:.2f} percentage points on average over {len(cells)} cells "
+        f"(layer and length), where 95% intervals of what was measured reach {100 * reach:.2f} to either side."
     )
-    return Verdict(not numbers["layer_error"] > max(reach, GOOD_FIT), text, numbers)
+    return Verdict(not error > max(reach, GOOD_FIT), text)
 
 
 def length_effect(lengths: pd.DataFrame) -> Verdict:
@@ -102,18 +104,16 @@ def length_effect(lengths: pd.DataFrame) -> Verdict:
     a prompt than these.
     """
     longest = lengths["n_tokens"].max()
-    prompts = lengths.loc[lengths["n_tokens"] == longest, "prompt"]
     if longest < MIN_TOKENS:
         return Verdict(None, f"the longest prompt has only {longest} tokens.")
-    means = (
-        lengths[lengths["prompt"].isin(prompts)].groupby("n_tokens")[["mean_score", "null_score", "mean_excess"]].mean()
-    )
+    reaching = lengths[lengths["prompt"].isin(lengths.loc[lengths["n_tokens"] == longest, "prompt"])]
+    means = reaching.groupby("n_tokens")[["mean_score", "null_score", "mean_excess"]].mean()
     first, last = means.loc[2], means.loc[longest]
     change = last["mean_excess"] - first["mean_excess"]
     text = (
         f"from 2 to {longest} tokens the mean score goes from {first['mean_score']:.3f} to {last['mean_score']:.3f}, "
         f"uniform attention's from {first['null_score']:.3f} to {last['null_score']:.3f}, and the mean excess from "
-        f"{first['mean_excess']:.3f} to {round(last['mean_excess'], 3) + 0:.3f}"
+        f"{first['mean_excess']:.3f} to {show(last['mean_excess'])}"
     )
     if abs(change) < SMALL_EXCESS_CHANGE:
         return Verdict(False, f"{text}: the fall is that of uniform attention, not of the sinks.")
@@ -129,8 +129,8 @@ def misloaded(quality: pd.DataFrame) -> Verdict:
         return Verdict(None, "perplexity was not measured.")
     row = rows.sort_values("n_tokens").iloc[-1]
     text = f"perplexity on the held-out text is {row['perplexity']:.4g} per token."
-    return Verdict(not row["perplexity"] <= IMPLAUSIBLE_PERPLEXITY, text, numbers_of(row, "perplexity"))
+    return Verdict(not row["perplexity"] <= IMPLAUSIBLE_PERPLEXITY, text)
 
 
 def numbers_of(row: pd.Series, names: str) -> dict[str, float]:
-    return {name: float(row[name]) for name in names.split()}
+    return row[names.split()].astype(float).to_dict()

@@ -27,15 +27,16 @@ def original_prompts(t: Tables, model: str) -> list[Row]:
     """
     prompts = [row for row in t.rows("correlation", model=model, threshold=t.threshold) if row["prompt"] != "all"]
     long = [row for row in prompts if row["set"] == "long"]
-    two = _nearest(prompts, 2, 2) | {"wanted": "2 tokens"}
-    sentence = _nearest(long or prompts, 24, 30) | {"wanted": "24 to 30 tokens in the set long"}
+    two = nearest(prompts, 2, 2) | {"wanted": "2 tokens"}
+    sentence = nearest(long or prompts, 24, 30) | {"wanted": "24 to 30 tokens in the set long"}
     sentence["exact"] = sentence["exact"] and bool(long)
     return [two, sentence]
 
 
-def _nearest(prompts: list[Row], least: int, most: int) -> Row:
-    away = [max(least - row["n_tokens"], row["n_tokens"] - most, 0) for row in prompts]
-    return prompts[away.index(min(away))] | {"exact": min(away) == 0}
+def nearest(rows: list[Row], least: int, most: int) -> Row:
+    """The first row of the length nearest to one from `least` to `most`; `exact`: whether it is such a length."""
+    away = [max(least - row["n_tokens"], row["n_tokens"] - most, 0) for row in rows]
+    return rows[away.index(min(away))] | {"exact": min(away) == 0}
 
 
 def opening(t: Tables) -> list[Row]:
@@ -58,9 +59,8 @@ def opening(t: Tables) -> list[Row]:
 
 def _as_published(t: Tables) -> list[Row]:
     """The same columns from the published figures; heads are counted in the conditions: `366 of 512 heads`."""
-    original = t.of("published", source=ORIGINAL)
     rows = []
-    for place, (n, part) in enumerate(original.groupby("n_tokens") if len(original) else ()):
+    for place, ((n,), part) in enumerate(t.groups("published", "n_tokens", source=ORIGINAL)):
         value = part.set_index("quantity")["value"] / 100
         conditions = part.loc[part["quantity"] == "sink_fraction", "conditions"]
         counts = re.match(r"(\d+) of (\d+) heads", " ".join(map(str, conditions)))
@@ -87,12 +87,12 @@ def sets(t: Tables, model: str) -> list[Row]:
             **part[["sink_share", "mean_sink_score", "mean_null_score", "mean_excess_score"]].mean(),
             "correlation": t.rows("correlation", **where, set=name)[0],
         }
-        for name, part in t.of("heads", model=model).groupby("set", sort=False)
+        for (name,), part in t.groups("heads", "set", model=model)
     ]
 
 
 def shown_sets(t: Tables) -> list[str]:
-    return list(dict.fromkeys((*short_and_long_sets(t.heads), "all")))
+    return list(dict.fromkeys((*short_and_long_sets(t["heads"]), "all")))
 
 
 def layer_pairs(t: Tables, model: str) -> dict[str, list]:
@@ -105,7 +105,6 @@ def layer_pairs(t: Tables, model: str) -> dict[str, list]:
 
 def consistency(t: Tables, model: str) -> list[Row]:
     """How many heads are sinks in every, some or no prompt cut to a length, and how many depend on the set."""
-    dependence = t.of("set_dependence", model=model, threshold=t.threshold)
     return [
         {
             "n_tokens": n,
@@ -118,85 +117,65 @@ def consistency(t: Tables, model: str) -> list[Row]:
             "some_sets": ((part["sets_where_sink"] > 0) & (part["sets_where_sink"] < part["sets"])).sum(),
             "set_dependent": (part["q_value"] < SIGNIFICANT).sum(),
         }
-        for n, part in (dependence.groupby("n_tokens") if len(dependence) else ())
+        for (n,), part in t.groups("set_dependence", "n_tokens", model=model, threshold=t.threshold)
     ]
 
 
 def beside_simulated(t: Tables) -> list[Row]:
-    """Every model that has the shape of a simulation: its name and shape, the rows of each preset, and a row per length
-    (layer empty) and per layer (at the longest length) with what each preset simulates."""
+    """Every model that has the shape of a simulation: its name and shape, the rows of each preset, and `rows`, one per
+    length (layer empty) and then per layer (at the longest length), with what each preset simulates."""
     found = []
-    for model, cells in t.beside_simulated.groupby("model", sort=False) if len(t.beside_simulated) else ():
-        presets = list(dict.fromkeys(cells["preset"]))
-        longest = cells.loc[cells["preset"] == presets[0], "n_tokens"].max()
+    for (model,), cells in t.groups("beside_simulated", "model"):
+        presets = dict(list(cells.groupby("preset", sort=False)))
+        longest = next(iter(presets.values()))["n_tokens"].max()
         by_preset = cells.pivot(index=["n_tokens", "layer"], columns="preset", values="simulated")
-        rows = cells.drop_duplicates(["n_tokens", "layer"]).to_dict("records")
-        rows = [
-            row
-            | {"simulated": by_preset.loc[(row["n_tokens"], row["layer"])].to_dict()}
-            | {"file": t.file_of("beside_simulated", model)}
-            for row in rows
-        ]
-        found.append(
-            {
-                "model": model,
-                "layers": int(cells["layer"].max()) + 1,
-                "presets": {preset: cells[cells["preset"] == preset] for preset in presets},
-                "over_length": [row for row in rows if pd.isna(row["layer"])],
-                "per_layer": [row for row in rows if row["n_tokens"] == longest and pd.notna(row["layer"])],
-                "longest": longest,
-            }
-        )
+        once = cells.drop_duplicates(["n_tokens", "layer"])
+        per_layer = once[once["layer"].notna() & (once["n_tokens"] == longest)]
+        rows = t.with_file("beside_simulated", pd.concat([once[once["layer"].isna()], per_layer]))
+        for row in rows:
+            row["simulated"] = by_preset.loc[(row["n_tokens"], row["layer"])].to_dict()
+        about = {"model": model, "layers": int(cells["layer"].max()) + 1, "longest": longest}
+        found.append(about | {"presets": presets, "rows": rows})
     return found
 
 
 def never_measured(t: Tables) -> list[Row]:
     """A row of the simulation table per preset whose shape no model has."""
-    rows = t.simulation.drop_duplicates("preset").to_dict("records")
+    rows = t["simulation"].drop_duplicates("preset").to_dict("records")
     return [row for row in rows if not len(t.of("beside_simulated", preset=row["preset"]))]
 
 
 def timings(t: Tables) -> list[Row]:
     """The rows of the benchmark that replace nothing, and of the others those that no row of their cell beats."""
-    shown = [t.benchmark.iloc[:0]]
-    for _, cell in t.benchmark.groupby(["model", "phase", "n_tokens", "batch"], sort=False) if len(t.benchmark) else ():
+    shown = []
+    for _, cell in t.groups("benchmark", "model", "phase", "n_tokens", "batch"):
         front = pareto_front(cell)
         shown += [cell[cell["heads_replaced"] == 0], front[front["heads_replaced"] > 0]]
-    rows = pd.concat(shown).to_dict("records")
-    return [row | {"file": t.file_of("benchmark", row["model"])} for row in rows]
+    return t.with_file("benchmark", pd.concat(shown))
 
 
 def quality(t: Tables) -> list[Row]:
     """Quality under the policy `consistent`, of each set at the largest length at which it replaced heads."""
-    rows = [row for row in t.rows("quality", policy="consistent") if row["heads_replaced"] > 0]
-    longest: dict[tuple, float] = {}
-    for row in rows:
-        of = row["model"], row["set"]
-        longest[of] = max(longest.get(of, 0), row["n_tokens"])
-    return [row for row in rows if row["n_tokens"] == longest[row["model"], row["set"]]]
+    rows = t.of("quality", policy="consistent")
+    rows = rows[rows["heads_replaced"] > 0]
+    longest = rows.groupby(["model", "set"])["n_tokens"].transform("max")
+    return t.with_file("quality", rows[rows["n_tokens"] == longest])
 
 
 def head_costs(t: Tables) -> list[Row]:
     """A row per model, strategy and window: the cost of the cheapest quarter and half of the KV heads and of all, and
     how it goes with properties of the heads."""
-    rows, by = [], ["model", "strategy", "window"]
-    for key, part in t.head_costs.groupby(by, sort=False, dropna=False) if len(t.head_costs) else ():
+    rows = []
+    for key, part in t.groups("head_costs", "model", "strategy", "window"):
         model, strategy, window = (None if pd.isna(one) else one for one in key)
         spent = part.drop_duplicates(["layer", "kv_head"])["kv_head_cost"].sort_values().cumsum().to_numpy()
         found = t.of("cost_stand_ins", model=model, strategy=strategy, window=window)
-        found = found.set_index("property")["spearman"]
         rows_of = f"strategy={strategy}" + (f", window={window:.0f}" if window else "")
         notes = note(t.file_of("head_costs", model), f"{rows_of}, sums over KV heads")
         notes += note(t.file_of("cost_stand_ins", model), rows_of)
         rows.append(
-            {
-                "model": model,
-                "strategy": strategy,
-                "window": window,
-                "heads": len(part),
-                "note": Markdown(notes),
-                **found,
-            }
+            {"model": model, "strategy": strategy, "window": window, "heads": len(part), "note": Markdown(notes)}
+            | found.set_index("property")["spearman"].to_dict()
             | {name: spent[round(share * len(spent)) - 1] for name, share in _SHARES.items()}
         )
     return rows
@@ -204,10 +183,11 @@ def head_costs(t: Tables) -> list[Row]:
 
 def answers(t: Tables) -> list[Row]:
     """A row per model, strategy and policy: how many greedy answers stay what they were."""
-    groups = t.answers.groupby(["model", "strategy", "policy"], sort=False) if len(t.answers) else ()
-    return [
-        dict(zip(("model", "strategy", "policy"), key, strict=True))
-        | {"file": t.file_of("answers", key[0]), "prompts": len(part), "tokens": part["answer_tokens"].iloc[0]}
-        | {"identical": part["identical"].mean(), "departs_at": part["departs_at"].median()}
-        for key, part in groups
-    ]
+    groups = t["answers"].groupby(["model", "strategy", "policy"], sort=False, as_index=False)
+    counted = groups.agg(
+        prompts=("identical", "size"),
+        tokens=("answer_tokens", "first"),
+        identical=("identical", "mean"),
+        departs_at=("departs_at", "median"),
+    )
+    return t.with_file("answers", counted)

@@ -3,11 +3,22 @@
 import json
 import math
 from dataclasses import replace
+from urllib.parse import urlencode
 
 from sinkstudy.findings import predictor_rules, replacing, rules
 from sinkstudy.findings.inputs import MIN_TOKENS, Tables
 from sinkstudy.findings.mechanism import mechanism
+from sinkstudy.findings.text import Markdown
 from sinkstudy.stats.scores import null_score
+
+# How the explorer colours the heads that a verdict is about; those of a verdict on plans by the plan that was judged.
+_COLOURS = {
+    "has_sinks": "excess",
+    "first_layer": "score",
+    "length": "score",
+    "predictor": "score",
+    "mechanism": "drain",
+}
 
 
 def judge(t: Tables, model: str) -> dict[str, rules.Verdict]:
@@ -59,3 +70,18 @@ def verdicts_json(t: Tables) -> str:
         for question, verdict in sorted(judge(t, model).items())
     ]
     return json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def view(model: str, question: str, verdict: rules.Verdict) -> Markdown:
+    """A link to the explorer that shows the heads as the verdict saw them; nothing where it shows nothing of that."""
+    state = {"model": model, "prompt": "all"}
+    if question in _COLOURS:
+        state["colour"] = _COLOURS[question]
+        length = verdict.numbers.get("n_tokens", verdict.numbers.get("length", math.nan))
+        if not math.isnan(length):
+            state["length"] = f"{length:.0f}"
+    elif verdict.row is not None:
+        state["colour"] = f"plan:{verdict.row['policy']}"
+    else:
+        return Markdown("")
+    return Markdown(f" [See the heads](<explorer.html#{urlencode(state)}>)")

@@ -38,10 +38,8 @@ def replaced_by_overlays(
     over the result, as Snakemake does it.
     """
     replaced = dict(config)
-    for key in _REPLACED:
-        for overlay in overlays:
-            if key in overlay:
-                replaced[key] = overlay[key]
+    for overlay in overlays:
+        replaced |= {key: overlay[key] for key in _REPLACED if key in overlay}
     return joined(replaced, command_line)
 
 
@@ -67,22 +65,22 @@ def check_config(config: Mapping[str, Any], root: Path, layers: Sequence[Layer] 
     or where `prompts` or the benchmark text is no file.
     """
     layers = layers or [("config.yaml", config)]
+
+    def refused(path: tuple, why: object) -> StudyError:
+        return StudyError(f"{_origin(path, layers)}: {why}")
+
     try:
         checked = Settings.model_validate(dict(config)).model_dump()
     except ValidationError as error:
-        path, sentence = _first(error)
-        raise StudyError(f"{_origin(path, layers)}: {sentence}") from None
+        raise refused(*_first(error)) from None
     for name, model in checked["models"].items():
         try:
             check_source(name, model, root)
         except StudyError as error:
-            raise StudyError(f"{_origin(('models', name, 'source'), layers)}: {error}") from None
+            raise refused(("models", name, "source"), error) from None
     for path, file in ((("prompts",), checked["prompts"]), (("benchmark", "text"), checked["benchmark"]["text"])):
         if not (root / file).is_file():
-            named = ".".join(path)
-            raise StudyError(
-                f"{_origin(path, layers)}: {named} is {file!r}, which is not a file; name an existing one."
-            )
+            raise refused(path, f"{'.'.join(path)} is {file!r}, which is not a file; name an existing one.")
     return checked
 
 
@@ -104,42 +102,39 @@ def joined(under: Any, over: Any) -> Any:
 
 def _origin(path: tuple, layers: Sequence[Layer]) -> str:
     """The name of the strongest layer that holds the key at `path`; all files where none does."""
-    for name, content in layers:
-        found = bool(path)
-        for step in path:
-            if not isinstance(content, Mapping):  # a list, or a value where a section belongs
-                break
-            if step not in content:
-                found = False
-                break
-            content = content[step]
-        if found:
-            return name
-    return " and ".join(dict.fromkeys(name for name, _ in layers if name != COMMAND_LINE))
+    everywhere = " and ".join(dict.fromkeys(name for name, _ in layers if name != COMMAND_LINE))
+    holding = (name for name, content in layers if path and _holds(content, path))
+    return next(holding, everywhere)
+
+
+def _holds(content: Any, path: tuple) -> bool:
+    """Whether the key at `path` is there, or a list or a value where a section on the way to it belongs."""
+    if not path or not isinstance(content, Mapping):
+        return True
+    return path[0] in content and _holds(content[path[0]], path[1:])
 
 
 def _first(error: ValidationError) -> tuple[tuple, str]:
     """The path of the key that is most likely at fault, and a sentence about it."""
     # A misspelt key is an unknown one and a missing one; what a name should be comes before what is under it.
     rank = {"extra_forbidden": 0, "missing": 2}
-    errors = sorted(error.errors(), key=lambda one: -1 if one["loc"][-1:] == ("[key]",) else rank.get(one["type"], 1))
-    kind, path, found = errors[0]["type"], errors[0]["loc"], errors[0]["input"]
-    of_kind = [one["loc"] for one in errors if one["type"] == kind]
-    beside = [loc[-1] for loc in of_kind if loc and loc[:-1] == path[:-1]]
+    first = min(error.errors(), key=lambda one: -1 if one["loc"][-1:] == ("[key]",) else rank.get(one["type"], 1))
+    kind, path, found = first["type"], first["loc"], first["input"]
+    beside = [one["loc"] for one in error.errors() if one["type"] == kind and one["loc"][:-1] == path[:-1]]
     if path[-1:] == ("[key]",):
         return path[:-1], (
             f"{path[0]}: {_shown.repr(found)} is not a usable name; a name holds letters, digits, '.', '_' and '-', "
             "starts with a letter or digit, and has at most 64 characters."
         )
     if kind == "extra_forbidden":
-        unknown, place = ", ".join(_shown.repr(str(key)) for key in beside), ".".join(path[:-1])
+        unknown, place = ", ".join(_shown.repr(str(loc[-1])) for loc in beside), ".".join(path[:-1])
         known = ", ".join(_schema(path[:-1])["properties"])
         return path, f"unknown key {unknown}{place and f' in {place}'}; known keys are {known}."
     if kind == "missing":
         place = ".".join(path[:-1]) or "the configuration"
-        return path[:-1], f"{place} lacks {', '.join(map(repr, beside))}."
+        return path[:-1], f"{place} lacks {', '.join(repr(loc[-1]) for loc in beside)}."
     if kind == "value_error":
-        unfit: UnfitError = errors[0]["ctx"]["error"]
+        unfit: UnfitError = first["ctx"]["error"]
         path += unfit.key
         return path, f"{'.'.join(map(str, path))} {unfit.why}"
     named = ".".join(map(str, path)) or "the configuration"
@@ -150,19 +145,16 @@ def _first(error: ValidationError) -> tuple[tuple, str]:
 
 def _schema(path: tuple) -> dict[str, Any]:
     """What the published schema says about the key at `path`."""
-    whole = Settings.model_json_schema()
-
-    def resolved(part: dict[str, Any]) -> dict[str, Any]:
-        return whole["$defs"][part["$ref"].rsplit("/", 1)[-1]] if "$ref" in part else part
-
-    part = whole
+    part = whole = Settings.model_json_schema()
     for step in path:
         if "properties" in part:
-            part = resolved(part["properties"][step])
+            part = part["properties"][step]
         elif "patternProperties" in part:
-            (part,) = map(resolved, part["patternProperties"].values())
+            (part,) = part["patternProperties"].values()
         else:
-            part = resolved(part["items"])
+            part = part["items"]
+        if "$ref" in part:
+            part = whole["$defs"][part["$ref"].rsplit("/", 1)[-1]]
     return part
 
 

@@ -1,6 +1,6 @@
 """What each stage of the study cost: Snakemake's benchmark files, gathered into one table."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +9,7 @@ SAMPLED_FROM_S = 1.0  # before that Snakemake has seen little more than the shel
 COLUMNS = ["stage", "jobs", "total_s", "longest_s", "longest", "cpu_s", "peak_rss_mib", "peak"]
 
 
-def cost_table(files: Mapping[str, Iterable[Path | str] | Path | str], root: Path | str) -> pd.DataFrame:
+def cost_table(files: Mapping[str, Sequence[Path | str]], root: Path | str) -> pd.DataFrame:
     """One row per stage with jobs, in the order of `files`: the benchmark files of its jobs, below `root`/stage, or
     the one file `root`/stage.tsv.
 
@@ -20,7 +20,6 @@ def cost_table(files: Mapping[str, Iterable[Path | str] | Path | str], root: Pat
     """
     rows = []
     for stage, paths in files.items():
-        paths = [paths] if isinstance(paths, str | Path) else list(paths)
         if not paths:  # a study may have no simulation, for one
             continue
         jobs = pd.concat([_job(Path(path), Path(root), stage) for path in paths], ignore_index=True)

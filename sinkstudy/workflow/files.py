@@ -34,15 +34,15 @@ def check_yaml(paths: Iterable[Path]) -> None:
 
 def _check_keys(path: Path, top: yaml.Node) -> None:
     """Every mapping names a key once, and no alias leads back to a node that holds it."""
-    checked, above = set(), set()
+    checked = set()
 
-    def check(node: yaml.Node) -> None:
+    def check(node: yaml.Node, above: frozenset[int]) -> None:
         line = node.start_mark.line + 1
         if id(node) in above:
             raise StudyError(f"{path}: line {line}: what an anchor (&) names here holds itself; write it out.")
         if id(node) in checked or isinstance(node, yaml.ScalarNode):
             return
-        above.add(id(node))
+        checked.add(id(node))
         pairs = node.value if isinstance(node, yaml.MappingNode) else [(None, item) for item in node.value]
         seen = set()
         for key, value in pairs:
@@ -50,11 +50,9 @@ def _check_keys(path: Path, top: yaml.Node) -> None:
                 line = key.start_mark.line + 1
                 raise StudyError(f"{path}: line {line}: the key {key.value!r} is here for the second time; remove one.")
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
-            check(value)
-        above.remove(id(node))
-        checked.add(id(node))
+            check(value, above | {id(node)})
 
-    check(top)
+    check(top, frozenset())
 
 
 def check_folders(paths: Iterable[Path], writable: bool = False) -> None:

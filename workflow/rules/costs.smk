@@ -28,8 +28,8 @@ JOBS = {
 rule costs:
     input:
         **{stage: expand("results/costs/{stage}/{job}.tsv", stage=stage, job=jobs) for stage, jobs in JOBS.items()},
-        comparison="results/costs/comparison.tsv",
-        explorer="results/costs/explorer.tsv",
+        comparison=["results/costs/comparison.tsv"],
+        explorer=["results/costs/explorer.tsv"],
     output:
         "results/costs.csv",
     log:

@@ -10,8 +10,7 @@ from sinkstudy.store import Expected, open_capture, write_file
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
-    files = {name: [paths] if isinstance(paths, str) else paths for name, paths in snakemake.input.items()}
-    files["published"] = [PUBLISHED]
+    files = dict(snakemake.input.items()) | {"published": [PUBLISHED]}
     figures = frozenset(Path(path).stem for path in files.pop("figures"))
     provenance = {}
     for path, expected in zip(files.pop("captures"), snakemake.params.expected, strict=True):
