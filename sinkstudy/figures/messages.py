@@ -65,7 +65,7 @@ def over_lengths(curves: pd.DataFrame, threshold: float) -> str:
         return "Prompts are too short to show what length changes"
     first, last = rows.iloc[0], rows.iloc[-1]
     (share, excess), (share_last, excess_last) = (row[["sink_fraction", "mean_excess"]] for row in (first, last))
-    scores = f"({excess:.2f} to {excess_last:.2f})".replace("-0.00", "0.00")
+    scores = f"({excess:z.2f} to {excess_last:z.2f})"
     if rows["sink_fraction"].max() == 0:
         how = f"mean excess {_course(excess, excess_last)}s {scores}"
         return f"No head is a sink at {threshold:g} where uniform attention is none; {how}"

@@ -154,8 +154,8 @@ def _interval(row: pd.Series) -> str:
 
 def _change(row: pd.Series, fall: str) -> str:
     change, low, high = (-100 * row[f"{fall}{end}"] for end in ("", "_high", "_low"))
-    return f"{change:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}"
+    return f"{change:+z.2f} points, 95% interval {low:+z.2f} to {high:+z.2f}"
 
 
 def _measured(row: pd.Series, name: str, before: str = "") -> str:
-    return f"{row[name]:.3f} ({before}{row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
+    return f"{row[name]:z.3f} ({before}{row[f'{name}_low']:z.3f} to {row[f'{name}_high']:z.3f})"

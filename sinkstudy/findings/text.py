@@ -86,8 +86,7 @@ def show(value: float | None, form: str = ".3f") -> str:
         return "undefined"
     if value == 0 and form.endswith("e"):
         return "0"
-    text = f"{value:{form}}"
-    return text.removeprefix("-") if float(text) == 0 else text
+    return f"{value:z{form}}"
 
 
 def count(value: float) -> str:
