@@ -12,7 +12,7 @@ from hub import LocalHub, served
 from study import ROOT, SMALL, planned, snakemake, write_study
 
 from sinkstudy.models.sources import file_patterns
-from sinkstudy.models.spec import ModelSpec, pinned
+from sinkstudy.models.spec import ModelSpec, pinned, stated_revision
 from sinkstudy.store import read_provenance
 
 NAME, OLD, NEW = "lab/small-sinks", "0" * 39 + "1", "0" * 39 + "2"
@@ -97,6 +97,14 @@ def test_jobs_use_the_recorded_commit_and_leave_local_models_alone(tmp_path):
     (tmp_path / "local").mkdir()
     settings = {"source": str(tmp_path / "local"), "revision": None}
     assert pinned(settings, [str(tmp_path / "local/config.json")], tmp_path) == ModelSpec(**settings)
+
+
+def test_a_commit_states_the_weights_of_a_hub_model_and_not_of_a_local_one(tmp_path):
+    settings = {"source": NAME, "revision": OLD, "random_weights": None, "sha256": None}
+    assert stated_revision(settings, tmp_path) == OLD
+    assert stated_revision(settings | {"revision": "main"}, tmp_path) is None
+    (tmp_path / "local").mkdir()
+    assert stated_revision(settings | {"source": str(tmp_path / "local")}, tmp_path) is None
 
 
 def texts_with(secret: str, *folders: Path) -> list[Path]:

@@ -70,15 +70,15 @@ def pinned(settings: Mapping[str, Any], inputs: Sequence[str], root: Path) -> Mo
     return ModelSpec(**settings)
 
 
-def stated_revision(settings: Mapping[str, Any]) -> str | None:
+def stated_revision(settings: Mapping[str, Any], root: Path) -> str | None:
     """The weights that the settings of a model name by themselves, as `LoadedModel.resolved` would; None where only
-    loading them tells."""
+    loading them tells, as those of a local directory, whatever `revision` says."""
     if settings["random_weights"] is not None:
         return f"random weights, seed {settings['random_weights']}"
     if settings["sha256"] is not None:
         return f"sha256:{settings['sha256']}"
-    commit = settings["revision"]
-    return commit if commit is not None and re.fullmatch(r"[0-9a-f]{40}", commit) else None
+    is_commit = re.fullmatch(r"[0-9a-f]{40}", settings["revision"] or "")
+    return settings["revision"] if is_commit and is_remote(settings, root) else None
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -140,8 +140,8 @@ def expected_of(model, shards=SHARDS):
     settings = config["models"][model]
     attributes = {key: settings[key] for key in ("bos", "dtype", "source")} | {"model": model}
     attributes["keep"] = config["capture"]["keep"]
-    if stated_revision(settings):
-        attributes["revision"] = stated_revision(settings)
+    if revision := stated_revision(settings, Path.cwd()):
+        attributes["revision"] = revision
     return {
         "attributes": dict(sorted(attributes.items())),
         "shards": {shard: DIGESTS[shard] for shard in sorted(shards)},
