@@ -12,6 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sinkstudy.stats.recommendation import BASE, CANDIDATES
+from sinkstudy.stats.resampling import ratio
 
 _ARE_PROBABILITIES = (BASE, "length_and_first_token")
 
@@ -94,7 +95,7 @@ def _anchors(scores: np.ndarray, is_sink: np.ndarray) -> np.ndarray:
     y = is_sink - is_sink.mean((0, 2), keepdims=True)
     spread = np.sqrt((x**2).sum((0, 2))[:, None] * (y**2).sum((0, 2)))
     together = np.einsum("pah,plh->al", x, y)
-    correlation = np.divide(together, spread, out=np.zeros_like(spread), where=spread > 0)
+    correlation = np.nan_to_num(ratio(together, spread))
     return np.where(np.triu(np.ones_like(spread)), correlation, -np.inf).argmax(0)  # layer l is row l - 1 of is_sink
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sinkstudy.stats.relabelling import drawn_p_value, exact_p_value
-from sinkstudy.stats.resampling import Resampling, ratio_intervals
+from sinkstudy.stats.resampling import Resampling, ratio, ratio_intervals
 from sinkstudy.store.reduced import Reduced
 
 
@@ -89,13 +89,13 @@ def contingency(first: np.ndarray, both: np.ndarray, later: np.ndarray, cells: n
     Undefined values are NaN: a share of nothing, a lift over 0, phi (Pearson's correlation) of a constant.
     """
     first, both, later, cells = (np.asarray(a, float) for a in (first, both, later, cells))
-    given, base = _divide(both, first), _divide(later, cells)
+    given, base = ratio(both, first), ratio(later, cells)
     spread = first * (cells - first) * later * (cells - later)
     return {
         "p_later_given_first": given,
         "p_later": base,
-        "lift": _divide(given, base),
-        "phi": _divide(cells * both - first * later, np.sqrt(spread)),
+        "lift": ratio(given, base),
+        "phi": ratio(cells * both - first * later, np.sqrt(spread)),
     }
 
 
@@ -144,7 +144,3 @@ def _overlaps(is_sink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First-layer sinks, and later sinks at their head indices: (..., layer, head) bool to (...) int each."""
     first, later = is_sink[..., :1, :], is_sink[..., 1:, :]
     return first.sum((-2, -1)), (first & later).sum((-2, -1))
-
-
-def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)

@@ -69,16 +69,14 @@ def _columns(
         counted = _counts(reduced, members, i, lengths)
         for block, (first, both, later, reached) in zip(reduced.blocks(members), counted, strict=True):
             mean = _padded(reduced, "mean_score", block, lengths)
-            excess = excess_score(mean, null) * reached
-            excess[:, lengths == 1] = 0  # undefined for one token, where the table gets NaN below
-            fraction = (first + later) / ((layers + 1) * heads)
+            fraction, excess = (first + later) / ((layers + 1) * heads), excess_score(mean, null) * reached
             yield [fraction, excess, both, later, reached, first, mean, first > 0]
 
     def ratios(sums: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         fraction, excess, both, later, prompts, first = sums
         return {
             "sink_fraction": ratio(fraction, prompts),
-            "mean_excess": ratio(excess, prompts),
+            "mean_excess": ratio(excess, prompts * (lengths > 1)),  # undefined for one token
             "p_later_given_first": ratio(both, layers * first),
             "p_later": ratio(later, layers * heads * prompts),
         }
@@ -100,8 +98,6 @@ def _columns(
     drawn = drawn_sums(lambda: (block[:6] for block in blocks()), draws(len(members), resampling))
     for name, values in ratios(drawn).items():
         enough = (with_sinks if name == "p_later_given_first" else prompts) > 1
-        if name == "mean_excess":
-            enough &= lengths > 1
         ends = np.full((2, len(lengths)), np.nan)
         ends[:, enough] = percentiles(values[:, enough])
         columns |= {f"{name}_low": ends[0], f"{name}_high": ends[1]}
@@ -173,21 +169,20 @@ def weakening(
     if np.isnan(estimate["split"][0]):
         return row
     row["length"] = lengths[int(estimate["split"][0])]
-    if sum(int((first.sum(1) > 0).sum()) for first, *_ in blocks()) < 2:
+    if sum((first.sum(1) > 0).sum() for first, *_ in blocks()) < 2:
         return row
     at_once = max(1, _NUMBERS_AT_ONCE // (4 * len(lengths)))
-    parts = [
-        _change(*drawn_sums(blocks, draws(prompts, resampling)[start : start + at_once]), layers, heads)
+    drawn = pd.concat(
+        pd.DataFrame(_change(*drawn_sums(blocks, draws(prompts, resampling)[start : start + at_once]), layers, heads))
         for start in range(0, resampling.bootstrap, at_once)
-    ]
-    split, *falls = (np.concatenate([part[name] for part in parts]) for name in ("split", "fall", "excess_fall"))
-    kept = ~np.isnan(split)
-    row["draws"] = int(kept.sum())
+    )
+    split = drawn["split"].dropna()
+    row["draws"] = len(split)
     # A length is a whole number, so the interval ends at resampled values and not between two of them.
-    low, high = np.quantile(split[kept], [0.025, 0.975], method="inverted_cdf").astype(int)
+    low, high = np.quantile(split, [0.025, 0.975], method="inverted_cdf").astype(int)
     row["length_low"], row["length_high"] = lengths[low], lengths[high]
-    for name, fall in zip(("fall", "excess_fall"), falls, strict=True):
-        row[f"{name}_low"], row[f"{name}_high"] = percentiles(fall)
+    for name in ("fall", "excess_fall"):
+        row[f"{name}_low"], row[f"{name}_high"] = percentiles(drawn[name].to_numpy())
     return row
 
 
@@ -198,24 +193,19 @@ def _change(
     first: np.ndarray, both: np.ndarray, later: np.ndarray, reached: np.ndarray, layers: int, heads: int
 ) -> dict[str, np.ndarray]:
     """Where the correlation (row, length) is best split, and its levels before and after; NaN where it cannot be."""
-    weight, follow = layers * first, both
-    base = np.divide(later, layers * heads * reached, out=np.zeros_like(later), where=reached > 0) if layers else later
-    expected = weight * base
-    sums = np.cumsum(np.stack([weight, follow, expected]), axis=2)  # (3, row, length)
-    before, after = sums[:, :, :-1], sums[:, :, -1:] - sums[:, :, :-1]
-    splittable = (before[0] > 0) & (after[0] > 0)
-    gain = np.full(before[0].shape, -np.inf)
-    np.divide(before[1] ** 2, before[0], out=gain, where=splittable)
-    gain += np.divide(after[1] ** 2, after[0], out=np.zeros_like(gain), where=splittable)
-    found = splittable.any(1)
-    at = np.where(found, gain.argmax(1) if gain.shape[1] else 0, 0)
-    result = {name: np.full(len(first), np.nan) for name in ("split", *_LEVELS)}
-    rows = np.flatnonzero(found)
+    weight = layers * first
+    expected = weight * np.nan_to_num(ratio(later, layers * heads * reached))
+    sums = np.cumsum([weight, both, expected], axis=2)
+    before = np.pad(sums, ((0, 0), (0, 0), (1, 0)))  # of the first 0, 1, ... lengths, (3, row, length + 1)
+    after = before[:, :, -1:] - before
+    gain = ratio(before[1] ** 2, before[0]) + ratio(after[1] ** 2, after[0])  # undefined where a side has no sinks
+    split = np.nan_to_num(gain, nan=-1).argmax(1)  # Gains are not negative, and 0 lengths are no side.
+    found = split > 0
+    result = {"split": np.where(found, split, np.nan)}
     for name, part in (("before", before), ("after", after)):
-        weights, follows, expecteds = part[:, rows, at[rows]]
-        result[name][rows] = follows / weights
-        result[f"excess_{name}"][rows] = (follows - expecteds) / weights
-    result["split"][rows] = at[rows] + 1
+        weights, follows, expecteds = np.take_along_axis(part, split[None, :, None], axis=2)[:, :, 0]
+        result[name] = ratio(follows, weights * found)
+        result[f"excess_{name}"] = ratio(follows - expecteds, weights * found)
     result["fall"] = result["before"] - result["after"]
     result["excess_fall"] = result["excess_before"] - result["excess_after"]
     return result

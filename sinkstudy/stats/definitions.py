@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from sinkstudy.stats.prefixes import Prefixes
-from sinkstudy.stats.resampling import Resampling, ratio_intervals_of, sums
+from sinkstudy.stats.resampling import Resampling, ratio, ratio_intervals_of, sums
 from sinkstudy.store.reduced import Reduced
 
 
@@ -91,6 +91,6 @@ def _rows(reduced: Reduced, members: np.ndarray, lengths: Sequence[int], resampl
     rows.insert(3, "queries", [f"first {one.queries}" if one.queries else "all" for one in about])
     rows.insert(4, "comparison", [">" if one.strict else ">=" for one in about])
     rows["prompts"] = prompts.astype(int)
-    rows["share"] = np.divide(total, prompts, out=np.full(len(rows), np.nan), where=prompts > 0)
+    rows["share"] = ratio(total, prompts)
     rows["share_low"], rows["share_high"] = low, high
     return rows[rows["prompts"] > 0]

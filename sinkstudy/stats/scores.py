@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sinkstudy.stats.prefixes import Prefixes
+from sinkstudy.stats.resampling import ratio
 from sinkstudy.store import Capture
 from sinkstudy.store.reduced import Reduced
 
@@ -22,8 +23,7 @@ def null_score(n: int | np.ndarray) -> np.ndarray:
 
 def excess_score(score: np.ndarray, null: np.ndarray) -> np.ndarray:
     """(score - null) / (1 - null): 0 for uniform attention, 1 for a perfect sink, undefined (NaN) for one token."""
-    score, null = np.broadcast_arrays(np.asarray(score, float), np.asarray(null, float))
-    return np.divide(score - null, 1 - null, out=np.full(score.shape, np.nan), where=null < 1)
+    return ratio(np.asarray(score, float) - null, 1 - np.asarray(null, float))
 
 
 def tail_score(prefixes: Prefixes, n: int) -> np.ndarray:
