@@ -5,12 +5,12 @@ layers in which the same index is a sink. A high base rate of later sinks makes 
 carries the base rate, the lift over it, phi, an interval and a permutation p-value.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
-from sinkstudy.stats.relabelling import drawn_p_value, exact_p_value
+from sinkstudy.stats.relabelling import drawn_p_value, exact_p_values
 from sinkstudy.stats.resampling import Resampling, ratio, ratio_intervals
 from sinkstudy.store.reduced import Reduced
 
@@ -23,9 +23,7 @@ def correlate(is_sink: np.ndarray, resampling: Resampling) -> dict[str, float | 
     the observed statistic when head labels are permuted within every later layer, the same way for all prompts:
     exact for one prompt, otherwise the share of random permutations that reach it, the observed order among them.
     """
-    pool = _Pool()
-    pool.add(is_sink[:, None])
-    return next(pool.rows(resampling))
+    return next(_pooled([is_sink[:, None]], resampling))
 
 
 def correlation_tables(
@@ -45,11 +43,9 @@ def correlation_tables(
     pools += [("all", n, members) for n in lengths if len(members := reduced.reaching(n))]
     rows = []
     for name, n, members in pools:
-        pool = _Pool()
-        for block in reduced.blocks(members):
-            pool.add(reduced.is_sink(block, n))
+        decisions = (reduced.is_sink(block, n) for block in reduced.blocks(members))
         where = {"model": model, "set": name, "prompt": "all", "n_tokens": n}
-        for threshold, row in zip(reduced.thresholds, pool.rows(resampling, intervals=n is None), strict=True):
+        for threshold, row in zip(reduced.thresholds, _pooled(decisions, resampling, n is None), strict=True):
             rows.append({**where, "threshold": threshold, **row, "prompts": len(members)})
     table, keys = pd.DataFrame(rows), ["n_tokens", "threshold"]
     at_length = table["n_tokens"].notna()
@@ -65,7 +61,7 @@ def _prompt_rows(reduced: Reduced, model: str, block: np.ndarray) -> pd.DataFram
     first, both = _overlaps(is_sink)  # (prompt, threshold)
     layers, heads = is_sink.shape[2] - 1, is_sink.shape[3]
     later = is_sink[:, :, 1:].sum((2, 3))
-    shares = contingency(layers * first, both, later, np.full(first.shape, layers * heads))
+    shares = contingency(layers * first, both, later, layers * heads)
     return pd.DataFrame(
         {
             "model": model,
@@ -83,12 +79,12 @@ def _prompt_rows(reduced: Reduced, model: str, block: np.ndarray) -> pd.DataFram
     )
 
 
-def contingency(first: np.ndarray, both: np.ndarray, later: np.ndarray, cells: np.ndarray) -> dict[str, np.ndarray]:
-    """Shares and association from counts, arrays of one shape: cells that are sinks first, first and later, later.
+def contingency(first: np.ndarray, both: np.ndarray, later: np.ndarray, cells: int) -> dict[str, np.ndarray]:
+    """Shares and association from counts of so many cells: those that are sinks first, first and later, and later.
 
     Undefined values are NaN: a share of nothing, a lift over 0, phi (Pearson's correlation) of a constant.
     """
-    first, both, later, cells = (np.asarray(a, float) for a in (first, both, later, cells))
+    first, both, later = (np.asarray(a, float) for a in (first, both, later))
     given, base = ratio(both, first), ratio(later, cells)
     spread = first * (cells - first) * later * (cells - later)
     return {
@@ -99,45 +95,35 @@ def contingency(first: np.ndarray, both: np.ndarray, later: np.ndarray, cells: n
     }
 
 
-class _Pool:
-    """The prompts behind one row per threshold, reduced to counts: memory hardly grows with their number."""
-
-    def __init__(self) -> None:
-        self.counts: list[np.ndarray] = []  # (prompt, threshold, 2): first-layer sinks, and later sinks that follow
-        self.later: np.ndarray | int = 0  # (threshold, layer - 1)
-        self.pairs: np.ndarray | int = 0  # (threshold, layer - 1, head, head), see `drawn_p_value`
-
-    def add(self, is_sink: np.ndarray) -> None:
-        """`is_sink` (prompt, threshold, layer, head) bool, in the order of the study."""
+def _pooled(
+    decisions: Iterable[np.ndarray], resampling: Resampling, intervals: bool = True
+) -> Iterator[dict[str, float | int]]:
+    """The statistics at each threshold over all prompts of `decisions`, (prompt, threshold, layer, head) bool each, in
+    the order of the study. Prompts are reduced to counts, so that memory hardly grows with their number."""
+    counts = []  # (prompt, threshold, 2): first-layer sinks, and later sinks that follow
+    later_sinks: np.ndarray | int = 0  # (threshold,)
+    pairs: np.ndarray | int = 0  # (threshold, layer - 1, head, head), see `drawn_p_value`
+    for is_sink in decisions:
         first, later = is_sink[:, :, 0], is_sink[:, :, 1:]
-        self.counts.append(np.stack(_overlaps(is_sink), axis=-1).astype(np.uint16))
-        self.later = self.later + later.sum((0, 3))
+        counts.append(np.stack(_overlaps(is_sink), axis=-1).astype(np.uint16))
+        later_sinks = later_sinks + later.sum((0, 2, 3))
         levels, layers, heads = later.shape[1:]
         left = first.transpose(1, 2, 0).astype(np.float32)  # (threshold, head, prompt)
         right = later.transpose(1, 0, 2, 3).reshape(levels, len(later), layers * heads).astype(np.float32)
-        pairs = (left @ right).reshape(levels, heads, layers, heads).transpose(0, 2, 1, 3)
-        self.pairs = self.pairs + pairs.astype(np.int32)
-
-    def rows(self, resampling: Resampling, intervals: bool = True) -> Iterator[dict[str, float | int]]:
-        """The statistics at each threshold."""
-        counts = np.concatenate(self.counts).astype(int)  # (prompt, threshold, 2)
-        layers, heads = self.pairs.shape[1:3]
-        low, high = np.full((2, counts.shape[1]), np.nan)
-        if intervals:
-            low, high = ratio_intervals(counts[..., 1], layers * counts[..., 0], resampling)
-        for i in range(counts.shape[1]):
-            first, both = counts[:, i].T
-            cells = len(counts) * layers * heads
-            shares = contingency(layers * first.sum(), both.sum(), self.later[i].sum(), cells)
-            row = {"first_layer_sinks": int(first.sum()), **{name: float(value) for name, value in shares.items()}}
-            row |= {"ci_low": float(low[i]), "ci_high": float(high[i]), "p_value": np.nan}
-            if layers and first.sum():
-                row["p_value"] = (
-                    drawn_p_value(self.pairs[i], resampling)
-                    if len(counts) > 1
-                    else exact_p_value(int(first[0]), self.later[i], heads, int(both[0]))
-                )
-            yield row
+        pairs = pairs + (left @ right).reshape(levels, heads, layers, heads).transpose(0, 2, 1, 3).astype(np.int32)
+    counts = np.concatenate(counts).astype(int)
+    low, high = np.full((2, levels), np.nan)
+    if intervals:
+        low, high = ratio_intervals(counts[..., 1], layers * counts[..., 0], resampling)
+    first, both = counts.sum(0).T  # (threshold,)
+    shares = contingency(layers * first, both, later_sinks, len(counts) * layers * heads)
+    if len(counts) == 1:
+        p_value = exact_p_values(is_sink)[0]
+    else:
+        p_value = [drawn_p_value(pairs[i], resampling) if layers and first[i] else np.nan for i in range(levels)]
+    columns = {"first_layer_sinks": first, **shares, "ci_low": low, "ci_high": high, "p_value": p_value}
+    for i in range(levels):
+        yield {name: values[i] for name, values in columns.items()}
 
 
 def _overlaps(is_sink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sinkstudy.stats.resampling import Blocks, Resampling, drawn_sums, draws, percentiles, ratio, sums
-from sinkstudy.stats.scores import excess_score, null_score
+from sinkstudy.stats.scores import excess_score, null_score, prompt_columns
 from sinkstudy.store.reduced import Reduced
 
 _LENGTHS_AT_ONCE = 1 << 9
@@ -31,10 +31,8 @@ def length_tables(reduced: Reduced, model: str) -> Iterator[pd.DataFrame]:
         sinks = np.concatenate([one[:, :, 0].T.ravel() for one in reduced.of_each("counts", block)])
         null = null_score(n_tokens)
         yield pd.DataFrame(
-            {
-                "model": pd.Categorical.from_codes(np.zeros_like(n_tokens), [model]),  # a code per row, not a string
-                "set": pd.Categorical(reduced.sets[block]).repeat(times * ends),
-                "prompt": pd.Categorical(reduced.prompts[block]).repeat(times * ends),
+            prompt_columns(reduced, model, block, times * ends)
+            | {
                 "n_tokens": n_tokens,
                 "threshold": np.concatenate([np.repeat(reduced.thresholds, n) for n in ends]),
                 "sink_fraction": sinks / cells,

@@ -13,17 +13,15 @@ from sinkstudy.store.reduced import Reduced
 def layer_pair_table(reduced: Reduced, model: str, lengths: Sequence[int], resampling: Resampling) -> pd.DataFrame:
     """A row per length (empty: whole prompts), threshold and ordered pair of different layers, over all prompts."""
     parts = [
-        _rows(reduced, n, i, resampling)
+        _rows(reduced, model, n, i, resampling)
         for n in (None, *lengths)
         if len(reduced.reaching(n))
         for i in range(len(reduced.thresholds))
     ]
-    table = pd.concat(parts, ignore_index=True)
-    table.insert(0, "model", model)
-    return table.astype({"n_tokens": "Int64"})
+    return pd.concat(parts, ignore_index=True)
 
 
-def _rows(reduced: Reduced, n: int | None, i: int, resampling: Resampling) -> pd.DataFrame:
+def _rows(reduced: Reduced, model: str, n: int | None, i: int, resampling: Resampling) -> pd.DataFrame:
     (count, heads), members = reduced.shape, reduced.reaching(n)
     a, b = np.nonzero(~np.eye(count, dtype=bool))
 
@@ -36,10 +34,11 @@ def _rows(reduced: Reduced, n: int | None, i: int, resampling: Resampling) -> pd
 
     shared, given = sums(blocks)
     later = given.reshape(count, -1)[:, :1].ravel()[b]  # of the second layer, which is the first of other pairs
-    shares = contingency(given, shared, later, np.full(len(a), len(members) * heads))
+    shares = contingency(given, shared, later, len(members) * heads)
     low, high = ratio_intervals_of(blocks, resampling)
     return pd.DataFrame(
         {
+            "model": model,
             "n_tokens": pd.array([n] * len(a), dtype="Int64"),
             "threshold": reduced.thresholds[i],
             "layer_a": reduced.layers[a],

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.stats import ConstantInputWarning, spearmanr
 
 from sinkstudy.stats.resampling import Resampling, drawn_sums, once_and_drawn, percentiles
-from sinkstudy.stats.scores import excess_score, null_score
+from sinkstudy.stats.scores import excess_score, null_score, prompt_columns
 from sinkstudy.store.reduced import Reduced
 
 SINK_EXCESS = 0.5  # a head whose mean excess score is at least this is called a sink head here, at any length
@@ -35,10 +35,7 @@ def activation_tables(reduced: Reduced, model: str) -> Iterator[pd.DataFrame]:
         of_head = {name: values[name].reshape(len(block), layers * heads) for name in _OF_HEAD}
         of_layer = {column: reduced.rows(name, block) for name, column in _OF_LAYER.items()}
         unknown = np.full((len(block), layers * heads), np.nan, np.float32)
-        rows = {
-            "model": model,
-            "set": pd.Categorical(reduced.sets[block]).repeat(each),
-            "prompt": pd.Categorical(reduced.prompts[block]).repeat(each),
+        rows = prompt_columns(reduced, model, block, each) | {
             "n_tokens": reduced.n_tokens[block].repeat(each),
             "layer": np.tile(np.concatenate([reduced.layers, reduced.layers.repeat(heads)]), len(block)),
             "head": pd.array(([pd.NA] * layers + list(range(heads)) * layers) * len(block), dtype="Int64"),

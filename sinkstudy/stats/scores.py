@@ -76,6 +76,23 @@ def scored(captures: Iterable[Capture]) -> Iterator[tuple[np.ndarray, Prefixes]]
         done += len(batch)
 
 
+def prompt_columns(
+    reduced: Reduced, model: str, block: np.ndarray, rows: int | np.ndarray
+) -> dict[str, pd.Categorical]:
+    """The first columns of a table with so many `rows` of each prompt of a block, as a code per row, not a string."""
+    sets, prompts = (pd.Categorical(one[block]).repeat(rows) for one in (reduced.sets, reduced.prompts))
+    return {"model": pd.Categorical([model]).repeat(len(prompts)), "set": sets, "prompt": prompts}
+
+
+def head_columns(reduced: Reduced, prompts: int = 1) -> dict[str, np.ndarray]:
+    """The columns layer and head of a table with a row per head of each of so many prompts."""
+    layers, heads = reduced.shape
+    return {
+        "layer": np.tile(reduced.layers.repeat(heads), prompts),
+        "head": np.tile(np.arange(heads), layers * prompts),
+    }
+
+
 def score_tables(reduced: Reduced, model: str, threshold: float) -> Iterator[pd.DataFrame]:
     """One row per prompt, layer and head, at the prompt's whole length, in parts of bounded size.
 
@@ -83,33 +100,25 @@ def score_tables(reduced: Reduced, model: str, threshold: float) -> Iterator[pd.
     strongest of the first four positions with its score; and the norm of the head's output relative to the residual
     stream, near zero for a head that does nothing.
     """
+    each = np.prod(reduced.shape)
     for block in reduced.blocks(reduced.reaching(None)):
-        of = {name: reduced.rows(name, block) for name in _OF_PROMPT}  # (prompt, layer, head) but for the first three
-        score, (layers, heads), each = of["sink_score"], reduced.shape, np.prod(reduced.shape)
-        null = null_score(of["n_tokens"])[:, None, None]  # (prompt, 1, 1)
+        n_tokens, score = reduced.rows("n_tokens", block), reduced.rows("sink_score", block)  # (prompt, layer, head)
+        null = null_score(n_tokens)[:, None, None]
+        measured = ("strongest_position", "position_score", "output_norm")
         yield pd.DataFrame(
-            {
-                "model": pd.Categorical.from_codes(np.zeros(score.size, int), [model]),  # a code per row, not a string
-                "set": pd.Categorical(reduced.sets[block]).repeat(each),
-                "prompt": pd.Categorical(reduced.prompts[block]).repeat(each),
-                "n_tokens": np.repeat(of["n_tokens"], each),
-                "layer": np.repeat(of["layers"], heads),
-                "head": np.tile(np.arange(heads), layers * len(block)),
+            prompt_columns(reduced, model, block, each)
+            | {"n_tokens": n_tokens.repeat(each)}
+            | head_columns(reduced, len(block))
+            | {
                 "sink_score": score.ravel(),
-                "null_score": np.repeat(null, each),
+                "null_score": null.repeat(each),
                 "excess_score": excess_score(score, null).ravel(),
-                "tail_score": of["tail_score"].ravel(),
+                "tail_score": reduced.rows("tail_score", block).ravel(),
                 "is_sink": (score >= threshold).ravel(),
-                "strongest_position": of["strongest_position"].ravel(),
-                "position_score": of["position_score"].ravel(),
-                "output_norm": of["output_norm"].ravel(),
-                "text_tokens": np.repeat(of["text_tokens"], each),
+                **{name: reduced.rows(name, block).ravel() for name in measured},
+                "text_tokens": reduced.rows("text_tokens", block).repeat(each),
             }
         )
-
-
-_OF_PROMPT = ("n_tokens", "text_tokens", "layers", "sink_score", "tail_score", "strongest_position", "position_score")
-_OF_PROMPT += ("output_norm",)
 
 
 def head_table(scores: Iterable[pd.DataFrame]) -> pd.DataFrame:
