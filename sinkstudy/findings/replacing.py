@@ -8,7 +8,7 @@ end of SDPA's own speedup over itself.
 import pandas as pd
 
 from sinkstudy.findings.rules import Verdict, numbers_of
-from sinkstudy.stats.speedups import corrected_low
+from sinkstudy.stats.speedups import with_sure_speedup
 
 HARMLESS_KL = 1e-2
 HARMLESS_AGREEMENT = 0.98
@@ -144,12 +144,9 @@ def _ways(benchmark: pd.DataFrame) -> pd.DataFrame:
 
 
 def _corrected(rows: pd.DataFrame, comparisons: int) -> pd.DataFrame:
-    """With `sure_speedup`, the lower end corrected for so many comparisons, and whether it is worth having (`is_sure`):
-    no more than the ceiling counts."""
-    measured = rows["speedup_vs_sdpa"], rows["speedup_low"], rows["degrees_of_freedom"]
-    rows = rows.assign(sure_speedup=corrected_low(*measured, comparisons))
-    credited = rows[["sure_speedup", "ceiling"]].min(axis=1)
-    return rows.assign(is_sure=credited > rows["again_high"].clip(lower=WORTHWHILE_SPEEDUP))
+    """With the speedup that is sure in spite of so many comparisons, and whether it is worth having (`is_sure`)."""
+    rows = with_sure_speedup(rows, comparisons)
+    return rows.assign(is_sure=rows["credited"] > rows["again_high"].clip(lower=WORTHWHILE_SPEEDUP))
 
 
 def nothing_tried(benchmark: pd.DataFrame) -> Verdict:
