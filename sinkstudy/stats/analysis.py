@@ -4,10 +4,9 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from sinkstudy.stats.correlation import correlation_tables
+from sinkstudy.stats.correlation import correlation_tables, layer_pair_table
 from sinkstudy.stats.curves import curve_table, length_tables, weakening_table
 from sinkstudy.stats.definitions import definition_table
-from sinkstudy.stats.layer_pairs import layer_pair_table
 from sinkstudy.stats.persistence import persistence_tables
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store.reduced import Reduced

@@ -54,11 +54,10 @@ DEFINITIONS = {
 
 def shares(prefixes: Prefixes, n: int, thresholds: Sequence[float]) -> np.ndarray:
     """(prompt, definition, threshold); NaN where the prompt is shorter, or no query counts."""
-    found = np.full((len(prefixes.members), len(DEFINITIONS), len(thresholds)), np.nan)
-    for d, definition in enumerate(DEFINITIONS.values() if n <= prefixes.n_tokens else ()):
-        for t, threshold in enumerate(thresholds):
-            found[:, d, t] = definition.share(prefixes, n, threshold)
-    return found
+    if n > prefixes.n_tokens:
+        return np.full((len(prefixes.members), len(DEFINITIONS), len(thresholds)), np.nan)
+    found = [[one.share(prefixes, n, threshold) for threshold in thresholds] for one in DEFINITIONS.values()]
+    return np.moveaxis(found, -1, 0)
 
 
 def definition_table(reduced: Reduced, model: str, lengths: Sequence[int], resampling: Resampling) -> pd.DataFrame:
@@ -67,6 +66,8 @@ def definition_table(reduced: Reduced, model: str, lengths: Sequence[int], resam
     lengths = [n for n in lengths if n > 1]
     cells = pd.DataFrame(
         {
+            "model": model,
+            "set": "all",
             "definition": name,
             "unit": one.unit,
             "first_query": "counted" if one.first_query else "left out",
@@ -84,8 +85,7 @@ def definition_table(reduced: Reduced, model: str, lengths: Sequence[int], resam
         low, high = ratio_intervals_of(blocks, resampling)
         columns = {"prompts": prompts.astype(int), "share": ratio(total, prompts), "share_low": low, "share_high": high}
         parts.append(pd.concat([cells, pd.DataFrame(columns)], axis=1).assign(set=name)[prompts > 0])
-    table = pd.concat(parts, ignore_index=True).assign(model=model)
-    return table[["model", "set", *table.columns.drop(["model", "set"])]]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _blocks(reduced: Reduced, members: np.ndarray, lengths: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -31,19 +31,18 @@ def activation_tables(reduced: Reduced, model: str) -> Iterator[pd.DataFrame]:
     layers, heads = reduced.shape
     each = layers + layers * heads
     for block in reduced.blocks(reduced.reaching(2), rows=each):
-        values = _values(reduced, block)
-        of_head = {name: values[name].reshape(len(block), layers * heads) for name in _OF_HEAD}
-        of_layer = {column: reduced.rows(name, block) for name, column in _OF_LAYER.items()}
-        unknown = np.full((len(block), layers * heads), np.nan, np.float32)
-        rows = prompt_columns(reduced, model, block, each) | {
+        values, unknown = _values(reduced, block), np.full((len(block), layers * heads), np.nan, np.float32)
+        columns = prompt_columns(reduced, model, block, each) | {
             "n_tokens": reduced.n_tokens[block].repeat(each),
             "layer": np.tile(np.concatenate([reduced.layers, reduced.layers.repeat(heads)]), len(block)),
             "head": pd.array(([pd.NA] * layers + list(range(heads)) * layers) * len(block), dtype="Int64"),
         }
-        rows |= {name: np.concatenate([one, unknown], axis=1).ravel() for name, one in of_layer.items()}
-        means = {name: values[name].mean(-1) for name in _OF_HEAD}
-        rows |= {name: np.concatenate([means[name], one], axis=1).ravel() for name, one in of_head.items()}
-        yield pd.DataFrame(rows)
+        for name, column in _OF_LAYER.items():
+            columns[column] = np.hstack([reduced.rows(name, block), unknown]).ravel()
+        for name in _OF_HEAD:
+            means, of_heads = values[name].mean(-1), values[name].reshape(unknown.shape)
+            columns[name] = np.hstack([means, of_heads]).ravel()
+        yield pd.DataFrame(columns)
 
 
 def mechanism_table(reduced: Reduced, model: str, resampling: Resampling) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from sinkstudy.stats.definitions import shares
 from sinkstudy.stats.positions import received_of
 from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.relabelling import exact_p_values
-from sinkstudy.stats.scores import by_length, in_batches, strongest_position, tail_score
+from sinkstudy.stats.scores import in_batches, scored, strongest_position, tail_score
 from sinkstudy.store import Capture
 from sinkstudy.store.kept import Received
 from sinkstudy.store.reading import LAYOUT
@@ -62,7 +62,7 @@ def _batches(captures: Iterable[Capture], needs: Needs) -> Iterator[Rows]:
     """The rows of a bounded number of prompts at a time."""
     for batch in in_batches(captures):
         found: list[dict[str, np.ndarray]] = [{}] * len(batch)
-        for places, prefixes in by_length(batch):
+        for places, prefixes in scored(batch):
             rows = _of_length(prefixes, needs)
             for at, place in enumerate(places):
                 found[place] = {name: values[at] for name, values in rows.items()}

@@ -59,20 +59,14 @@ def in_batches(captures: Iterable[Capture]) -> Iterator[list[Capture]]:
         yield batch
 
 
-def by_length(batch: list[Capture]) -> Iterator[tuple[np.ndarray, Prefixes]]:
-    """Captures of one length at a time, with their positions in the batch."""
-    lengths = np.array([capture.n_tokens for capture in batch])
-    for n in np.unique(lengths):
-        places = np.flatnonzero(lengths == n)
-        yield places, Prefixes([batch[place] for place in places])
-
-
 def scored(captures: Iterable[Capture]) -> Iterator[tuple[np.ndarray, Prefixes]]:
-    """As `by_length`, over any number of captures: positions count from the first of all, one batch is in memory."""
+    """Captures of one length at a time, with their positions among all; one batch is in memory."""
     done = 0
     for batch in in_batches(captures):
-        for places, prefixes in by_length(batch):
-            yield done + places, prefixes
+        lengths = np.array([capture.n_tokens for capture in batch])
+        for n in np.unique(lengths):
+            places = np.flatnonzero(lengths == n)
+            yield done + places, Prefixes([batch[place] for place in places])
         done += len(batch)
 
 
@@ -124,15 +118,14 @@ def score_tables(reduced: Reduced, model: str, threshold: float) -> Iterator[pd.
 def head_table(scores: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Averages over prompts per layer and head, for each set and for `all` prompts, from the parts of a score table."""
     by, columns = ["model", "set", "layer", "head"], list(_AVERAGES.values())
-    sums = None  # per set and head; (column, sum or count)
+    sums = pd.DataFrame()  # per set and head; (column, sum or count)
     for part in scores:
         added = part.groupby(by, sort=False)[columns].agg(["sum", "count"])
-        sums = added if sums is None else pd.concat([sums, added]).groupby(by, sort=False).sum()
+        sums = pd.concat([sums, added]).groupby(by, sort=False).sum()
     every = sums.rename(index=lambda _: "all", level="set").groupby(by, sort=False).sum()
     sums = pd.concat([sums, every])
-    prompts = sums["n_tokens", "count"].rename("prompts")
     means = {name: sums[column, "sum"] / sums[column, "count"] for name, column in _AVERAGES.items()}
-    return pd.concat([prompts, pd.DataFrame(means)], axis=1).reset_index()
+    return pd.DataFrame({"prompts": sums["n_tokens", "count"]} | means).reset_index()
 
 
 _AVERAGES = {
