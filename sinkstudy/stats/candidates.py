@@ -3,7 +3,6 @@
 Each candidate gives every later head of every prompt a probability, and is fitted without the prompts it is judged on.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +40,7 @@ def held_out_probabilities(examples: Examples) -> dict[str, np.ndarray]:
     found = {}
     for fold in np.unique(examples.folds):
         train = examples.folds != fold
-        values = dict(_values(examples, train))
+        values = _values(examples, train)
         features = {name: value[..., None] for name, value in values.items() if name not in _ARE_PROBABILITIES}
         features["all"] = np.stack(list(values.values()), axis=-1)
         values |= {name: _fitted(feature, examples.is_sink, train) for name, feature in features.items()}
@@ -59,7 +58,7 @@ def by_other_folds(values: np.ndarray, folds: np.ndarray, train: np.ndarray) -> 
     return np.stack(means)[folds]
 
 
-def _values(examples: Examples, train: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _values(examples: Examples, train: np.ndarray) -> dict[str, np.ndarray]:
     """The candidates but `all`, each (prompt, layer - 1, head), made with the outcomes of training prompts alone."""
     scores, is_sink, folds = examples.scores, examples.is_sink, examples.folds
     rate = by_other_folds(is_sink.mean(2), folds, train)  # (prompt, layer - 1)
@@ -73,8 +72,7 @@ def _values(examples: Examples, train: np.ndarray) -> Iterator[tuple[str, np.nda
     }
     if examples.activation is not None:
         found["activation"] = np.log(examples.activation[:, 1:, None])
-    for name, value in found.items():
-        yield name, np.broadcast_to(value, is_sink.shape)
+    return {name: np.broadcast_to(value, is_sink.shape) for name, value in found.items()}
 
 
 def _first_token_rate(examples: Examples, train: np.ndarray) -> np.ndarray:

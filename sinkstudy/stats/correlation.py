@@ -23,7 +23,7 @@ def correlate(is_sink: np.ndarray, resampling: Resampling) -> dict[str, float | 
     the observed statistic when head labels are permuted within every later layer, the same way for all prompts:
     exact for one prompt, otherwise the share of random permutations that reach it, the observed order among them.
     """
-    return next(_pooled([is_sink[:, None]], resampling))
+    return {name: values[0] for name, values in _pooled([is_sink[:, None]], resampling).items()}
 
 
 def correlation_tables(
@@ -41,18 +41,16 @@ def correlation_tables(
         yield _prompt_rows(reduced, model, block)
     pools = [(name, None, members) for name, members in reduced.members()] + [("all", None, every)]
     pools += [("all", n, members) for n in lengths if len(members := reduced.reaching(n))]
-    rows = []
+    of_all, parts = curves[curves["set"] == "all"], []
     for name, n, members in pools:
         decisions = (reduced.is_sink(block, n) for block in reduced.blocks(members))
-        where = {"model": model, "set": name, "prompt": "all", "n_tokens": n}
-        for threshold, row in zip(reduced.thresholds, _pooled(decisions, resampling, n is None), strict=True):
-            rows.append({**where, "threshold": threshold, **row, "prompts": len(members)})
-    table, keys = pd.DataFrame(rows), ["n_tokens", "threshold"]
-    at_length = table["n_tokens"].notna()
-    ends = curves[curves["set"] == "all"].set_index(keys)[["p_later_given_first_low", "p_later_given_first_high"]]
-    where = pd.MultiIndex.from_frame(table.loc[at_length, keys])
-    table.loc[at_length, ["ci_low", "ci_high"]] = ends.reindex(where).to_numpy()
-    yield table.astype({"n_tokens": "Int64"})
+        pooled = _pooled(decisions, resampling, intervals=n is None)
+        if n is not None:
+            at = of_all[of_all["n_tokens"] == n]
+            pooled |= {f"ci_{end}": at[f"p_later_given_first_{end}"].to_numpy() for end in ("low", "high")}
+        where = {"model": model, "set": name, "prompt": "all", "n_tokens": n, "threshold": reduced.thresholds}
+        parts.append(pd.DataFrame(where | pooled).assign(prompts=len(members)))
+    yield pd.concat(parts, ignore_index=True).astype({"n_tokens": "Int64"})
 
 
 def _prompt_rows(reduced: Reduced, model: str, block: np.ndarray) -> pd.DataFrame:
@@ -143,9 +141,7 @@ def contingency(first: np.ndarray, both: np.ndarray, later: np.ndarray, cells: i
     }
 
 
-def _pooled(
-    decisions: Iterable[np.ndarray], resampling: Resampling, intervals: bool = True
-) -> Iterator[dict[str, float | int]]:
+def _pooled(decisions: Iterable[np.ndarray], resampling: Resampling, intervals: bool = True) -> dict[str, np.ndarray]:
     """The statistics at each threshold over all prompts of `decisions`, (prompt, threshold, layer, head) bool each, in
     the order of the study. Prompts are reduced to counts, so that memory hardly grows with their number."""
     counts = []  # (prompt, threshold, 2): first-layer sinks, and later sinks that follow
@@ -169,9 +165,7 @@ def _pooled(
         p_value = exact_p_values(is_sink)[0]
     else:
         p_value = [drawn_p_value(pairs[i], resampling) if layers and first[i] else np.nan for i in range(levels)]
-    columns = {"first_layer_sinks": first, **shares, "ci_low": low, "ci_high": high, "p_value": p_value}
-    for i in range(levels):
-        yield {name: values[i] for name, values in columns.items()}
+    return {"first_layer_sinks": first, **shares, "ci_low": low, "ci_high": high, "p_value": np.array(p_value)}
 
 
 def _overlaps(is_sink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
