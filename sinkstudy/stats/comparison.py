@@ -2,12 +2,18 @@
 simulated."""
 
 from collections.abc import Mapping
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from sinkstudy.stats.resampling import Resampling, ratio_intervals
 
+_COMPARISON = (
+    "comparison group side kind model set prompts mean_tokens heads mean_sink_heads sink_percent mean_score null_score "
+    "mean_excess correlation_percent base_rate_percent threshold"
+)
+_FOLLOWS = ["p_later_given_first", "p_later"]
 _CONTROL = (
     "model control threshold n_tokens prompts sink_fraction control_sink_fraction difference ci_low ci_high "
     "mean_excess control_mean_excess excess_difference excess_low excess_high"
@@ -28,18 +34,47 @@ def comparison_table(
     group per `group`; `side` names the setting of a row within it. `correlation_percent` is empty where undefined.
     """
     correlation = correlation[(correlation["threshold"] == threshold) & (correlation["prompt"] == "all")]
-    lengths = lengths[lengths["threshold"] == threshold]
-    models, rows = heads["model"].unique(), []
-    for model in models:
-        for name in dict.fromkeys(short_and_long_sets(heads)):
-            rows.append(_of_set("short_vs_long", model, name, name, model, heads, correlation))
-    for model, name in heads[["model", "set"]].drop_duplicates().itertuples(index=False):
-        rows.append(_of_set("model_vs_model", model, name, model, name, heads, correlation))
-    for n in sorted(simulation["n_tokens"].unique()) if len(simulation) else ():
-        rows += [_simulated(row) for _, row in simulation[simulation["n_tokens"] == n].iterrows()]
-        measured = lengths[lengths["n_tokens"] == n]
-        rows += [_of_length(model, n, part, correlation) for model, part in measured.groupby("model", sort=False)]
-    return pd.DataFrame(rows).assign(threshold=threshold)
+    sets = heads.groupby(["model", "set"], sort=False).agg(
+        prompts=("prompts", "first"),
+        mean_tokens=("mean_tokens", "first"),
+        heads=("layer", "size"),
+        mean_sink_heads=("sink_share", "sum"),
+        sink_fraction=("sink_share", "mean"),
+        mean_score=("mean_sink_score", "mean"),
+        null_score=("mean_null_score", "mean"),
+        mean_excess=("mean_excess_score", "mean"),
+    )
+    sets = sets.join(correlation[correlation["n_tokens"].isna()].set_index(["model", "set"])[_FOLLOWS])
+    few = sets.loc[list(product(heads["model"].unique(), dict.fromkeys(short_and_long_sets(heads))))].reset_index()
+    sets = sets.reset_index()
+    parts = [
+        few.assign(comparison="short_vs_long", group=few["model"], side=few["set"], kind="measured"),
+        sets.assign(comparison="model_vs_model", group=sets["set"], side=sets["model"], kind="measured"),
+    ]
+    if len(simulation):
+        lengths = lengths[lengths["threshold"] == threshold]
+        parts.append(
+            _simulated_and_measured(simulation, lengths, correlation).assign(comparison="measured_vs_simulated")
+        )
+    table = pd.concat(parts, ignore_index=True).assign(threshold=threshold)
+    table["sink_percent"] = 100 * table["sink_fraction"]
+    table[["correlation_percent", "base_rate_percent"]] = 100 * table[_FOLLOWS]
+    return table[_COMPARISON.split()]
+
+
+def _simulated_and_measured(simulation: pd.DataFrame, lengths: pd.DataFrame, correlation: pd.DataFrame) -> pd.DataFrame:
+    """At each simulated length the simulations, then the models with prompts that reach it."""
+    by_length = lengths[lengths["n_tokens"].isin(simulation["n_tokens"])].groupby(["n_tokens", "model"], sort=False)
+    measured = by_length[["sink_fraction", "mean_score", "null_score", "mean_excess"]].mean()
+    measured = measured.assign(prompts=by_length.size(), set="all", kind="measured")
+    at_length = correlation[correlation["n_tokens"].notna()].set_index(["n_tokens", "model"])
+    measured = measured.join(at_length[_FOLLOWS]).reset_index()
+    simulated = simulation.rename(columns=lambda name: name.removeprefix("simulated_"))
+    simulated = simulated.rename(columns={"sinks": "mean_sink_heads"})
+    simulated = simulated.assign(model="simulated " + simulated["preset"], set="simulated")
+    both = pd.concat([simulated, measured]).sort_values("n_tokens", kind="stable")
+    tokens = both["n_tokens"]
+    return both.assign(group=tokens.astype(str) + " tokens", side=both["model"], mean_tokens=tokens.astype(float))
 
 
 def short_and_long_sets(heads: pd.DataFrame) -> tuple[str, str]:
@@ -48,72 +83,6 @@ def short_and_long_sets(heads: pd.DataFrame) -> tuple[str, str]:
     short = "short" if "short" in tokens else tokens.idxmin()
     long = "long" if "long" in tokens else tokens.idxmax()
     return short, long
-
-
-def _of_set(
-    comparison: str, model: str, name: str, side: str, group: str, heads: pd.DataFrame, correlation: pd.DataFrame
-) -> dict[str, object]:
-    part = heads[(heads["model"] == model) & (heads["set"] == name)]
-    whole = correlation[(correlation["set"] == name) & correlation["n_tokens"].isna()]
-    return {
-        "comparison": comparison,
-        "group": group,
-        "side": side,
-        "kind": "measured",
-        "model": model,
-        "set": name,
-        "prompts": part["prompts"].iloc[0],
-        "mean_tokens": part["mean_tokens"].iloc[0],
-        "heads": len(part),
-        "mean_sink_heads": part["sink_share"].sum(),
-        "sink_percent": 100 * part["sink_share"].mean(),
-        "mean_score": part["mean_sink_score"].mean(),
-        "null_score": part["mean_null_score"].mean(),
-        "mean_excess": part["mean_excess_score"].mean(),
-        **_percentages(whole[whole["model"] == model].iloc[0]),
-    }
-
-
-def _of_length(model: str, n: int, part: pd.DataFrame, correlation: pd.DataFrame) -> dict[str, object]:
-    """`part`: the prompts of a model that reach the length."""
-    return {
-        "comparison": "measured_vs_simulated",
-        "group": f"{n} tokens",
-        "side": model,
-        "kind": "measured",
-        "model": model,
-        "set": "all",
-        "prompts": len(part),
-        "mean_tokens": float(n),
-        "sink_percent": 100 * part["sink_fraction"].mean(),
-        **part[["mean_score", "null_score", "mean_excess"]].mean(),
-        **_percentages(correlation[(correlation["model"] == model) & (correlation["n_tokens"] == n)].iloc[0]),
-    }
-
-
-def _simulated(row: pd.Series) -> dict[str, object]:
-    name = f"simulated {row['preset']}"
-    return {
-        "comparison": "measured_vs_simulated",
-        "group": f"{row['n_tokens']} tokens",
-        "side": name,
-        "kind": "simulated",
-        "model": name,
-        "set": "simulated",
-        "mean_tokens": float(row["n_tokens"]),
-        "heads": row["simulated_heads"],
-        "mean_sink_heads": row["simulated_sinks"],
-        "sink_percent": 100 * row["simulated_sink_fraction"],
-        "mean_score": row["simulated_mean_score"],
-        **_percentages(row),
-    }
-
-
-def _percentages(correlation: pd.Series) -> dict[str, float]:
-    return {
-        "correlation_percent": 100 * correlation["p_later_given_first"],
-        "base_rate_percent": 100 * correlation["p_later"],
-    }
 
 
 def control_table(
