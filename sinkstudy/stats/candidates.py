@@ -102,10 +102,9 @@ def _fitted(features: np.ndarray, is_sink: np.ndarray, train: np.ndarray) -> np.
     outcome = is_sink[train].ravel()
     if outcome.all() or not outcome.any():
         return np.full(is_sink.shape, _inside(outcome.mean(), outcome.size))
-    rows = features.reshape(-1, features.shape[-1])
     model = make_pipeline(StandardScaler(), LogisticRegression())
     model.fit(features[train].reshape(len(outcome), -1), outcome)
-    return model.predict_proba(rows)[:, 1].reshape(is_sink.shape)
+    return model.predict_proba(features.reshape(is_sink.size, -1))[:, 1].reshape(is_sink.shape)
 
 
 def _inside(share: np.ndarray, cases: int) -> np.ndarray:

@@ -156,10 +156,8 @@ def weakening(
     defined = np.flatnonzero(total[0]) if layers else np.array([], int)
     row = {
         "prompts": prompts,
-        "length": np.nan,
-        "length_low": np.nan,
-        "length_high": np.nan,
-        **{name: float(estimate[name][0]) for name in _LEVELS},
+        **dict.fromkeys(("length", "length_low", "length_high"), np.nan),
+        **{name: estimate[name][0] for name in _LEVELS},
         **dict.fromkeys(("fall_low", "fall_high", "excess_fall_low", "excess_fall_high"), np.nan),
         "draws": 0,
         "last_length": lengths[defined[-1]] if len(defined) else np.nan,

@@ -39,14 +39,8 @@ def judged(probabilities: Mapping[str, np.ndarray], examples: Examples, prompts:
     for probability in probabilities.values():
         of_truth = np.where(is_sink, probability, 1 - probability)
         called = probability >= CALLED_AT
-        every = (
-            -np.log(of_truth.clip(np.finfo(float).tiny)),
-            (1 - of_truth) ** 2,
-            called & is_sink,
-            called,
-            is_sink,
-            np.ones(is_sink.shape),
-        )
+        log_loss, brier = -np.log(of_truth.clip(np.finfo(float).tiny)), (1 - of_truth) ** 2
+        every = log_loss, brier, called & is_sink, called, is_sink, np.ones(is_sink.shape)
         counts.append(np.stack([part.sum((1, 2), dtype=float) for part in every], axis=1))
     pairs = [pairs_won(probability, is_sink, examples.folds) for probability in probabilities.values()]
     folds = int(examples.folds.max()) + 1
@@ -75,12 +69,11 @@ def rows(found: Judged, resampling: Resampling) -> Iterator[dict[str, object]]:
     (Nadeau and Bengio, Machine Learning 52, 2003, equation 9).
     """
     count = dict(zip(_COUNTS, found.counts.transpose(2, 1, 0), strict=True))  # each (prompt, candidate)
-    names, prompts = found.names, len(found.prompts)
-    points = area(found.pairs, once_and_drawn(prompts, resampling))  # as measured, then by draw
-    auc = points[0]
-    base, best = names.index(BASE), auc.argmax()
+    names = found.names
+    points = area(found.pairs, once_and_drawn(len(found.prompts), resampling))  # as measured, then by draw
+    base, best = names.index(BASE), points[0].argmax()
     columns = {"base_rate": (count["sinks"].sum(0) / count["cells"].sum(0),)}
-    columns["auc"] = auc, *percentiles(points[1:])
+    columns["auc"] = points[0], *percentiles(points[1:])
     for name, (part, whole) in _SHARES.items():
         value = ratio(count[part].sum(0), count[whole].sum(0))
         columns[name] = value, *ratio_intervals(count[part], count[whole], resampling)
