@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from sinkstudy.stats.beside_simulated import beside_simulated_table
+from sinkstudy.stats.comparison import beside_simulated_table
 
 COLUMNS = "model simulator held_out_half threshold n_tokens quantity layer prompts measured ci_low ci_high"
 # Two layers of two heads; half 0 has 3 prompts, half 1 has 1. The calibrated rows measure the same and must not count.

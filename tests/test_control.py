@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from sinkstudy.stats.control import control_table
+from sinkstudy.stats.comparison import control_table
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.workflow.config import control_pairs
 

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from planted_captures import capture_of
 
-from sinkstudy.stats.layer_pairs import layer_pair_table
+from sinkstudy.stats.correlation import layer_pair_table
 from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.resampling import Resampling
 

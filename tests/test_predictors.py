@@ -9,10 +9,8 @@ from planted_captures import capture_of, planted_captures
 from sklearn import metrics
 
 from sinkstudy.stats.candidates import Examples, by_other_folds, held_out_probabilities
-from sinkstudy.stats.judging import judged, rows
-from sinkstudy.stats.learning import learning_curve
+from sinkstudy.stats.judging import area, judged, learning_curve, pairs_won, rows
 from sinkstudy.stats.predictors import predictor_tables
-from sinkstudy.stats.ranking import area, pairs_won
 from sinkstudy.stats.recommendation import CANDIDATES
 from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.resampling import Resampling

@@ -12,7 +12,7 @@ from sinkstudy.stats.mechanism import activation_tables, mechanism_table
 from sinkstudy.stats.positions import position_tables, sink_position_tables
 from sinkstudy.stats.predictors import predictor_tables
 from sinkstudy.stats.reduction import Needs, reduce, reduced
-from sinkstudy.stats.resampling import Resampling, drawn_sums, ratio_intervals, ratio_intervals_of
+from sinkstudy.stats.resampling import Resampling, drawn_sums, draws, ratio_intervals, ratio_intervals_of
 from sinkstudy.stats.scores import score_tables
 from sinkstudy.store import Capture
 from sinkstudy.store.reduced import Reduced
@@ -79,7 +79,7 @@ def test_sums_of_draws_and_intervals_are_those_of_all_prompts_at_once():
         return ((part[at : at + 4], whole[at : at + 4]) for at in range(0, 23, 4))
 
     drawn = np.random.default_rng(FEW.seed).multinomial(23, np.full(23, 1 / 23), size=FEW.bootstrap)
-    for found, values in zip(drawn_sums(blocks, 23, FEW), (part, whole), strict=True):
+    for found, values in zip(drawn_sums(blocks, draws(23, FEW)), (part, whole), strict=True):
         np.testing.assert_allclose(found, drawn @ values, rtol=1e-12)
     for found, expected in zip(ratio_intervals_of(blocks, FEW), ratio_intervals(part, whole, FEW), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12)

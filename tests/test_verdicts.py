@@ -11,10 +11,9 @@ from made_up import NAN, frame, study, with_tables
 from sinkstudy.evaluation.timing import Rounds
 from sinkstudy.findings import predictor_rules, replacing, rules
 from sinkstudy.findings.verdicts import judge, verdicts_json
-from sinkstudy.stats.pareto import pareto_front
 from sinkstudy.stats.profile import long_prompt_table
 from sinkstudy.stats.scores import null_score
-from sinkstudy.stats.speedups import speedups
+from sinkstudy.stats.speedups import pareto_front, speedups
 
 QUESTIONS = [
     "first_layer",

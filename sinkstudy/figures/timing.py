@@ -1,6 +1,5 @@
 """Measured speed of optimized attention beside its baselines, and what it costs in quality."""
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,8 +8,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from sinkstudy.figures import messages, style
-from sinkstudy.stats.pareto import pareto_front
-from sinkstudy.stats.speedups import corrected_low
+from sinkstudy.stats.speedups import pareto_front, with_sure_speedup
 
 _NOT_TIMED = ("not timed: its layers stay on disk", "a timing would be one of the disk")
 _WIDE = 1.35  # the points of one length lie within this factor of it
@@ -149,9 +147,7 @@ def _with_noise(rows: pd.DataFrame) -> pd.DataFrame:
     again = rows.loc[rows["policy"] == "again", [*cell, "speedup_low", "speedup_high"]].set_index(cell)
     low, high = again.reindex(pd.MultiIndex.from_frame(rows[cell])).to_numpy().T
     plans = max(1, int((rows["heads_replaced"] > 0).sum()))
-    sure = corrected_low(rows["speedup_vs_sdpa"], rows["speedup_low"], rows["degrees_of_freedom"], plans)
-    # The baselines have no ceiling: eager attention is not bound by what SDPA would save.
-    credited = np.where(rows["heads_replaced"] > 0, np.minimum(sure, rows["ceiling"]), sure)
+    credited = with_sure_speedup(rows, plans)["credited"].to_numpy()
     return rows.assign(is_noise=~((credited > high) | (rows["speedup_high"].to_numpy() < low)))
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from sinkstudy.findings.rules import Verdict, numbers_of
 from sinkstudy.findings.text import interval
-from sinkstudy.stats.speedups import corrected_low
+from sinkstudy.stats.speedups import with_sure_speedup
 
 HARMLESS_KL = 1e-2
 HARMLESS_AGREEMENT = 0.98
@@ -134,13 +134,10 @@ def _ways(benchmark: pd.DataFrame) -> pd.DataFrame:
 
 
 def _corrected(rows: pd.DataFrame, comparisons: int) -> pd.DataFrame:
-    """Those of a known gain, with `sure_speedup`, the lower end corrected for so many comparisons, and whether it is
-    worth having (`is_sure`): no more than the ceiling counts."""
-    rows = rows.dropna(subset=["speedup_low", "again_high"])
-    measured = rows["speedup_vs_sdpa"], rows["speedup_low"], rows["degrees_of_freedom"]
-    rows = rows.assign(sure_speedup=corrected_low(*measured, comparisons))
-    credited = rows[["sure_speedup", "ceiling"]].min(axis=1)
-    return rows.assign(is_sure=credited > rows["again_high"].clip(lower=WORTHWHILE_SPEEDUP))
+    """Those of a known gain, with the speedup that is sure in spite of so many comparisons, and whether it is worth
+    having (`is_sure`)."""
+    rows = with_sure_speedup(rows.dropna(subset=["speedup_low", "again_high"]), comparisons)
+    return rows.assign(is_sure=rows["credited"] > rows["again_high"].clip(lower=WORTHWHILE_SPEEDUP))
 
 
 def _cost(row: pd.Series) -> str:

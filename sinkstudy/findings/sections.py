@@ -8,8 +8,8 @@ from sinkstudy.findings.inputs import Tables
 from sinkstudy.findings.rules import SIGNIFICANT
 from sinkstudy.findings.text import Markdown, note, row_note
 from sinkstudy.stats.comparison import short_and_long_sets
-from sinkstudy.stats.pareto import pareto_front
 from sinkstudy.stats.scores import null_score
+from sinkstudy.stats.speedups import pareto_front
 
 ORIGINAL = "the original study"  # its name in published.csv
 SHOWN_LENGTHS = (2, 5, 10, 24, 64, 128, 256, 512, 1024, 2048)

@@ -72,15 +72,12 @@ class Calibrator:
     def add(self, prefixes: Prefixes) -> None:
         """Captures of one length; the lengths of GRID are fitted, and others interpolated."""
         reached = GRID[prefixes.n_tokens >= GRID]
-        above = np.zeros((len(GRID), *prefixes.scores.shape[1:3]))
-        squares = np.zeros_like(above)
-        if len(reached):
-            at = prefixes.scores[..., [prefixes.place(n) for n in reached]]  # (prompt, layer, head, length)
-            odds = _logit(at) - _logit(null_score(reached))
-            above[: len(reached)] = odds.sum(0).transpose(2, 0, 1)
-            squares[: len(reached)] = (odds**2).sum(0).transpose(2, 0, 1)
+        at = prefixes.scores[..., [prefixes.place(n) for n in reached]]  # (prompt, layer, head, length)
+        odds = np.moveaxis(_logit(at) - _logit(null_score(reached)), -1, 1)  # (prompt, length, layer, head)
+        beyond = ((0, len(GRID) - len(reached)), (0, 0), (0, 0))
         self._count[: len(reached)] += len(prefixes.members)
-        self._sum, self._squares = self._sum + above, self._squares + squares
+        self._sum = self._sum + np.pad(odds.sum(0), beyond)
+        self._squares = self._squares + np.pad((odds**2).sum(0), beyond)
 
     def fitted(self) -> Calibration:
         """Raises StudyError when no prompt has two tokens."""

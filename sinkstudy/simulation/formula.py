@@ -76,24 +76,22 @@ def summary_table(
 
     `fitted_to`: the captured model that a calibrated preset was fitted to.
     """
-    rows = []
-    for one in simulated:
-        rows.append(
-            {
-                "kind": "simulated",
-                "preset": preset,
-                "fitted_to": fitted_to,
-                "n_tokens": one.n_tokens,
-                "threshold": threshold,
-                "simulated_layers": len(one.is_sink),
-                "simulated_heads": one.is_sink.size,
-                "simulated_sinks": int(one.is_sink.sum()),
-                "simulated_sink_fraction": one.is_sink.mean(),
-                "simulated_mean_score": one.score.mean(),
-                **correlate(one.is_sink[None], resampling),
-            }
-        )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {
+            "kind": "simulated",
+            "preset": preset,
+            "fitted_to": fitted_to,
+            "n_tokens": one.n_tokens,
+            "threshold": threshold,
+            "simulated_layers": len(one.is_sink),
+            "simulated_heads": one.is_sink.size,
+            "simulated_sinks": int(one.is_sink.sum()),
+            "simulated_sink_fraction": one.is_sink.mean(),
+            "simulated_mean_score": one.score.mean(),
+            **correlate(one.is_sink[None], resampling),
+        }
+        for one in simulated
+    )
 
 
 def write_simulation(path: Path, preset: str, simulated: list[SimulatedSinks], threshold: float) -> None:

@@ -4,10 +4,9 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from sinkstudy.stats.correlation import correlation_tables
+from sinkstudy.stats.correlation import correlation_tables, layer_pair_table
 from sinkstudy.stats.curves import curve_table, length_tables, weakening_table
 from sinkstudy.stats.definitions import definition_table
-from sinkstudy.stats.layer_pairs import layer_pair_table
 from sinkstudy.stats.persistence import persistence_tables
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store.reduced import Reduced
@@ -17,8 +16,8 @@ _INFORMATIVE_TOKENS = 10  # uniform attention scores 0.29 at this length and mor
 
 
 def first_layer_statistics(reduced: Reduced, model: str, lengths: list[int], resampling: Resampling) -> Tables:
-    """Whether later layers follow the first: correlation (in parts), over all prompts at each of `lengths`; curves and
-    weakening, over every length."""
+    """Whether later layers follow the first: correlation (in parts), at each of `lengths`; curves and weakening, over
+    every length."""
     curves = curve_table(reduced, model, resampling)
     return {
         "correlation": correlation_tables(reduced, model, lengths, resampling, curves),

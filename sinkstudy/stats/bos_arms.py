@@ -26,7 +26,6 @@ def arm_rows(
         for n in (n for n in lengths if n <= capture.n_tokens):
             at, (strongest, _) = prefixes.at(n), strongest_position(prefixes, n)
             known = strongest[~np.isnan(strongest)]
-            shares = [(known == p).mean() if len(known) else np.nan for p in range(POSITIONS)]
             yield {
                 "arm": arm,
                 "first_token": capture.tokens[0],
@@ -35,7 +34,7 @@ def arm_rows(
                 "sink_fraction": (at >= threshold).mean(),
                 "mean_score": at.mean(),
                 "mean_excess": excess_score(at, null_score(n)).mean(),
-                **{f"strongest_{position}": share for position, share in enumerate(shares)},
+                **{f"strongest_{p}": (known == p).mean() if len(known) else np.nan for p in range(POSITIONS)},
             }
 
 

@@ -3,7 +3,6 @@
 Each candidate gives every later head of every prompt a probability, and is fitted without the prompts it is judged on.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sinkstudy.stats.recommendation import BASE, CANDIDATES
+from sinkstudy.stats.resampling import ratio
 
 _ARE_PROBABILITIES = (BASE, "length_and_first_token")
 
@@ -40,7 +40,7 @@ def held_out_probabilities(examples: Examples) -> dict[str, np.ndarray]:
     found = {}
     for fold in np.unique(examples.folds):
         train = examples.folds != fold
-        values = dict(_values(examples, train))
+        values = _values(examples, train)
         features = {name: value[..., None] for name, value in values.items() if name not in _ARE_PROBABILITIES}
         features["all"] = np.stack(list(values.values()), axis=-1)
         values |= {name: _fitted(feature, examples.is_sink, train) for name, feature in features.items()}
@@ -58,7 +58,7 @@ def by_other_folds(values: np.ndarray, folds: np.ndarray, train: np.ndarray) -> 
     return np.stack(means)[folds]
 
 
-def _values(examples: Examples, train: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _values(examples: Examples, train: np.ndarray) -> dict[str, np.ndarray]:
     """The candidates but `all`, each (prompt, layer - 1, head), made with the outcomes of training prompts alone."""
     scores, is_sink, folds = examples.scores, examples.is_sink, examples.folds
     rate = by_other_folds(is_sink.mean(2), folds, train)  # (prompt, layer - 1)
@@ -72,8 +72,7 @@ def _values(examples: Examples, train: np.ndarray) -> Iterator[tuple[str, np.nda
     }
     if examples.activation is not None:
         found["activation"] = np.log(examples.activation[:, 1:, None])
-    for name, value in found.items():
-        yield name, np.broadcast_to(value, is_sink.shape)
+    return {name: np.broadcast_to(value, is_sink.shape) for name, value in found.items()}
 
 
 def _first_token_rate(examples: Examples, train: np.ndarray) -> np.ndarray:
@@ -94,7 +93,7 @@ def _anchors(scores: np.ndarray, is_sink: np.ndarray) -> np.ndarray:
     y = is_sink - is_sink.mean((0, 2), keepdims=True)
     spread = np.sqrt((x**2).sum((0, 2))[:, None] * (y**2).sum((0, 2)))
     together = np.einsum("pah,plh->al", x, y)
-    correlation = np.divide(together, spread, out=np.zeros_like(spread), where=spread > 0)
+    correlation = np.nan_to_num(ratio(together, spread))
     return np.where(np.triu(np.ones_like(spread)), correlation, -np.inf).argmax(0)  # layer l is row l - 1 of is_sink
 
 
@@ -103,10 +102,9 @@ def _fitted(features: np.ndarray, is_sink: np.ndarray, train: np.ndarray) -> np.
     outcome = is_sink[train].ravel()
     if outcome.all() or not outcome.any():
         return np.full(is_sink.shape, _inside(outcome.mean(), outcome.size))
-    rows = features.reshape(-1, features.shape[-1])
     model = make_pipeline(StandardScaler(), LogisticRegression())
     model.fit(features[train].reshape(len(outcome), -1), outcome)
-    return model.predict_proba(rows)[:, 1].reshape(is_sink.shape)
+    return model.predict_proba(features.reshape(is_sink.size, -1))[:, 1].reshape(is_sink.shape)
 
 
 def _inside(share: np.ndarray, cases: int) -> np.ndarray:

@@ -10,8 +10,8 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from sinkstudy.stats.resampling import Blocks, Resampling, drawn_sums, percentiles, ratio, sums
-from sinkstudy.stats.scores import excess_score, null_score
+from sinkstudy.stats.resampling import Blocks, Resampling, drawn_sums, draws, percentiles, ratio, sums
+from sinkstudy.stats.scores import excess_score, null_score, prompt_columns
 from sinkstudy.store.reduced import Reduced
 
 _LENGTHS_AT_ONCE = 1 << 9
@@ -23,25 +23,19 @@ def length_tables(reduced: Reduced, model: str) -> Iterator[pd.DataFrame]:
 
     `sink_fraction` is that of all heads; `mean_score` and `mean_excess` are averages over them.
     """
-    thresholds, (layers, heads) = reduced.thresholds, reduced.shape
-    times = len(thresholds)
+    times, cells = len(reduced.thresholds), np.prod(reduced.shape)
     for block in reduced.blocks(reduced.reaching(None)):
         ends = reduced.n_tokens[block]
-        every = np.arange(1, ends.max() + 1)
-        of_token = _every_threshold(ends, times)
-        n_tokens = np.concatenate([every[:n] for n in ends])[of_token]
-        mean = reduced.rows("mean_score", block)[of_token]
-        level = np.repeat(np.tile(np.arange(times), len(block)), np.repeat(ends, times))
-        sinks = reduced.rows("counts", block)[of_token, level, 0]
-        null = null_score(every)[n_tokens - 1]
+        n_tokens = np.concatenate([np.tile(np.arange(1, n + 1), times) for n in ends])
+        mean = np.concatenate([np.tile(one, times) for one in reduced.of_each("mean_score", block)])
+        sinks = np.concatenate([one[:, :, 0].T.ravel() for one in reduced.of_each("counts", block)])
+        null = null_score(n_tokens)
         yield pd.DataFrame(
-            {
-                "model": pd.Categorical.from_codes(np.zeros_like(n_tokens), [model]),  # a code per row, not a string
-                "set": pd.Categorical(reduced.sets[block]).repeat(times * ends),
-                "prompt": pd.Categorical(reduced.prompts[block]).repeat(times * ends),
+            prompt_columns(reduced, model, block, times * ends)
+            | {
                 "n_tokens": n_tokens,
-                "threshold": np.array(thresholds)[level],
-                "sink_fraction": sinks / (layers * heads),
+                "threshold": np.concatenate([np.repeat(reduced.thresholds, n) for n in ends]),
+                "sink_fraction": sinks / cells,
                 "mean_score": mean,
                 "null_score": null,
                 "mean_excess": excess_score(mean, null),
@@ -49,95 +43,46 @@ def length_tables(reduced: Reduced, model: str) -> Iterator[pd.DataFrame]:
         )
 
 
-def _every_threshold(ends: np.ndarray, times: int) -> np.ndarray:
-    """Places along all tokens of prompts of `ends` tokens, those of each prompt `times` times over."""
-    starts = np.cumsum(ends) - ends
-    return np.concatenate([np.tile(np.arange(start, start + n), times) for start, n in zip(starts, ends, strict=True)])
-
-
 def curve_table(reduced: Reduced, model: str, resampling: Resampling) -> pd.DataFrame:
     """Rows per set (and `all`), threshold and length."""
     parts = []
     for name, members in [("all", reduced.reaching(None)), *reduced.members()]:
         longest = int(reduced.n_tokens[members].max())
-        for i in range(len(reduced.thresholds)):
+        for i, threshold in enumerate(reduced.thresholds):
+            about = {"model": model, "set": name, "threshold": threshold}
             for start in range(0, longest, _LENGTHS_AT_ONCE):
                 lengths = np.arange(start + 1, min(start + _LENGTHS_AT_ONCE, longest) + 1)
-                parts.append(_rows(reduced, members, i, lengths, resampling).assign(set=name))
-    table = pd.concat(parts, ignore_index=True)
-    table.insert(0, "model", model)
-    table.insert(1, "set", table.pop("set"))
-    return table
+                parts.append(pd.DataFrame(about | _columns(reduced, members, i, lengths, resampling)))
+    return pd.concat(parts, ignore_index=True)
 
 
-def weakening_table(reduced: Reduced, model: str, resampling: Resampling) -> pd.DataFrame:
-    """A row per threshold over all prompts, see `weakening`."""
-    every, rows = reduced.reaching(None), []
-    layers, heads = reduced.shape
-    for i, threshold in enumerate(reduced.thresholds):
-        lengths = np.arange(1, reduced.n_tokens.max() + 1)
-        # Elsewhere uniform attention is itself a sink. The null score only falls with length.
-        lengths = lengths[null_score(lengths) < threshold]
-        blocks = partial(_later_counts, reduced, every, i, lengths)
-        found = weakening(blocks, len(every), lengths, (layers - 1, heads), resampling)
-        rows.append({"threshold": threshold, **found})
-    table = pd.DataFrame(rows)
-    table.insert(0, "model", model)
-    return table.astype({name: "Int64" for name in ("length", "length_low", "length_high", "last_length")})
-
-
-def _counts(reduced: Reduced, members: np.ndarray, i: int, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """Sinks, first-layer sinks, followers (uint16) and whether a prompt is that long (bool), (prompt, length) each.
-
-    Of consecutive `lengths`, at the threshold of index `i`; beyond a prompt's end all are 0.
-    """
-    for block in reduced.blocks(members):
-        yield *np.moveaxis(_padded(reduced, "counts", block, lengths, i), -1, 0), _reached(reduced, block, lengths)
-
-
-def _later_counts(
-    reduced: Reduced, members: np.ndarray, i: int, lengths: np.ndarray
-) -> Iterator[tuple[np.ndarray, ...]]:
-    """As `_counts`: first-layer sinks, followers, sinks in later layers, and whether a prompt is that long."""
-    for sinks, first, both, reached in _counts(reduced, members, i, lengths):
-        yield first, both, sinks - first, reached
-
-
-def _reached(reduced: Reduced, block: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    return reduced.n_tokens[block][:, None] >= lengths
-
-
-def _padded(reduced: Reduced, name: str, block: np.ndarray, lengths: np.ndarray, *at: int) -> np.ndarray:
-    """What is stored by token at consecutive `lengths`, (prompt, length, ...), 0 beyond a prompt's end; `at`: indices
-    of the axes after that of the tokens."""
-    n_tokens, reached = reduced.n_tokens[block], _reached(reduced, block, lengths)
-    values = reduced.rows(name, block)[(slice(None), *at)]
-    places = (np.cumsum(n_tokens) - n_tokens)[:, None] + lengths - 1
-    padded = np.zeros((*reached.shape, *values.shape[1:]), values.dtype)
-    padded[reached] = values[places[reached]]
-    return padded
-
-
-def _rows(reduced: Reduced, members: np.ndarray, i: int, lengths: np.ndarray, resampling: Resampling) -> pd.DataFrame:
-    """The rows of consecutive `lengths` at the threshold of index `i`."""
+def _columns(
+    reduced: Reduced, members: np.ndarray, i: int, lengths: np.ndarray, resampling: Resampling
+) -> dict[str, np.ndarray]:
+    """The curves at consecutive `lengths` and the threshold of index `i`."""
     layers, heads = reduced.shape[0] - 1, reduced.shape[1]
     null = null_score(lengths)
 
     def blocks() -> Iterator[list[np.ndarray]]:
         counted = _counts(reduced, members, i, lengths)
-        for block, (sinks, first, both, reached) in zip(reduced.blocks(members), counted, strict=True):
+        for block, (first, both, later, reached) in zip(reduced.blocks(members), counted, strict=True):
             mean = _padded(reduced, "mean_score", block, lengths)
-            excess = excess_score(mean, null) * reached
-            excess[:, lengths == 1] = 0  # undefined for one token, where the table gets NaN below
-            yield [sinks / ((layers + 1) * heads), excess, both, sinks.astype(float) - first, reached, first, mean]
+            fraction, excess = (first + later) / ((layers + 1) * heads), excess_score(mean, null) * reached
+            yield [fraction, excess, both, later, reached, first, mean, first > 0]
 
-    *_, mean = totals = sums(blocks)
-    usable = sums(lambda: ([block[4], block[5] > 0] for block in blocks()))  # prompts of each length, and with sinks
-    found = _estimates(totals, layers, heads)
-    drawn = _estimates(drawn_sums(lambda: (block[:6] for block in blocks()), len(members), resampling), layers, heads)
-    prompts, first = totals[4], totals[5]
+    def ratios(sums: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        fraction, excess, both, later, prompts, first = sums
+        return {
+            "sink_fraction": ratio(fraction, prompts),
+            "mean_excess": ratio(excess, prompts * (lengths > 1)),  # undefined for one token
+            "p_later_given_first": ratio(both, layers * first),
+            "p_later": ratio(later, layers * heads * prompts),
+        }
+
+    *added, mean, with_sinks = sums(blocks)
+    prompts, first = added[4:]
+    found = ratios(added)
     columns = {
-        "threshold": reduced.thresholds[i],
         "n_tokens": lengths,
         "prompts": prompts.astype(int),
         "sink_fraction": found["sink_fraction"],
@@ -148,27 +93,49 @@ def _rows(reduced: Reduced, members: np.ndarray, i: int, lengths: np.ndarray, re
         "p_later_given_first": found["p_later_given_first"],
         "p_later": found["p_later"],
     }
-    for name, draws in drawn.items():
-        enough = usable[name == "p_later_given_first"] > 1
+    drawn = drawn_sums(lambda: (block[:6] for block in blocks()), draws(len(members), resampling))
+    for name, values in ratios(drawn).items():
+        enough = (with_sinks if name == "p_later_given_first" else prompts) > 1
         ends = np.full((2, len(lengths)), np.nan)
-        ends[:, enough] = percentiles(draws[:, enough])
+        ends[:, enough] = percentiles(values[:, enough])
         columns |= {f"{name}_low": ends[0], f"{name}_high": ends[1]}
-    table = pd.DataFrame(columns)
-    table.loc[table["n_tokens"] == 1, ["mean_excess_low", "mean_excess_high"]] = np.nan
-    return table
+    return columns
 
 
-def _estimates(sums: Sequence[np.ndarray], layers: int, heads: int) -> dict[str, np.ndarray]:
-    """The curves from sums over prompts, NaN where undefined: of sink fractions, excess scores, followers and later
-    sinks, prompts, and first-layer sinks."""
-    fraction, excess, both, later, prompts, first, *_ = sums
-    ratios = {
-        "sink_fraction": (fraction, prompts),
-        "mean_excess": (excess, prompts),
-        "p_later_given_first": (both, layers * first),
-        "p_later": (later, layers * heads * prompts),
-    }
-    return {name: ratio(part, whole) for name, (part, whole) in ratios.items()}
+def weakening_table(reduced: Reduced, model: str, resampling: Resampling) -> pd.DataFrame:
+    """A row per threshold over all prompts, see `weakening`."""
+    every, rows = reduced.reaching(None), []
+    layers, heads = reduced.shape
+    for i, threshold in enumerate(reduced.thresholds):
+        lengths = np.arange(1, reduced.n_tokens.max() + 1)
+        # Elsewhere uniform attention is itself a sink. The null score only falls with length.
+        lengths = lengths[null_score(lengths) < threshold]
+        blocks = partial(_counts, reduced, every, i, lengths)
+        found = weakening(blocks, len(every), lengths, (layers - 1, heads), resampling)
+        rows.append({"model": model, "threshold": threshold, **found})
+    return pd.DataFrame(rows).astype(dict.fromkeys(("length", "length_low", "length_high", "last_length"), "Int64"))
+
+
+def _counts(reduced: Reduced, members: np.ndarray, i: int, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """First-layer sinks, followers, sinks in later layers (uint16) and whether a prompt is that long (bool), (prompt,
+    length) each.
+
+    Of consecutive `lengths`, at the threshold of index `i`; beyond a prompt's end all are 0.
+    """
+    for block in reduced.blocks(members):
+        sinks, first, both = np.moveaxis(_padded(reduced, "counts", block, lengths, i), -1, 0)
+        yield first, both, sinks - first, reduced.n_tokens[block][:, None] >= lengths
+
+
+def _padded(reduced: Reduced, name: str, block: np.ndarray, lengths: np.ndarray, *at: int) -> np.ndarray:
+    """What is stored by token at consecutive `lengths`, (prompt, length, ...), 0 beyond a prompt's end; `at`: indices
+    of the axes after that of the tokens."""
+    n_tokens = reduced.n_tokens[block][:, None]
+    values = reduced.rows(name, block)[(slice(None), *at)]
+    places, reached = np.cumsum(n_tokens)[:, None] - n_tokens + lengths - 1, n_tokens >= lengths
+    padded = np.zeros((*reached.shape, *values.shape[1:]), values.dtype)
+    padded[reached] = values[places[reached]]
+    return padded
 
 
 def weakening(
@@ -189,10 +156,8 @@ def weakening(
     defined = np.flatnonzero(total[0]) if layers else np.array([], int)
     row = {
         "prompts": prompts,
-        "length": np.nan,
-        "length_low": np.nan,
-        "length_high": np.nan,
-        **{name: float(estimate[name][0]) for name in _LEVELS},
+        **dict.fromkeys(("length", "length_low", "length_high"), np.nan),
+        **{name: estimate[name][0] for name in _LEVELS},
         **dict.fromkeys(("fall_low", "fall_high", "excess_fall_low", "excess_fall_high"), np.nan),
         "draws": 0,
         "last_length": lengths[defined[-1]] if len(defined) else np.nan,
@@ -200,21 +165,20 @@ def weakening(
     if np.isnan(estimate["split"][0]):
         return row
     row["length"] = lengths[int(estimate["split"][0])]
-    if sum(int((first.sum(1) > 0).sum()) for first, *_ in blocks()) < 2:
+    if sum((first.sum(1) > 0).sum() for first, *_ in blocks()) < 2:
         return row
     at_once = max(1, _NUMBERS_AT_ONCE // (4 * len(lengths)))
-    parts = [
-        _change(*drawn_sums(blocks, prompts, resampling, slice(start, start + at_once)), layers, heads)
+    drawn = pd.concat(
+        pd.DataFrame(_change(*drawn_sums(blocks, draws(prompts, resampling)[start : start + at_once]), layers, heads))
         for start in range(0, resampling.bootstrap, at_once)
-    ]
-    split, *falls = (np.concatenate([part[name] for part in parts]) for name in ("split", "fall", "excess_fall"))
-    kept = ~np.isnan(split)
-    row["draws"] = int(kept.sum())
+    )
+    split = drawn["split"].dropna()
+    row["draws"] = len(split)
     # A length is a whole number, so the interval ends at resampled values and not between two of them.
-    low, high = np.quantile(split[kept], [0.025, 0.975], method="inverted_cdf").astype(int)
+    low, high = np.quantile(split, [0.025, 0.975], method="inverted_cdf").astype(int)
     row["length_low"], row["length_high"] = lengths[low], lengths[high]
-    for name, fall in zip(("fall", "excess_fall"), falls, strict=True):
-        row[f"{name}_low"], row[f"{name}_high"] = percentiles(fall)
+    for name in ("fall", "excess_fall"):
+        row[f"{name}_low"], row[f"{name}_high"] = percentiles(drawn[name].to_numpy())
     return row
 
 
@@ -225,24 +189,19 @@ def _change(
     first: np.ndarray, both: np.ndarray, later: np.ndarray, reached: np.ndarray, layers: int, heads: int
 ) -> dict[str, np.ndarray]:
     """Where the correlation (row, length) is best split, and its levels before and after; NaN where it cannot be."""
-    weight, follow = layers * first, both
-    base = np.divide(later, layers * heads * reached, out=np.zeros_like(later), where=reached > 0) if layers else later
-    expected = weight * base
-    sums = np.cumsum(np.stack([weight, follow, expected]), axis=2)  # (3, row, length)
-    before, after = sums[:, :, :-1], sums[:, :, -1:] - sums[:, :, :-1]
-    splittable = (before[0] > 0) & (after[0] > 0)
-    gain = np.full(before[0].shape, -np.inf)
-    np.divide(before[1] ** 2, before[0], out=gain, where=splittable)
-    gain += np.divide(after[1] ** 2, after[0], out=np.zeros_like(gain), where=splittable)
-    found = splittable.any(1)
-    at = np.where(found, gain.argmax(1) if gain.shape[1] else 0, 0)
-    result = {name: np.full(len(first), np.nan) for name in ("split", *_LEVELS)}
-    rows = np.flatnonzero(found)
+    weight = layers * first
+    expected = weight * np.nan_to_num(ratio(later, layers * heads * reached))
+    sums = np.cumsum([weight, both, expected], axis=2)
+    before = np.pad(sums, ((0, 0), (0, 0), (1, 0)))  # of the first 0, 1, ... lengths, (3, row, length + 1)
+    after = before[:, :, -1:] - before
+    gain = ratio(before[1] ** 2, before[0]) + ratio(after[1] ** 2, after[0])  # undefined where a side has no sinks
+    split = np.nan_to_num(gain, nan=-1).argmax(1)  # Gains are not negative, and 0 lengths are no side.
+    found = split > 0
+    result = {"split": np.where(found, split, np.nan)}
     for name, part in (("before", before), ("after", after)):
-        weights, follows, expecteds = part[:, rows, at[rows]]
-        result[name][rows] = follows / weights
-        result[f"excess_{name}"][rows] = (follows - expecteds) / weights
-    result["split"][rows] = at[rows] + 1
+        weights, follows, expecteds = np.take_along_axis(part, split[None, :, None], axis=2)[:, :, 0]
+        result[name] = ratio(follows, weights * found)
+        result[f"excess_{name}"] = ratio(follows - expecteds, weights * found)
     result["fall"] = result["before"] - result["after"]
     result["excess_fall"] = result["excess_before"] - result["excess_after"]
     return result

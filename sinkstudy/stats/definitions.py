@@ -7,12 +7,13 @@ threshold itself counts. A figure means nothing beside another before these agre
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from sinkstudy.stats.prefixes import Prefixes
-from sinkstudy.stats.resampling import Resampling, ratio_intervals_of, sums
+from sinkstudy.stats.resampling import Resampling, ratio, ratio_intervals_of, sums
 from sinkstudy.store.reduced import Reduced
 
 
@@ -53,44 +54,43 @@ DEFINITIONS = {
 
 def shares(prefixes: Prefixes, n: int, thresholds: Sequence[float]) -> np.ndarray:
     """(prompt, definition, threshold); NaN where the prompt is shorter, or no query counts."""
-    found = np.full((len(prefixes.members), len(DEFINITIONS), len(thresholds)), np.nan)
-    for d, definition in enumerate(DEFINITIONS.values() if n <= prefixes.n_tokens else ()):
-        for t, threshold in enumerate(thresholds):
-            found[:, d, t] = definition.share(prefixes, n, threshold)
-    return found
+    if n > prefixes.n_tokens:
+        return np.full((len(prefixes.members), len(DEFINITIONS), len(thresholds)), np.nan)
+    found = [[one.share(prefixes, n, threshold) for threshold in thresholds] for one in DEFINITIONS.values()]
+    return np.moveaxis(found, -1, 0)
 
 
 def definition_table(reduced: Reduced, model: str, lengths: Sequence[int], resampling: Resampling) -> pd.DataFrame:
     """Rows per set (and `all`), definition, threshold and length: the mean over prompts that reach it, with its
     interval."""
     lengths = [n for n in lengths if n > 1]
-    parts = [
-        _rows(reduced, members, lengths, resampling).assign(set=name)
-        for name, members in [*reduced.members(), ("all", reduced.reaching(None))]
-    ]
-    table = pd.concat(parts, ignore_index=True)
-    table.insert(0, "model", model)
-    table.insert(1, "set", table.pop("set"))
-    return table
+    cells = pd.DataFrame(
+        {
+            "model": model,
+            "set": "all",
+            "definition": name,
+            "unit": one.unit,
+            "first_query": "counted" if one.first_query else "left out",
+            "queries": f"first {one.queries}" if one.queries else "all",
+            "comparison": ">" if one.strict else ">=",
+        }
+        for name, one in DEFINITIONS.items()
+    )
+    for name, values in {"threshold": reduced.thresholds, "n_tokens": lengths}.items():
+        cells = cells.merge(pd.DataFrame({name: values}), how="cross")
+    parts = []
+    for name, members in [*reduced.members(), ("all", reduced.reaching(None))]:
+        blocks = partial(_blocks, reduced, members, lengths)
+        total, prompts = sums(blocks)
+        low, high = ratio_intervals_of(blocks, resampling)
+        columns = {"prompts": prompts.astype(int), "share": ratio(total, prompts), "share_low": low, "share_high": high}
+        parts.append(pd.concat([cells, pd.DataFrame(columns)], axis=1).assign(set=name)[prompts > 0])
+    return pd.concat(parts, ignore_index=True)
 
 
-def _rows(reduced: Reduced, members: np.ndarray, lengths: Sequence[int], resampling: Resampling) -> pd.DataFrame:
-    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for block in reduced.blocks(members):
-            of_length = [reduced.rows(f"shares/{n}", block) for n in lengths]
-            flat = np.stack(of_length, axis=-1).reshape(len(block), -1)
-            yield np.nan_to_num(flat), ~np.isnan(flat)
-
-    total, prompts = sums(blocks)
-    low, high = ratio_intervals_of(blocks, resampling)
-    names = ["definition", "threshold", "n_tokens"]
-    rows = pd.MultiIndex.from_product([DEFINITIONS, reduced.thresholds, lengths], names=names).to_frame(index=False)
-    about = [DEFINITIONS[name] for name in rows["definition"]]
-    rows.insert(1, "unit", [one.unit for one in about])
-    rows.insert(2, "first_query", ["counted" if one.first_query else "left out" for one in about])
-    rows.insert(3, "queries", [f"first {one.queries}" if one.queries else "all" for one in about])
-    rows.insert(4, "comparison", [">" if one.strict else ">=" for one in about])
-    rows["prompts"] = prompts.astype(int)
-    rows["share"] = np.divide(total, prompts, out=np.full(len(rows), np.nan), where=prompts > 0)
-    rows["share_low"], rows["share_high"] = low, high
-    return rows[rows["prompts"] > 0]
+def _blocks(reduced: Reduced, members: np.ndarray, lengths: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Shares of sinks, and whether they are defined, (prompt, cell) each."""
+    for block in reduced.blocks(members):
+        of_length = [reduced.rows(f"shares/{n}", block) for n in lengths]
+        flat = np.stack(of_length, axis=-1).reshape(len(block), -1)
+        yield np.nan_to_num(flat), ~np.isnan(flat)

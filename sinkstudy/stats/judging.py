@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from sinkstudy.stats.candidates import Examples
-from sinkstudy.stats.ranking import area, pairs_won
 from sinkstudy.stats.recommendation import BASE
-from sinkstudy.stats.resampling import Resampling, percentiles, ratio_intervals, resamples
+from sinkstudy.stats.resampling import Resampling, once_and_drawn, percentiles, ratio, ratio_intervals
 
 CALLED_AT = 0.5  # a head is called a sink from this probability on, which errs least often
 _SHARES = {"log_loss": ("log_loss", "cells"), "brier": ("brier", "cells")}
 _SHARES |= {"precision": ("hits", "called"), "recall": ("hits", "sinks")}
 _COUNTS = ("log_loss", "brier", "hits", "called", "sinks", "cells")
 _COMPARED = ("gain", "behind")
+_REPEATS = 8
 COLUMNS = ["base_rate", *(f"{name}{end}" for name in ("auc", *_SHARES, *_COMPARED) for end in ("", "_low", "_high"))]
 
 
@@ -39,14 +39,8 @@ def judged(probabilities: Mapping[str, np.ndarray], examples: Examples, prompts:
     for probability in probabilities.values():
         of_truth = np.where(is_sink, probability, 1 - probability)
         called = probability >= CALLED_AT
-        every = (
-            -np.log(of_truth.clip(np.finfo(float).tiny)),
-            (1 - of_truth) ** 2,
-            called & is_sink,
-            called,
-            is_sink,
-            np.ones(is_sink.shape),
-        )
+        log_loss, brier = -np.log(of_truth.clip(np.finfo(float).tiny)), (1 - of_truth) ** 2
+        every = log_loss, brier, called & is_sink, called, is_sink, np.ones(is_sink.shape)
         counts.append(np.stack([part.sum((1, 2), dtype=float) for part in every], axis=1))
     pairs = [pairs_won(probability, is_sink, examples.folds) for probability in probabilities.values()]
     folds = int(examples.folds.max()) + 1
@@ -75,31 +69,73 @@ def rows(found: Judged, resampling: Resampling) -> Iterator[dict[str, object]]:
     (Nadeau and Bengio, Machine Learning 52, 2003, equation 9).
     """
     count = dict(zip(_COUNTS, found.counts.transpose(2, 1, 0), strict=True))  # each (prompt, candidate)
-    names, prompts = found.names, len(found.prompts)
-    auc = area(found.pairs, np.ones((1, prompts)))[0]
-    draws = np.concatenate(
-        [area(found.pairs, draw) for draw in resamples(prompts, resampling, width=len(names) * prompts)]
-    )
-    base, best = names.index(BASE), int(auc.argmax())
+    names = found.names
+    points = area(found.pairs, once_and_drawn(len(found.prompts), resampling))  # as measured, then by draw
+    base, best = names.index(BASE), points[0].argmax()
     columns = {"base_rate": (count["sinks"].sum(0) / count["cells"].sum(0),)}
-    columns["auc"] = auc, *percentiles(draws)
+    columns["auc"] = points[0], *percentiles(points[1:])
     for name, (part, whole) in _SHARES.items():
-        total = count[whole].sum(0)
-        ratio = np.divide(count[part].sum(0), total, out=np.full(total.shape, np.nan), where=total > 0)
-        columns[name] = ratio, *ratio_intervals(count[part], count[whole], resampling)
-    points = np.vstack([auc, draws])  # as measured, then by draw
-    for name, difference in (
-        ("gain", points - np.maximum(points[:, [base]], 0.5)),
-        ("behind", points[:, [best]] - points),
-    ):
-        ends = percentiles(difference[1:], error=0.05 / (len(names) - 1))
-        columns[name] = (
-            difference[0],
-            *(difference[0] + np.sqrt(1 + found.folds / (found.folds - 1)) * (ends - difference[0])),
-        )
+        value = ratio(count[part].sum(0), count[whole].sum(0))
+        columns[name] = value, *ratio_intervals(count[part], count[whole], resampling)
+    differences = {"gain": points - np.maximum(points[:, [base]], 0.5), "behind": points[:, [best]] - points}
+    wider = np.sqrt(1 + found.folds / (found.folds - 1))
+    for name, (value, *others) in differences.items():
+        ends = percentiles(np.array(others), error=0.05 / (len(names) - 1))
+        columns[name] = value, *(value + wider * (ends - value))
     for i, name in enumerate(names):
         yield {"predictor": name} | {
-            f"{column}{end}": float(values[i])
+            f"{column}{end}": values[i]
             for column, several in columns.items()
             for end, values in zip(("", "_low", "_high"), several, strict=False)
         }
+
+
+def learning_curve(examples: Examples, resampling: Resampling) -> Iterator[dict[str, float]]:
+    """Area under the ROC curve of the mean score over 1, 2, 4, ... other prompts, and over all of the other folds.
+
+    Each is over a number of draws of these prompts, with an interval over the prompts it is judged on.
+    """
+    rng = np.random.default_rng(resampling.seed)
+    scores, folds = examples.scores[:, 1:], examples.folds
+    others = [np.flatnonzero(folds != fold) for fold in range(folds.max() + 1)]
+    most = min(map(len, others))
+    for size in [*(2**k for k in range(most.bit_length()) if 2**k < most), most]:
+        pairs = np.zeros((2, len(scores), len(scores)))
+        for _ in range(_REPEATS if size < most else 1):
+            record = np.stack([scores[rng.permutation(train)[:size]].mean(0) for train in others])
+            pairs += pairs_won(record[folds], examples.is_sink, folds)
+        auc, *drawn = area(pairs, once_and_drawn(len(scores), resampling))
+        low, high = percentiles(np.array(drawn))
+        yield {"training_prompts": size, "auc": auc, "auc_low": low, "auc_high": high}
+
+
+def pairs_won(values: np.ndarray, is_sink: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Pairs of a sink and another head by their prompts, (2, prompt of the sink, prompt of the other) float64.
+
+    First the pairs in which the sink has the greater value (a tie counts half), then all pairs. Only prompts of one
+    fold are compared, because values of different fits have no common scale. With prompts counted w times, the area
+    is (w' won w) / (w' all w): one matrix serves all draws of a bootstrap.
+    `values`, `is_sink` (prompt, ...); `folds` (prompt,).
+    """
+    pairs = np.zeros((2, len(folds), len(folds)))
+    for fold in np.unique(folds):
+        members = np.flatnonzero(folds == fold)
+        sink = is_sink[members].reshape(len(members), -1)
+        _, rank = np.unique(values[members].reshape(sink.shape), return_inverse=True)
+        places = rank.reshape(sink.shape) * len(members) + np.arange(len(members))[:, None]
+        size = (rank.max() + 1) * len(members)
+        sinks, others = (  # (rank, prompt)
+            np.bincount(places[which], minlength=size).reshape(-1, len(members)).astype(float)
+            for which in (sink, ~sink)
+        )
+        below = others.cumsum(0) - others / 2
+        pairs[:, members[:, None], members] = sinks.T @ below, np.outer(sinks.sum(0), others.sum(0))
+    return pairs
+
+
+def area(pairs: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Area under the curve, (draw, ...), from `pairs` (..., 2, prompt, prompt) and how often a draw counts each prompt,
+    `counts` (draw, prompt). NaN in draws without a sink or without another head."""
+    weights = counts.astype(float)
+    won, every = (np.einsum("dp,...pq,dq->d...", weights, pairs[..., i, :, :], weights, optimize=True) for i in (0, 1))
+    return ratio(won, every)

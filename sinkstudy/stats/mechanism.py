@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ConstantInputWarning, spearmanr
 
-from sinkstudy.stats.resampling import Resampling, drawn_means, interval_ends
-from sinkstudy.stats.scores import excess_score, null_score
+from sinkstudy.stats.resampling import Resampling, drawn_sums, once_and_drawn, percentiles
+from sinkstudy.stats.scores import excess_score, null_score, prompt_columns
 from sinkstudy.store.reduced import Reduced
 
 SINK_EXCESS = 0.5  # a head whose mean excess score is at least this is called a sink head here, at any length
@@ -31,22 +31,18 @@ def activation_tables(reduced: Reduced, model: str) -> Iterator[pd.DataFrame]:
     layers, heads = reduced.shape
     each = layers + layers * heads
     for block in reduced.blocks(reduced.reaching(2), rows=each):
-        values = _values(reduced, block)
-        of_head = {name: values[name].reshape(len(block), layers * heads) for name in _OF_HEAD}
-        of_layer = {column: reduced.rows(name, block) for name, column in _OF_LAYER.items()}
-        unknown = np.full((len(block), layers * heads), np.nan, np.float32)
-        rows = {
-            "model": model,
-            "set": pd.Categorical(reduced.sets[block]).repeat(each),
-            "prompt": pd.Categorical(reduced.prompts[block]).repeat(each),
+        values, unknown = _values(reduced, block), np.full((len(block), layers * heads), np.nan, np.float32)
+        columns = prompt_columns(reduced, model, block, each) | {
             "n_tokens": reduced.n_tokens[block].repeat(each),
             "layer": np.tile(np.concatenate([reduced.layers, reduced.layers.repeat(heads)]), len(block)),
             "head": pd.array(([pd.NA] * layers + list(range(heads)) * layers) * len(block), dtype="Int64"),
         }
-        rows |= {name: np.concatenate([one, unknown], axis=1).ravel() for name, one in of_layer.items()}
-        means = {name: values[name].mean(-1) for name in _OF_HEAD}
-        rows |= {name: np.concatenate([means[name], one], axis=1).ravel() for name, one in of_head.items()}
-        yield pd.DataFrame(rows)
+        for name, column in _OF_LAYER.items():
+            columns[column] = np.hstack([reduced.rows(name, block), unknown]).ravel()
+        for name in _OF_HEAD:
+            means, of_heads = values[name].mean(-1), values[name].reshape(unknown.shape)
+            columns[name] = np.hstack([means, of_heads]).ravel()
+        yield pd.DataFrame(columns)
 
 
 def mechanism_table(reduced: Reduced, model: str, resampling: Resampling) -> pd.DataFrame:
@@ -72,27 +68,30 @@ def mechanism_table(reduced: Reduced, model: str, resampling: Resampling) -> pd.
             names = ("activation", "value_drain", "excess_score")
             yield [values[name].reshape(len(block), -1).astype(float) for name in names]
 
-    # The first row holds the value itself, the others bootstrap draws.
-    activation, drain, excess = drawn_means(blocks, n, resampling)  # (draw, layer), (draw, layer and head) twice
+    # The first row holds the value itself, the others bootstrap draws: (draw, layer), (draw, layer and head) twice.
+    activation, drain, excess = drawn_sums(blocks, once_and_drawn(n, resampling) / n)
     is_sink = excess[0] >= SINK_EXCESS
     by_layer = {
         "activation": activation,
         "excess_score": excess.reshape(-1, layers, heads).mean(-1),
         "value_drain": drain.reshape(-1, layers, heads).mean(-1),
     }
-    correlation, chance = _spearman(activation, by_layer["excess_score"])
-    of_all = {
-        "activation_correlation": (correlation, layers),
-        "drain_correlation": (_spearman(drain, excess)[0], layers * heads),
-        "sink_head_drain": (_median(drain[:, is_sink]), is_sink.sum()),
-        "other_head_drain": (_median(drain[:, ~is_sink]), (~is_sink).sum()),
-        "highest_excess": (excess.max(-1), layers * heads),
-    }
-    rows = [(name, np.nan, *_ends(values), count) for name, (values, count) in of_all.items()]
-    rows.append(("activation_p_value", np.nan, chance, np.nan, np.nan, layers))
+    correlation, p_value = _spearman(activation, by_layer["excess_score"])
+    rows = [
+        ("activation_correlation", np.nan, correlation, layers),
+        ("drain_correlation", np.nan, _spearman(drain, excess)[0], layers * heads),
+        ("sink_head_drain", np.nan, _median(drain[:, is_sink]), is_sink.sum()),
+        ("other_head_drain", np.nan, _median(drain[:, ~is_sink]), (~is_sink).sum()),
+        ("highest_excess", np.nan, excess.max(-1), layers * heads),
+        ("activation_p_value", np.nan, p_value, layers),
+    ]
     for name, values in by_layer.items():
-        rows += [(name, layer, *_ends(values[:, row]), n) for row, layer in enumerate(reduced.layers)]
-    return pd.DataFrame([(model, *row) for row in rows], columns=_COLUMNS).astype({"layer": "Int64"})
+        rows += [(name, layer, of_layer, n) for layer, of_layer in zip(reduced.layers, values.T, strict=True)]
+    quantity, layer, values, count = zip(*rows, strict=True)
+    value, *others = np.stack(values, axis=1)
+    low, high = percentiles(np.array(others)) if n > 1 else np.full((2, len(rows)), np.nan)
+    columns = {"quantity": quantity, "layer": layer, "value": value, "low": low, "high": high, "count": count}
+    return pd.DataFrame({"model": model} | columns).astype({"layer": "Int64"})
 
 
 def _values(reduced: Reduced, block: np.ndarray) -> dict[str, np.ndarray]:
@@ -102,20 +101,17 @@ def _values(reduced: Reduced, block: np.ndarray) -> dict[str, np.ndarray]:
     return found | {"excess_score": excess_score(found["sink_score"], null)}
 
 
-def _spearman(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, float]:
-    """Of each row, (draw,), and the p-value of the first; NaN where a side is constant, undefined or of one number."""
-    if first.shape[-1] < 2:
-        return np.full(len(first), np.nan), np.nan
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConstantInputWarning)
-        found = [spearmanr(*pair, alternative="greater") for pair in zip(first, second, strict=True)]
-    return np.array([one.statistic for one in found]), float(found[0].pvalue)
+def _spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Of each row, and the p-value of the first row alone, (2, draw); NaN where a side is constant, undefined or of one
+    number."""
+    found = np.full((2, len(first)), np.nan)
+    if first.shape[-1] > 1:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConstantInputWarning)
+            each = [spearmanr(*pair, alternative="greater") for pair in zip(first, second, strict=True)]
+        found[0], found[1, 0] = [one.statistic for one in each], each[0].pvalue
+    return found
 
 
 def _median(values: np.ndarray) -> np.ndarray:
     return np.median(values, axis=-1) if values.shape[-1] else np.full(len(values), np.nan)
-
-
-def _ends(draws: np.ndarray) -> tuple[float, float, float]:
-    """The value in the first place, and the ends of its interval from the rest."""
-    return float(draws[0]), *interval_ends(draws[1:])

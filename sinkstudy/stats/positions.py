@@ -5,11 +5,12 @@ here, that is the importance score of Gu et al. (arXiv 2410.10781), who call a p
 """
 
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
 
+from sinkstudy.stats.scores import head_columns, prompt_columns
 from sinkstudy.store import Capture
 from sinkstudy.store.kept import EPSILON, Received, candidates, received
 from sinkstudy.store.reduced import Reduced
@@ -48,77 +49,65 @@ def position_tables(reduced: Reduced, model: str) -> Iterator[pd.DataFrame]:
     (`sink_heads`: mean attention of EPSILON or more) and for which it receives most (`strongest_heads`), both empty
     where it is no candidate.
     """
-
-    def rows(tokens: list[str], found: dict[str, np.ndarray]) -> dict[str, object]:
-        n, heads = len(tokens), np.prod(reduced.shape)
-        known = np.where(np.arange(n) < candidates(n), 1 / heads, np.nan)
-        return {
-            "position": range(n),
-            "token": _printed(tokens),
-            "kind": _kinds(tokens),
-            "mean_attention": found["mean_received"],
-            "uniform_attention": uniform_attention(n),
-            "sink_heads": found["sink_heads"] * known,
-            "strongest_heads": found["strongest_heads"] * known,
-        }
-
     yield pd.DataFrame(columns=_ABOUT + _OF_POSITION + _OF_ALL_HEADS)  # so that an empty table has a header
-    yield from _with_positions(reduced, model, ("mean_received", "sink_heads", "strongest_heads"), rows)
+    for block in _captured(reduced):
+        ends = reduced.n_tokens[block]
+        is_candidate = np.concatenate([np.arange(n) < candidates(n) for n in ends])
+        known = np.where(is_candidate, 1 / np.prod(reduced.shape), np.nan)
+        yield pd.DataFrame(
+            prompt_columns(reduced, model, block, ends)
+            | {"n_tokens": ends.repeat(ends)}
+            | _tokens(reduced, block)
+            | {
+                "mean_attention": reduced.rows("mean_received", block),
+                "uniform_attention": np.concatenate([uniform_attention(n) for n in ends]),
+                "sink_heads": reduced.rows("sink_heads", block) * known,
+                "strongest_heads": reduced.rows("strongest_heads", block) * known,
+            }
+        )
 
 
 def sink_position_tables(reduced: Reduced, model: str) -> Iterator[pd.DataFrame]:
     """An empty part, and some with a row per head of each prompt whose positions were captured: the candidate that
     receives most, and its `mean_attention` beside that of the first token (`first_attention`)."""
-
-    def rows(tokens: list[str], found: dict[str, np.ndarray]) -> dict[str, object]:
-        layers, heads = reduced.shape
-        kinds, printed, strongest = _kinds(tokens), _printed(tokens), found["strongest"].ravel()
-        return {
-            "layer": np.repeat(reduced.layers, heads),
-            "head": np.tile(np.arange(heads), layers),
-            "position": strongest,
-            "token": [printed[position] for position in strongest],
-            "kind": [kinds[position] for position in strongest],
-            "mean_attention": found["strongest_mass"].ravel(),
-            "first_attention": found["first_mass"].ravel(),
-        }
-
     # So that an empty table has a header.
     yield pd.DataFrame(columns=[*_ABOUT, "layer", "head", *_OF_POSITION, "first_attention"])
-    of_each = reduced.shape[0] * reduced.shape[1] if len(reduced.prompts) else 1
-    yield from _with_positions(reduced, model, ("strongest", "strongest_mass", "first_mass"), rows, of_each)
+    each = np.prod(reduced.shape)
+    for block in _captured(reduced, each):
+        ends = reduced.n_tokens[block]
+        strongest = reduced.rows("strongest", block)  # (prompt, layer, head)
+        along = ((np.cumsum(ends) - ends)[:, None, None] + strongest).ravel()  # along the tokens of all prompts
+        yield pd.DataFrame(
+            prompt_columns(reduced, model, block, each)
+            | {"n_tokens": ends.repeat(each)}
+            | head_columns(reduced, len(block))
+            | {name: np.array(values)[along] for name, values in _tokens(reduced, block).items()}
+            | {
+                "position": strongest.ravel(),
+                "mean_attention": reduced.rows("strongest_mass", block).ravel(),
+                "first_attention": reduced.rows("first_mass", block).ravel(),
+            }
+        )
 
 
-def _with_positions(
-    reduced: Reduced,
-    model: str,
-    names: Sequence[str],
-    rows: Callable[[list[str], dict[str, np.ndarray]], dict[str, object]],
-    of_each: int = 1,
-) -> Iterator[pd.DataFrame]:
-    """In parts of bounded size, the `rows` of each prompt whose positions were captured, made of its tokens and of what
-    is stored of it under `names`; `of_each`: rows of a prompt, where all have as many."""
-    for block in reduced.blocks(reduced.reaching(None), of_each):
+def _captured(reduced: Reduced, rows: int = 1) -> Iterator[np.ndarray]:
+    """Blocks of the prompts whose positions were captured, for tables with so many rows of a prompt."""
+    for block in reduced.blocks(reduced.reaching(None), rows):
         block = block[reduced.rows("has_positions", block)]
-        if not len(block):
-            continue
-        stored = {name: reduced.of_each(name, block) for name in ("token", *names)}
-        parts = []
-        for at, place in enumerate(block):
-            about = [model, reduced.sets[place], reduced.prompts[place], reduced.n_tokens[place]]
-            tokens = [token.decode() for token in stored["token"][at].tolist()]
-            of_prompt = rows(tokens, {name: stored[name][at] for name in names})
-            parts.append(pd.DataFrame(dict(zip(_ABOUT, about, strict=True)) | of_prompt))
-        yield pd.concat(parts, ignore_index=True)
+        if len(block):
+            yield block
 
 
-def _printed(tokens: list[str]) -> list[str]:
-    """Tokens on one line each: line breaks and what else is not seen as Python writes them."""
-    return [repr(token)[1:-1] for token in tokens]
-
-
-def _kinds(tokens: list[str]) -> list[str]:
-    return [kind_of(position, token) for position, token in enumerate(tokens)]
+def _tokens(reduced: Reduced, block: np.ndarray) -> dict[str, list]:
+    """The columns position, token and kind, a row per token. Tokens are on one line each: line breaks and what else is
+    not seen as Python writes them."""
+    tokens = [token.decode() for token in reduced.rows("token", block).tolist()]
+    positions = [position for n in reduced.n_tokens[block] for position in range(n)]
+    return {
+        "position": positions,
+        "token": [repr(token)[1:-1] for token in tokens],
+        "kind": [kind_of(position, token) for position, token in zip(positions, tokens, strict=True)],
+    }
 
 
 def strongest_receivers(positions: Iterable[pd.DataFrame], min_tokens: int, count: int) -> pd.DataFrame:

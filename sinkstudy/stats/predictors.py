@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sinkstudy.stats.candidates import Examples, held_out_probabilities
-from sinkstudy.stats.judging import COLUMNS, Judged, judged, rows, together
-from sinkstudy.stats.learning import learning_curve
+from sinkstudy.stats.judging import COLUMNS, Judged, judged, learning_curve, rows, together
 from sinkstudy.stats.recommendation import CANDIDATES
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.stats.scores import null_score

@@ -17,7 +17,7 @@ With a row per token: `mean_score` of all heads over the prompt up to there, `co
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import h5py
@@ -27,12 +27,13 @@ from sinkstudy.stats.definitions import shares
 from sinkstudy.stats.positions import received_of
 from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.relabelling import exact_p_values
-from sinkstudy.stats.scores import by_length, in_batches, strongest_position, tail_score
+from sinkstudy.stats.scores import in_batches, scored, strongest_position, tail_score
 from sinkstudy.store import Capture
+from sinkstudy.store.kept import Received
+from sinkstudy.store.reading import LAYOUT
 from sinkstudy.store.reduced import Reduced, Rows, fill, write_reduced
 
 BY_TOKEN = ("mean_score", "counts", "token", "mean_received", "sink_heads", "strongest_heads")
-_MEASURED = {"activation": 1, "activation_channel": 2, "channel_value": 2, "value_drain": 2}  # axes of each
 
 
 @dataclass(frozen=True)
@@ -48,29 +49,31 @@ class Needs:
 def reduced(captures: Iterable[Capture], needs: Needs) -> Reduced:
     """What captures leave, in memory."""
     file = h5py.File(io.BytesIO(), "w")
-    fill(file, reduced_batches(captures, needs), BY_TOKEN, {"thresholds": list(needs.thresholds)})
+    fill(file, _batches(captures, needs), BY_TOKEN, {"thresholds": list(needs.thresholds)})
     return Reduced([file])
 
 
 def reduce(path: Path, captures: Iterable[Capture], needs: Needs, provenance: Mapping[str, str]) -> None:
     """Write what captures leave; files of another `provenance` are not read together with this one."""
-    write_reduced(
-        path, reduced_batches(captures, needs), BY_TOKEN, {"thresholds": list(needs.thresholds), **provenance}
-    )
+    write_reduced(path, _batches(captures, needs), BY_TOKEN, {"thresholds": list(needs.thresholds), **provenance})
 
 
-def reduced_batches(captures: Iterable[Capture], needs: Needs) -> Iterator[Rows]:
+def _batches(captures: Iterable[Capture], needs: Needs) -> Iterator[Rows]:
     """The rows of a bounded number of prompts at a time."""
     for batch in in_batches(captures):
         found: list[dict[str, np.ndarray]] = [{}] * len(batch)
-        for places, prefixes in by_length(batch):
+        for places, prefixes in scored(batch):
             rows = _of_length(prefixes, needs)
             for at, place in enumerate(places):
                 found[place] = {name: values[at] for name, values in rows.items()}
-        of_batch = [{"prompt": [one.prompt], "set": [one.set], "token": one.tokens} for one in batch]
-        yield {
+        arrays = {
             name: (np.concatenate if name in BY_TOKEN else np.stack)([one[name] for one in found]) for name in found[0]
-        } | {name: [word for one in of_batch for word in one[name]] for name in of_batch[0]}
+        }
+        yield arrays | {
+            "prompt": [one.prompt for one in batch],
+            "set": [one.set for one in batch],
+            "token": [token for one in batch for token in one.tokens],
+        }
 
 
 def _of_length(prefixes: Prefixes, needs: Needs) -> dict[str, np.ndarray]:
@@ -99,7 +102,7 @@ def _of_length(prefixes: Prefixes, needs: Needs) -> dict[str, np.ndarray]:
         found |= {f"sinks/{k}": _bits(at), f"shares/{k}": shares(prefixes, k, needs.thresholds)}
     for k in needs.scored:
         found[f"scores/{k}"] = prefixes.at(k) if k <= n else np.full(whole.shape, np.nan)
-    return found | _measured(members, whole.shape) | _positions(members, whole.shape[1:])
+    return found | _measured(members, whole.shape[1:]) | _positions(members, whole.shape[1:])
 
 
 def _bits(decisions: np.ndarray) -> np.ndarray:
@@ -110,7 +113,7 @@ def _measured(members: list[Capture], shape: tuple[int, ...]) -> dict[str, np.nd
     """NaN where a capture, as another program's may, holds nothing of it."""
     found = {}
     for name in ("activation", "activation_channel", "channel_value", "value_drain"):
-        unknown = np.full(shape[1:] if name == "value_drain" else shape[1:2], np.nan, np.float32)
+        unknown = np.full(shape if name == "value_drain" else shape[:1], np.nan, np.float32)
         values = [getattr(one, name) for one in members]
         if "channel" in name:  # the largest of several
             values = [value if value is None else value[:, 0].astype(float) for value in values]
@@ -119,14 +122,12 @@ def _measured(members: list[Capture], shape: tuple[int, ...]) -> dict[str, np.nd
 
 
 def _positions(members: list[Capture], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """What positions receive; 0 where that was not captured."""
+    """What positions receive, see `sinkstudy.store.kept.Received`; 0 where that was not captured."""
     received = [received_of(one) for one in members]
-    n = members[0].n_tokens
-    sizes = {"mean_received": n, "sink_heads": n, "strongest_heads": n}
-    sizes |= dict.fromkeys(("strongest", "strongest_mass", "first_mass"), shape)
-    kinds = {"mean_received": np.float64, "strongest_mass": np.float32, "first_mass": np.float32}
     found = {"has_positions": np.array([one is not None for one in received])}
-    for name, size in sizes.items():
-        rows = [np.zeros(size) if one is None else getattr(one, name) for one in received]
-        found[name] = np.stack(rows).astype(kinds.get(name, np.int32))
+    for name in (field.name for field in fields(Received)):
+        kind, axes = LAYOUT[name]
+        unknown = np.zeros(members[0].n_tokens if axes == ("key",) else shape)
+        rows = [unknown if one is None else getattr(one, name) for one in received]
+        found[name] = np.stack(rows).astype(kind)
     return found

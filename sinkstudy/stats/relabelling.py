@@ -19,19 +19,14 @@ def exact_p_value(first: int, later: np.ndarray, heads: int, observed: int) -> f
 
 def exact_p_values(is_sink: np.ndarray) -> np.ndarray:
     """`exact_p_value` of every prompt and threshold, from decisions (prompt, threshold, layer, head) bool; NaN without
-    first-layer sinks or without later layers.
-
-    Many prompts of a small model share a few combinations of counts, so each combination is computed once.
-    """
+    first-layer sinks or without later layers."""
     first, later = is_sink[:, :, 0], is_sink[:, :, 1:]
-    both, per_layer = (first[:, :, None] & later).sum((2, 3)), np.sort(later.sum(3), axis=2)
-    counts = np.concatenate([first.sum(2)[..., None], both[..., None], per_layer], axis=2)
-    rows = list(map(tuple, counts.reshape(-1, counts.shape[2]).tolist()))
-    known = {
-        row: exact_p_value(row[0], np.array(row[2:]), is_sink.shape[3], row[1]) if row[0] and row[2:] else np.nan
-        for row in set(rows)
-    }
-    return np.array([known[row] for row in rows]).reshape(is_sink.shape[:2])
+    overlap = (first[:, :, None] & later).sum((2, 3))
+    p_values = np.full(overlap.shape, np.nan)
+    defined = first.any(2) & (later.shape[2] > 0)
+    for at in zip(*np.nonzero(defined), strict=True):
+        p_values[at] = exact_p_value(int(first[at].sum()), later[at].sum(1), is_sink.shape[3], overlap[at])
+    return p_values
 
 
 @lru_cache(maxsize=1 << 10)

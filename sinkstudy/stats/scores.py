@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sinkstudy.stats.prefixes import Prefixes
+from sinkstudy.stats.resampling import ratio
 from sinkstudy.store import Capture
 from sinkstudy.store.reduced import Reduced
 
@@ -22,8 +23,7 @@ def null_score(n: int | np.ndarray) -> np.ndarray:
 
 def excess_score(score: np.ndarray, null: np.ndarray) -> np.ndarray:
     """(score - null) / (1 - null): 0 for uniform attention, 1 for a perfect sink, undefined (NaN) for one token."""
-    score, null = np.broadcast_arrays(np.asarray(score, float), np.asarray(null, float))
-    return np.divide(score - null, 1 - null, out=np.full(score.shape, np.nan), where=null < 1)
+    return ratio(np.asarray(score, float) - null, 1 - np.asarray(null, float))
 
 
 def tail_score(prefixes: Prefixes, n: int) -> np.ndarray:
@@ -59,21 +59,32 @@ def in_batches(captures: Iterable[Capture]) -> Iterator[list[Capture]]:
         yield batch
 
 
-def by_length(batch: list[Capture]) -> Iterator[tuple[np.ndarray, Prefixes]]:
-    """Captures of one length at a time, with their positions in the batch."""
-    lengths = np.array([capture.n_tokens for capture in batch])
-    for n in np.unique(lengths):
-        places = np.flatnonzero(lengths == n)
-        yield places, Prefixes([batch[place] for place in places])
-
-
 def scored(captures: Iterable[Capture]) -> Iterator[tuple[np.ndarray, Prefixes]]:
-    """As `by_length`, over any number of captures: positions count from the first of all, one batch is in memory."""
+    """Captures of one length at a time, with their positions among all; one batch is in memory."""
     done = 0
     for batch in in_batches(captures):
-        for places, prefixes in by_length(batch):
-            yield done + places, prefixes
+        lengths = np.array([capture.n_tokens for capture in batch])
+        for n in np.unique(lengths):
+            places = np.flatnonzero(lengths == n)
+            yield done + places, Prefixes([batch[place] for place in places])
         done += len(batch)
+
+
+def prompt_columns(
+    reduced: Reduced, model: str, block: np.ndarray, rows: int | np.ndarray
+) -> dict[str, pd.Categorical]:
+    """The first columns of a table with so many `rows` of each prompt of a block, as a code per row, not a string."""
+    sets, prompts = (pd.Categorical(one[block]).repeat(rows) for one in (reduced.sets, reduced.prompts))
+    return {"model": pd.Categorical([model]).repeat(len(prompts)), "set": sets, "prompt": prompts}
+
+
+def head_columns(reduced: Reduced, prompts: int = 1) -> dict[str, np.ndarray]:
+    """The columns layer and head of a table with a row per head of each of so many prompts."""
+    layers, heads = reduced.shape
+    return {
+        "layer": np.tile(reduced.layers.repeat(heads), prompts),
+        "head": np.tile(np.arange(heads), layers * prompts),
+    }
 
 
 def score_tables(reduced: Reduced, model: str, threshold: float) -> Iterator[pd.DataFrame]:
@@ -83,47 +94,38 @@ def score_tables(reduced: Reduced, model: str, threshold: float) -> Iterator[pd.
     strongest of the first four positions with its score; and the norm of the head's output relative to the residual
     stream, near zero for a head that does nothing.
     """
+    each = np.prod(reduced.shape)
     for block in reduced.blocks(reduced.reaching(None)):
-        of = {name: reduced.rows(name, block) for name in _OF_PROMPT}  # (prompt, layer, head) but for the first three
-        score, (layers, heads), each = of["sink_score"], reduced.shape, np.prod(reduced.shape)
-        null = null_score(of["n_tokens"])[:, None, None]  # (prompt, 1, 1)
+        n_tokens, score = reduced.rows("n_tokens", block), reduced.rows("sink_score", block)  # (prompt, layer, head)
+        null = null_score(n_tokens)[:, None, None]
+        measured = ("strongest_position", "position_score", "output_norm")
         yield pd.DataFrame(
-            {
-                "model": pd.Categorical.from_codes(np.zeros(score.size, int), [model]),  # a code per row, not a string
-                "set": pd.Categorical(reduced.sets[block]).repeat(each),
-                "prompt": pd.Categorical(reduced.prompts[block]).repeat(each),
-                "n_tokens": np.repeat(of["n_tokens"], each),
-                "layer": np.repeat(of["layers"], heads),
-                "head": np.tile(np.arange(heads), layers * len(block)),
+            prompt_columns(reduced, model, block, each)
+            | {"n_tokens": n_tokens.repeat(each)}
+            | head_columns(reduced, len(block))
+            | {
                 "sink_score": score.ravel(),
-                "null_score": np.repeat(null, each),
+                "null_score": null.repeat(each),
                 "excess_score": excess_score(score, null).ravel(),
-                "tail_score": of["tail_score"].ravel(),
+                "tail_score": reduced.rows("tail_score", block).ravel(),
                 "is_sink": (score >= threshold).ravel(),
-                "strongest_position": of["strongest_position"].ravel(),
-                "position_score": of["position_score"].ravel(),
-                "output_norm": of["output_norm"].ravel(),
-                "text_tokens": np.repeat(of["text_tokens"], each),
+                **{name: reduced.rows(name, block).ravel() for name in measured},
+                "text_tokens": reduced.rows("text_tokens", block).repeat(each),
             }
         )
-
-
-_OF_PROMPT = ("n_tokens", "text_tokens", "layers", "sink_score", "tail_score", "strongest_position", "position_score")
-_OF_PROMPT += ("output_norm",)
 
 
 def head_table(scores: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Averages over prompts per layer and head, for each set and for `all` prompts, from the parts of a score table."""
     by, columns = ["model", "set", "layer", "head"], list(_AVERAGES.values())
-    sums = None  # per set and head; (column, sum or count)
+    sums = pd.DataFrame()  # per set and head; (column, sum or count)
     for part in scores:
         added = part.groupby(by, sort=False)[columns].agg(["sum", "count"])
-        sums = added if sums is None else pd.concat([sums, added]).groupby(by, sort=False).sum()
+        sums = pd.concat([sums, added]).groupby(by, sort=False).sum()
     every = sums.rename(index=lambda _: "all", level="set").groupby(by, sort=False).sum()
     sums = pd.concat([sums, every])
-    prompts = sums["n_tokens", "count"].rename("prompts")
     means = {name: sums[column, "sum"] / sums[column, "count"] for name, column in _AVERAGES.items()}
-    return pd.concat([prompts, pd.DataFrame(means)], axis=1).reset_index()
+    return pd.DataFrame({"prompts": sums["n_tokens", "count"]} | means).reset_index()
 
 
 _AVERAGES = {

@@ -8,6 +8,7 @@ over ways and rounds, so that a few rounds of many ways already show how far a r
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import t
 
@@ -46,3 +47,22 @@ def corrected_low(ratio: ArrayLike, low: ArrayLike, freedom: ArrayLike, comparis
     """
     wider = t.ppf(1 - 0.05 / comparisons, freedom) / t.ppf(0.975, freedom)
     return np.asarray(ratio) * (np.asarray(low) / np.asarray(ratio)) ** wider
+
+
+def with_sure_speedup(timed: pd.DataFrame, comparisons: int) -> pd.DataFrame:
+    """Timed ways with `sure_speedup`, the lower end corrected for so many comparisons, and `credited`: no more of it
+    than the ceiling allows, which baselines do not have. Eager attention is not bound by what SDPA would save."""
+    sure = corrected_low(timed["speedup_vs_sdpa"], timed["speedup_low"], timed["degrees_of_freedom"], comparisons)
+    timed = timed.assign(sure_speedup=sure)
+    ceiling = timed["ceiling"].where(timed["heads_replaced"] > 0, np.inf)
+    return timed.assign(credited=timed["sure_speedup"].clip(upper=ceiling))
+
+
+def pareto_front(benchmark: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one cell (phase, length, batch) that no other row beats: none is both faster and milder, or equal in
+    one and better in the other. Rows without a speedup or a KL divergence are left out."""
+    rows = benchmark.dropna(subset=["speedup_vs_sdpa", "kl"])
+    speed, cost = rows["speedup_vs_sdpa"].to_numpy(), rows["kl"].to_numpy()
+    faster, milder = speed[None] - speed[:, None], cost[:, None] - cost[None]  # (row, other row)
+    beaten = (faster >= 0) & (milder >= 0) & (faster + milder > 0)
+    return rows[~beaten.any(axis=1)]

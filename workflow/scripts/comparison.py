@@ -3,9 +3,7 @@
 from pathlib import Path
 
 from sinkstudy.simulation.formula import read_simulation
-from sinkstudy.stats.beside_simulated import beside_simulated_table
-from sinkstudy.stats.comparison import comparison_table
-from sinkstudy.stats.control import control_table
+from sinkstudy.stats.comparison import beside_simulated_table, comparison_table, control_table
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.store.tables import LongTable, read_tables, write_table
 from sinkstudy.workflow.joblog import job_log
