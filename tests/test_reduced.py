@@ -11,11 +11,11 @@ from sinkstudy.stats.analysis import first_layer_statistics, head_statistics
 from sinkstudy.stats.mechanism import activation_tables, mechanism_table
 from sinkstudy.stats.positions import position_tables, sink_position_tables
 from sinkstudy.stats.predictors import predictor_tables
+from sinkstudy.stats.reduced import Reduced
 from sinkstudy.stats.reduction import Needs, reduce, reduced
 from sinkstudy.stats.resampling import Resampling, drawn_sums, draws, ratio_intervals, ratio_intervals_of
 from sinkstudy.stats.scores import score_tables
 from sinkstudy.store import Capture
-from sinkstudy.store.reduced import Reduced
 from sinkstudy.store.tables import LongTable, write_long_table
 
 LENGTHS, FEW = [2, 8, 12], Resampling(50, 50, 0)
@@ -64,7 +64,7 @@ def test_tables_are_the_same_for_every_size_of_shards(captures, tmp_path, size):
 
 def test_tables_do_not_depend_on_how_many_prompts_are_read_at_once(captures, monkeypatch):
     whole = tables(reduced(captures, NEEDS))
-    monkeypatch.setattr("sinkstudy.store.reduced._PROMPTS_AT_ONCE", 7)
+    monkeypatch.setattr("sinkstudy.stats.reduced._PROMPTS_AT_ONCE", 7)
     for name, table in tables(reduced(captures, NEEDS)).items():
         texts = {column: str for column in ("model", "set", "prompt") if column in table}
         frames = (frame.reset_index(drop=True).astype(texts) for frame in (table, whole[name]))
@@ -97,7 +97,7 @@ def test_files_of_other_captures_and_damaged_ones_are_refused_by_name(captures, 
 
 
 def test_a_long_table_is_the_same_from_parquet_and_from_csv_to_nine_digits(captures, tmp_path, monkeypatch):
-    monkeypatch.setattr("sinkstudy.store.reduced._PROMPTS_AT_ONCE", 7)
+    monkeypatch.setattr("sinkstudy.stats.reduced._PROMPTS_AT_ONCE", 7)
     found = reduced(captures, NEEDS)
     for name, parts in {"scores": score_tables(found, "m", 0.9), "positions": position_tables(found, "m")}.items():
         write_long_table(parts, tmp_path / name, tmp_path / f"{name}.csv")

@@ -262,7 +262,7 @@ def test_last_rows_of_the_length_table_agree_with_the_score_table():
 @pytest.mark.parametrize(("batch_bytes", "prompts", "parts"), [(1, 1, 7), (5000, 3, 3), (1 << 30, 1000, 1)])
 def test_many_prompts_give_the_rows_of_each_in_their_order(batch_bytes, prompts, parts, monkeypatch):
     monkeypatch.setattr("sinkstudy.stats.scores._BATCH_BYTES", batch_bytes)
-    monkeypatch.setattr("sinkstudy.store.reduced._PROMPTS_AT_ONCE", prompts)
+    monkeypatch.setattr("sinkstudy.stats.reduced._PROMPTS_AT_ONCE", prompts)
     captures = [capture_of(causal_maps(i, 3, 4, n), f"p{i}") for i, n in enumerate((7, 2, 9, 7, 1, 2, 7))]
     made = reduced(iter(captures), Needs([0.3, 0.6], []))
     for tables, one in (

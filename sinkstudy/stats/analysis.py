@@ -8,8 +8,8 @@ from sinkstudy.stats.correlation import correlation_tables, layer_pair_table
 from sinkstudy.stats.curves import curve_table, length_tables, weakening_table
 from sinkstudy.stats.definitions import definition_table
 from sinkstudy.stats.persistence import persistence_tables
+from sinkstudy.stats.reduced import Reduced
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.store.reduced import Reduced
 
 Tables = dict[str, pd.DataFrame | Iterable[pd.DataFrame]]  # A table that may be long comes in parts.
 _INFORMATIVE_TOKENS = 10  # uniform attention scores 0.29 at this length and more at shorter ones

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from sinkstudy.stats.reduced import Reduced
 from sinkstudy.stats.relabelling import drawn_p_value, exact_p_values
 from sinkstudy.stats.resampling import Resampling, ratio, ratio_intervals, ratio_intervals_of, sums
-from sinkstudy.store.reduced import Reduced
 
 
 def correlate(is_sink: np.ndarray, resampling: Resampling) -> dict[str, float | int]:

@@ -10,9 +10,9 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from sinkstudy.stats.reduced import Reduced
 from sinkstudy.stats.resampling import Blocks, Resampling, drawn_sums, draws, percentiles, ratio, sums
 from sinkstudy.stats.scores import excess_score, null_score, prompt_columns
-from sinkstudy.store.reduced import Reduced
 
 _LENGTHS_AT_ONCE = 1 << 9
 _NUMBERS_AT_ONCE = 1 << 20

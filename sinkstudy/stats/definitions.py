@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from sinkstudy.stats.prefixes import Prefixes
+from sinkstudy.stats.reduced import Reduced
 from sinkstudy.stats.resampling import Resampling, ratio, ratio_intervals_of, sums
-from sinkstudy.store.reduced import Reduced
 
 
 @dataclass(frozen=True)

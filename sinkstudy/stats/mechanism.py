@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ConstantInputWarning, spearmanr
 
+from sinkstudy.stats.reduced import Reduced
 from sinkstudy.stats.resampling import Resampling, drawn_sums, once_and_drawn, percentiles
 from sinkstudy.stats.scores import excess_score, null_score, prompt_columns
-from sinkstudy.store.reduced import Reduced
 
 SINK_EXCESS = 0.5  # a head whose mean excess score is at least this is called a sink head here, at any length
 _OF_LAYER = {"activation": "activation", "activation_channel": "channel", "channel_value": "channel_value"}

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, false_discovery_control
 
+from sinkstudy.stats.reduced import Reduced
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.stats.scores import head_columns
-from sinkstudy.store.reduced import Reduced
 
 _DECISIONS_AT_ONCE = 1 << 22
 _SHARES = "model n_tokens threshold set layer head prompts sink_share share_low share_high"

@@ -8,9 +8,9 @@ import pandas as pd
 from sinkstudy.stats.candidates import Examples, held_out_probabilities
 from sinkstudy.stats.judging import COLUMNS, Judged, judged, learning_curve, rows, together
 from sinkstudy.stats.recommendation import CANDIDATES
+from sinkstudy.stats.reduced import Reduced
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.stats.scores import null_score
-from sinkstudy.store.reduced import Reduced
 
 FOLDS = 5
 FEWEST_PROMPTS = 3  # one to judge on, and two so that what is made of one is fitted on the other

@@ -26,12 +26,12 @@ import numpy as np
 from sinkstudy.stats.definitions import shares
 from sinkstudy.stats.positions import received_of
 from sinkstudy.stats.prefixes import Prefixes
+from sinkstudy.stats.reduced import Reduced, Rows, fill, write_reduced
 from sinkstudy.stats.relabelling import exact_p_values
 from sinkstudy.stats.scores import in_batches, scored, strongest_position, tail_score
 from sinkstudy.store import Capture
 from sinkstudy.store.kept import Received
 from sinkstudy.store.reading import LAYOUT
-from sinkstudy.store.reduced import Reduced, Rows, fill, write_reduced
 
 BY_TOKEN = ("mean_score", "counts", "token", "mean_received", "sink_heads", "strongest_heads")
 

@@ -1,8 +1,8 @@
 """Correlation of the first layer of one model with later ones, its curves over length, and where it weakens."""
 
 from sinkstudy.stats.analysis import first_layer_statistics
+from sinkstudy.stats.reduced import Reduced
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.store.reduced import Reduced
 from sinkstudy.store.tables import write_table
 from sinkstudy.workflow.joblog import job_log
 

@@ -2,8 +2,8 @@
 
 from sinkstudy.stats.mechanism import activation_tables, mechanism_table
 from sinkstudy.stats.positions import position_tables, sink_position_tables
+from sinkstudy.stats.reduced import Reduced
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.store.reduced import Reduced
 from sinkstudy.store.tables import write_long_table, write_table
 from sinkstudy.workflow.joblog import job_log
 

@@ -1,8 +1,8 @@
 """How well sinks of one model can be told on prompts not seen before, and how many prompts that takes."""
 
 from sinkstudy.stats.predictors import predictor_tables
+from sinkstudy.stats.reduced import Reduced
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.store.reduced import Reduced
 from sinkstudy.store.tables import write_table
 from sinkstudy.workflow.joblog import job_log
 

@@ -1,7 +1,7 @@
 """Score every head of one model on every prompt."""
 
+from sinkstudy.stats.reduced import Reduced
 from sinkstudy.stats.scores import score_tables
-from sinkstudy.store.reduced import Reduced
 from sinkstudy.store.tables import write_long_table
 from sinkstudy.workflow.joblog import job_log
 

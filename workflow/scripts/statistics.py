@@ -1,8 +1,8 @@
 """Sinks of one model at every length, by layer pair, head, prompt set and definition."""
 
 from sinkstudy.stats.analysis import head_statistics
+from sinkstudy.stats.reduced import Reduced
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.store.reduced import Reduced
 from sinkstudy.store.tables import write_long_table, write_table
 from sinkstudy.workflow.joblog import job_log
 
