@@ -1,33 +1,25 @@
 """The calls by which a layer attends under a plan: fused ones for the heads it keeps, the strategy's for the others."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sinkstudy.attention.cache import PlannedLayer
-from sinkstudy.attention.heads import (
-    AttentionInputs,
-    HeadPartition,
-    HeadToKV,
-    Index,
-    KeptGroup,
-    select_heads,
-)
+from sinkstudy.attention.heads import AttentionInputs, HeadPartition, HeadToKV, Index, KeptGroup, select_heads
 from sinkstudy.attention.plan import Plan
 from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.attention.strategies.contract import ReplacedHeads
 
 
 class LayerCall(NamedTuple):
-    """One layer that attends. `inputs`: where `is_split`, of the KV heads that kept heads read, else of all. `past`:
-    tokens before these queries. `first_layer_pattern(heads, keys)`: see `PlanState`.
+    """One layer that attends. `inputs`: of the KV heads `partition.kv_at_hand`. `past`: tokens before these queries.
+    `first_layer_pattern(heads, keys)`: see `PlanState`.
 
-    `is_split`: whether replaced heads have KV heads of their own in the `cache`. `joins`: whether the others attend
-    beside the kept ones with which they share KV heads, under a mask of their own: where a single query reads a cache
-    that is kept whole for the kept heads, another call would take longer.
+    `joins`: whether replaced heads that share KV heads with kept ones attend beside these, under a mask of their own:
+    where a single query reads a cache that is kept whole for the kept heads, another call would take longer.
     """
 
     layer: int
@@ -36,8 +28,16 @@ class LayerCall(NamedTuple):
     cache: PlannedLayer | None
     past: int
     first_layer_pattern: Callable[[tuple[int, ...], int], Tensor]
-    is_split: bool
     joins: bool
+
+
+class ReplacedGroup(NamedTuple):
+    """Replaced heads of one layer and one window, and which of the KV heads at hand they read."""
+
+    heads: tuple[int, ...]
+    index: Index
+    to_kv: HeadToKV
+    window: int
 
 
 class HeadCalls:
@@ -45,16 +45,13 @@ class HeadCalls:
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.strategy = plan, STRATEGIES[plan.strategy]
-        self._rest_weights: dict[tuple, Tensor] = {}
-        self._replaced: dict[tuple, list] = {}
+        self.groups, self.rest_weight = cache(self._groups), cache(self._rest_weight)
         self._seen: dict[tuple, tuple[Tensor, Tensor]] = {}
 
     def kept(self, call: LayerCall) -> list[KeptGroup]:
         """The fused calls over kept heads."""
         if call.joins:
             return [self._with_replaced_readers(call)]
-        if call.is_split:
-            return call.partition.groups_of_split_cache
         return call.partition.decode_groups if call.inputs.query.shape[2] == 1 else call.partition.prefill_groups
 
     def _with_replaced_readers(self, call: LayerCall) -> KeptGroup:
@@ -79,73 +76,61 @@ class HeadCalls:
         return sinks, recent
 
     def replaced(self, call: LayerCall) -> Iterator[tuple[Index, ReplacedHeads]]:
-        """Replaced heads of one window, and what the strategy is given of them: at once, or, where the layer's cache is
-        split, first those that share KV heads with kept ones, then those whose KV heads the strategy keeps."""
+        """Replaced heads of one window, and what the strategy is given of them: first those that read KV heads at hand,
+        unless they have joined the kept ones, then those whose KV heads the strategy keeps."""
         inputs, partition = call.inputs, call.partition
-        if call.is_split:
-            shared = tuple(partition.kept_kv), inputs.key, inputs.value, None
-            parts = [*([] if call.joins else [shared]), *self._of_own_caches(call)]
-        else:
-            parts = [(tuple(range(partition.kv_heads)), inputs.key, inputs.value, None)]
+        parts = [] if call.joins else [(partition.kv_at_hand, inputs.key, inputs.value, None)]
+        if partition.is_split:
+            parts += self._of_own_caches(call)
         for kv_heads, key, value, cached in parts:
-            calls = self._of(call.layer, partition, kv_heads)
-            for heads, index, to_kv, window in calls:
+            groups = self.groups(call.layer, partition, kv_heads)
+            for group in groups:
                 given = ReplacedHeads(
-                    query=select_heads(inputs.query, index),
+                    query=select_heads(inputs.query, group.index),
                     key=key,
                     value=value,
-                    to_kv=to_kv,
+                    to_kv=group.to_kv,
                     mask=inputs.mask,
                     scale=inputs.scale,
                     sink_tokens=self.plan.sink_tokens,
-                    window=window,
-                    rest_weight=self.rest_weight(call.layer, heads, partition.device),
+                    window=group.window,
+                    rest_weight=self.rest_weight(call.layer, group.heads, partition.device),
                     memory={} if call.cache is None else call.cache.state,
                     # The last call has the widest window, and no later one reads what it forgets.
-                    cached=cached if heads is calls[-1][0] else None,
-                    first_layer_pattern=partial(call.first_layer_pattern, heads, key.shape[2]),
+                    cached=cached if group is groups[-1] else None,
+                    first_layer_pattern=partial(call.first_layer_pattern, group.heads, key.shape[2]),
                     start=call.past + inputs.query.shape[2] - key.shape[2],
                 )
-                yield index, given
+                yield group.index, given
 
     def _of_own_caches(self, call: LayerCall) -> Iterator[tuple]:
         """KV heads that only replaced heads read, their keys and values, and the cache that keeps these."""
+        is_step = call.inputs.query.shape[2] == 1 and call.inputs.mask is None
         for kv_heads, own in zip(call.cache.own_kv, call.cache.own, strict=True):
-            *_, narrowest = self._of(call.layer, call.partition, kv_heads)[0]
-            fits = own.fits(self.plan.sink_tokens, narrowest)
+            narrowest = self.groups(call.layer, call.partition, kv_heads)[0].window
             # Where a single query sees every token that is kept, their order makes no difference.
-            sees_all = call.inputs.query.shape[2] == 1 and call.inputs.mask is None and fits
+            sees_all = is_step and own.held[0].shape[2] <= self.plan.sink_tokens + narrowest
             yield kv_heads, *(own.held if sees_all else own.ordered), own
 
-    def _of(
-        self, layer: int, partition: HeadPartition, kv_heads: tuple[int, ...]
-    ) -> list[tuple[tuple[int, ...], Index, HeadToKV, int]]:
-        """The replaced heads that read these KV heads, in so many calls as the strategy needs: those of one window, as
-        many for each KV head. The heads, their index, which of the KV heads they read, and their window."""
-        key = layer, partition, kv_heads
-        if key not in self._replaced:
-            here = [h for h in partition.replaced if partition.kv_of(h) in kv_heads]
-            calls = list(self.plan.by_window(layer, here).items())
-            if self.strategy.forgets_tokens:
-                calls = [(window, some) for window, of in calls for some in partition.evenly(of)]
-            self._replaced[key] = [
-                (
-                    heads,
-                    partition.index(heads),
-                    HeadToKV.of(tuple(kv_heads.index(partition.kv_of(h)) for h in heads), partition.device),
-                    window,
-                )
-                for window, heads in calls
-            ]
-        return self._replaced[key]
+    def _groups(self, layer: int, partition: HeadPartition, kv_heads: tuple[int, ...]) -> list[ReplacedGroup]:
+        """The replaced heads that read these KV heads, in so many calls as the strategy needs: those of one window, the
+        narrowest first, as many for each KV head."""
+        here = [h for h in partition.replaced if partition.kv_of(h) in kv_heads]
+        calls = list(self.plan.by_window(layer, here).items())
+        if self.strategy.forgets_tokens:
+            calls = [(window, some) for window, of in calls for some in partition.evenly(of)]
+        groups = []
+        for window, heads in calls:
+            read = tuple(kv_heads.index(partition.kv_of(h)) for h in heads)
+            to_kv = HeadToKV.of(read, partition.device)
+            groups.append(ReplacedGroup(heads, partition.index(heads), to_kv, window))
+        return groups
 
-    def rest_weight(self, layer: int, heads: tuple[int, ...], device: torch.device) -> Tensor | None:
+    # A tensor made in inference mode could not be used later where gradients are recorded.
+    @torch.inference_mode(False)
+    def _rest_weight(self, layer: int, heads: tuple[int, ...], device: torch.device) -> Tensor | None:
         """The plan's weights of these heads, (1, head) float32; None where it leaves them to be measured."""
         if self.plan.rest_weight is None:
             return None
-        if (layer, heads, device) not in self._rest_weights:
-            weights = [[self.plan.rest_weight[layer][head] for head in heads]]
-            # A tensor made in inference mode could not be used later where gradients are recorded.
-            with torch.inference_mode(False):
-                self._rest_weights[layer, heads, device] = torch.tensor(weights, device=device)
-        return self._rest_weights[layer, heads, device]
+        weights = self.plan.rest_weight[layer]
+        return torch.tensor([[weights[head] for head in heads]], device=device)

@@ -71,14 +71,15 @@ class PrunedAttention:
     """Stands in for one attention module's forward: kept heads run in the module's own, on a shallow copy of the module
     that has a part of each projection."""
 
-    def __init__(self, attention: nn.Module, heads: int, state: PlanState) -> None:
+    def __init__(self, attention: nn.Module, state: PlanState) -> None:
         self.attention, self.state, self.layer = attention, state, attention.layer_idx
+        heads = state.config.num_attention_heads
         self.linears = _linears(attention)
         query, key, value, output = self.linears.values()
         width = query.out_features // heads
         replaced = tuple(state.plan.heads[self.layer])
         partition = partition_heads(heads, key.out_features // width, replaced, query.weight.device)
-        self.partition = partition
+        self.partition, self.groups = partition, partition.groups(partition.kept, partition.kept_kv)
         kept = (
             PrunedLinear(query, rows_of(partition.kept, width)),
             PrunedLinear(key, rows_of(partition.kept_kv, width)),
@@ -93,12 +94,6 @@ class PrunedAttention:
         self.output_weight = FollowedPart(output, "weight", columns_of(replaced, width))
         self.replaced_kv = tuple(read.index(partition.kv_of(head)) for head in replaced)
         self.shared_output_weight = FollowedPart(output, "weight", summed_columns_of(replaced, self.replaced_kv, width))
-
-    def install(self) -> None:
-        self.attention.forward = self
-
-    def remove(self) -> None:
-        del self.attention.forward
 
     @untraced
     def __call__(
@@ -130,7 +125,7 @@ class PrunedAttention:
 
     def attend(self, inputs: AttentionInputs) -> Tensor:
         """Attention of the kept heads, which alone are at hand: (batch, query, head, width)."""
-        outputs = [group.attend(inputs) for group in self.partition.groups_alone]
+        outputs = [group.attend(inputs) for group in self.groups]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
 
     def _hidden_inputs(self, hidden: Tensor, mask: Tensor | None) -> HiddenStates:

@@ -63,7 +63,7 @@ class PlanState:
     def __init__(self, model: PreTrainedModel, plan: Plan, depth: str, attending: Iterable[int]) -> None:
         self.plan, self.depth, self.strategy = plan, depth, STRATEGIES[plan.strategy]
         self.config = model.config.get_text_config()
-        self.layers = frozenset(filter(plan.may_replace, attending))
+        self.layers = frozenset(n for n in attending if plan.first_layer_threshold is not None or n in plan.heads)
         self.pruned: frozenset[int] = frozenset()
         self.now = ForwardPass()
         self.calls = HeadCalls(plan)
@@ -148,20 +148,14 @@ class PlanState:
         one that tells where it does not belong."""
         if cache.layer_class_to_replicate is not None:
             cache.layers += [cache.layer_class_to_replicate() for _ in range(layer + 1 - len(cache.layers))]
-        found = cache.layers[layer]
+        found, active = cache.layers[layer], self.now.prompt.active
         if type(found) in (DynamicLayer, SplitKVCache) and found.get_seq_length() == 0 and not cache.offloading:
-            found = cache.layers[layer] = self._empty_cache(layer)
-        if not self.now.prompt.active:
-            return found
-        planned = cache.layers[layer] = as_planned(found)
-        planned.entered = planned.owned = True
-        return planned
-
-    def _empty_cache(self, layer: int) -> DynamicLayer:
-        if not self.now.prompt.active:
-            return DynamicLayer()
-        split = self._split(layer)
-        return SplitKVCache(whole=split is None and layer not in self.pruned, split=split)
+            found = SplitKVCache(pruned=layer in self.pruned, split=self._split(layer)) if active else DynamicLayer()
+        if active:
+            found = as_planned(found)
+            found.entered = found.owned = True
+        cache.layers[layer] = found
+        return found
 
     def _split(self, layer: int) -> Split | None:
         """How the layer's cache parts; None where it holds every KV head alike."""
@@ -183,9 +177,9 @@ class PlanState:
     def runs_pruned(self, layer: int) -> bool:
         """Whether the layer leaves out the projections of replaced heads in this pass."""
         cache = self.now.layer_caches.get(layer)
-        return self.now.prompt.active and (cache is None or not cache.whole)
+        return self.now.prompt.active and (cache is None or cache.pruned)
 
-    def see_first_layer(self, inputs: AttentionInputs) -> None:
+    def _see_first_layer(self, inputs: AttentionInputs) -> None:
         """Runs before the first layer's attention: decides which heads are sinks where the plan leaves it to the input,
         and remembers what `first_layer_pattern` needs."""
         now, threshold = self.now, self.plan.first_layer_threshold
@@ -194,7 +188,6 @@ class PlanState:
             for layer, cache in now.layer_caches.items():
                 if isinstance(cache, SplitKVCache):
                     cache.split = self._split(layer)
-                    cache.whole = cache.split is None
         if self.strategy.needs_first_layer:
             now.first_inputs = inputs
 
@@ -211,16 +204,28 @@ class PlanState:
         behind = keys - pattern.shape[3]
         return nn.functional.pad(pattern, (behind, 0)) if behind else pattern
 
-    def layer_call(self, layer: int, inputs: AttentionInputs) -> LayerCall:
-        """The layer that attends now, with its heads as they are kept or replaced in this pass."""
-        cache, query, key = self.now.layer_caches.get(layer), inputs.query, inputs.key
+    def layer_call(self, layer: int, inputs: AttentionInputs, sliding_window: int | None) -> LayerCall | None:
+        """The layer that attends now, with its heads as they are kept or replaced in this pass. None where it attends
+        as without a plan: where no head is replaced, or its window is full."""
+        now, mask = self.now, inputs.mask
+        if layer not in self.layers and layer != now.first_layer:
+            return None
+        self.check_reached(layer)
+        if not now.prompt.active:
+            return None
+        inputs = inputs.until(now.past + inputs.query.shape[2])
+        if layer == now.first_layer:
+            self._see_first_layer(inputs)
+        replaced, query, key = self.replaced_heads(layer), inputs.query, inputs.key
+        if not replaced or (sliding_window is not None and key.shape[2] >= sliding_window):
+            return None
+        self.check_mask(mask)
+        cache = now.layer_caches.get(layer)
         partition = None if cache is None else cache.partition
-        is_split = partition is not None
-        if not is_split:
-            partition = partition_heads(query.shape[1], key.shape[1], self.replaced_heads(layer), query.device)
-        joins = is_split and partition.shares_kv and query.shape[2] == 1 and inputs.mask is None
-        past, pattern = self.now.past, self.first_layer_pattern
-        return LayerCall(layer, inputs, partition, cache, past, pattern, is_split, joins)
+        if partition is None:
+            partition = partition_heads(query.shape[1], key.shape[1], replaced, query.device)
+        joins = partition.is_split and partition.shares_kv and query.shape[2] == 1 and mask is None
+        return LayerCall(layer, inputs, partition, cache, now.past, self.first_layer_pattern, joins)
 
 
 def slides(config: object, layer: int) -> bool:
