@@ -5,7 +5,7 @@ from functools import cache, partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sinkstudy.attention.cache import PlannedLayer
 from sinkstudy.attention.heads import AttentionInputs, HeadPartition, HeadToKV, Index, KeptGroup, select_heads
@@ -45,8 +45,9 @@ class HeadCalls:
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.strategy = plan, STRATEGIES[plan.strategy]
-        self.groups, self.rest_weight = cache(self._groups), cache(self._rest_weight)
-        self._seen: dict[tuple, tuple[Tensor, Tensor]] = {}
+        self.rest_weight = cache(self._rest_weight)
+        self._groups = cache(self._groups_of)
+        self._mask = cache(self._mask_of)
 
     def kept(self, call: LayerCall) -> list[KeptGroup]:
         """The fused calls over kept heads."""
@@ -55,25 +56,22 @@ class HeadCalls:
         return call.partition.decode_groups if call.inputs.query.shape[2] == 1 else call.partition.prefill_groups
 
     def _with_replaced_readers(self, call: LayerCall) -> KeptGroup:
-        partition, query, keys = call.partition, call.inputs.query, call.inputs.key.shape[2]
-        key = call.layer, partition, query.dtype
-        if key not in self._seen or self._seen[key][1].shape[-1] < keys:
-            # The mask has room for twice the keys, so that it is not made again for every token.
-            self._seen[key] = self._seen_by_readers(call.layer, partition, query, 2 * keys)
-        sinks, recent = self._seen[key]
-        sinks = sinks[..., :keys]
-        mask = torch.cat([sinks, recent[..., recent.shape[-1] - keys + sinks.shape[-1] :]], -1)
-        return partition.readers_group._replace(mask=mask)
+        keys = call.inputs.key.shape[2]
+        sinks = min(self.plan.sink_tokens, keys)
+        # The mask is made for more keys than there are, so that it is not made again for every token.
+        seen = self._mask(call.layer, call.partition, call.inputs.query.dtype, 1 << keys.bit_length())
+        mask = nn.functional.pad(seen[..., seen.shape[-1] - keys + sinks :], (sinks, 0))
+        return call.partition.readers_group._replace(mask=mask)
 
     @torch.inference_mode(False)
-    def _seen_by_readers(self, layer: int, partition: HeadPartition, query: Tensor, keys: int) -> tuple[Tensor, Tensor]:
-        """What a single query of `readers` sees, as masks: over the sink tokens, and over the latest `keys`, of which
-        the end is that over fewer."""
-        sinks, recent = (query.new_zeros(1, len(partition.readers), 1, n) for n in (self.plan.sink_tokens, keys))
+    def _mask_of(self, layer: int, partition: HeadPartition, dtype: torch.dtype, keys: int) -> Tensor:
+        """What a single query of `readers` sees of the latest `keys`, (1, head, 1, key): 0 there, -inf elsewhere. Its
+        end is that of fewer keys."""
+        seen = torch.zeros(1, len(partition.readers), 1, keys, dtype=dtype, device=partition.device)
         for place, head in enumerate(partition.readers):
             if head in partition.replaced:
-                recent[:, place, :, : max(0, keys - self.plan.window_of(layer, head))] = -torch.inf
-        return sinks, recent
+                seen[:, place, :, : -self.plan.window_of(layer, head)] = -torch.inf
+        return seen
 
     def replaced(self, call: LayerCall) -> Iterator[tuple[Index, ReplacedHeads]]:
         """Replaced heads of one window, and what the strategy is given of them: first those that read KV heads at hand,
@@ -83,7 +81,7 @@ class HeadCalls:
         if partition.is_split:
             parts += self._of_own_caches(call)
         for kv_heads, key, value, cached in parts:
-            groups = self.groups(call.layer, partition, kv_heads)
+            groups = self._groups(call.layer, partition, kv_heads)
             for group in groups:
                 given = ReplacedHeads(
                     query=select_heads(inputs.query, group.index),
@@ -107,12 +105,12 @@ class HeadCalls:
         """KV heads that only replaced heads read, their keys and values, and the cache that keeps these."""
         is_step = call.inputs.query.shape[2] == 1 and call.inputs.mask is None
         for kv_heads, own in zip(call.cache.own_kv, call.cache.own, strict=True):
-            narrowest = self.groups(call.layer, call.partition, kv_heads)[0].window
+            narrowest = self._groups(call.layer, call.partition, kv_heads)[0].window
             # Where a single query sees every token that is kept, their order makes no difference.
             sees_all = is_step and own.held[0].shape[2] <= self.plan.sink_tokens + narrowest
             yield kv_heads, *(own.held if sees_all else own.ordered), own
 
-    def _groups(self, layer: int, partition: HeadPartition, kv_heads: tuple[int, ...]) -> list[ReplacedGroup]:
+    def _groups_of(self, layer: int, partition: HeadPartition, kv_heads: tuple[int, ...]) -> list[ReplacedGroup]:
         """The replaced heads that read these KV heads, in so many calls as the strategy needs: those of one window, the
         narrowest first, as many for each KV head."""
         here = [h for h in partition.replaced if partition.kv_of(h) in kv_heads]
