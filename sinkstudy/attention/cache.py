@@ -154,8 +154,8 @@ class SplitKVCache(PlannedLayer, DynamicLayer):
 def cache_bytes(cache: Cache) -> int:
     """Bytes of all keys and values that a cache holds, and of what strategies keep; layers that do not attend have
     none."""
-    parts = (getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values"))
-    held = [part for part in parts if part is not None]
+    held = []
     for layer in cache.layers:
-        held += [*getattr(layer, "state", {}).values(), *(t for own in getattr(layer, "own", ()) for t in own.held)]
-    return sum(t.numel() * t.element_size() for t in held)
+        held += [getattr(layer, "keys", None), getattr(layer, "values", None), *getattr(layer, "state", {}).values()]
+        held += [t for own in getattr(layer, "own", ()) for t in own.held]
+    return sum(t.nbytes for t in held if t is not None)

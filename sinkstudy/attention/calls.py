@@ -117,12 +117,10 @@ class HeadCalls:
         calls = list(self.plan.by_window(layer, here).items())
         if self.strategy.forgets_tokens:
             calls = [(window, some) for window, of in calls for some in partition.evenly(of)]
-        groups = []
-        for window, heads in calls:
-            read = tuple(kv_heads.index(partition.kv_of(h)) for h in heads)
-            to_kv = HeadToKV.of(read, partition.device)
-            groups.append(ReplacedGroup(heads, partition.index(heads), to_kv, window))
-        return groups
+        return [
+            ReplacedGroup(heads, partition.index(heads), partition.to_kv(heads, kv_heads), window)
+            for window, heads in calls
+        ]
 
     # A tensor made in inference mode could not be used later where gradients are recorded.
     @torch.inference_mode(False)

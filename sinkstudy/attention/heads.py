@@ -121,9 +121,8 @@ class HeadPartition:
         """Fused calls of kept heads alone, in the order of `kept`, where these query heads and KV heads are at hand."""
         groups = []
         for part in self.evenly(self.kept):
-            read = dict.fromkeys(map(self.kv_of, part))
-            query, kv = self.index(map(queries.index, part)), self.index(map(kv_heads.index, read))
-            groups.append(KeptGroup(query, kv, len(part) // len(read)))
+            to_kv = self.to_kv(part, kv_heads)
+            groups.append(KeptGroup(self.index(map(queries.index, part)), to_kv.unique, to_kv.group_size))
         return groups
 
     @cached_property
@@ -168,6 +167,10 @@ class HeadPartition:
 
     def kv_of(self, head: int) -> int:
         return head // (self.heads // self.kv_heads)
+
+    def to_kv(self, heads: Sequence[int], at_hand: Sequence[int]) -> HeadToKV:
+        """Which of the KV heads `at_hand` these query heads read."""
+        return HeadToKV.of(tuple(at_hand.index(self.kv_of(h)) for h in heads), self.device)
 
     def index(self, heads: Iterable[int]) -> Index:
         return as_index(tuple(heads), self.device)

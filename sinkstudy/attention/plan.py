@@ -48,7 +48,7 @@ class Plan:
         object.__setattr__(self, "heads", dict(sorted(cleaned.items())))
         for name in ("min_tokens", "max_tokens"):
             limit = getattr(self, name)
-            if limit is not None and not limit >= 1:
+            if limit is not None and limit < 1:
                 raise StudyError(f"plan: {name} is {limit}; use 1 or more, or leave it out for no limit.")
         if None not in (self.min_tokens, self.max_tokens) and self.min_tokens > self.max_tokens:
             raise StudyError(

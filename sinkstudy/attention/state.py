@@ -40,7 +40,7 @@ class ForwardPass(threading.local):
     """The forward pass that runs in this thread, or ran last in it.
 
     `first_layer`: the first that attends, once it is `reached`. `layer_caches`: those of the layers that the plan may
-    change, where there are any and the plan is active. `past`: tokens in the cache before the pass. `mask`: the latest
+    change, which are read where it is active. `past`: tokens in the cache before the pass. `mask`: the latest
     that was found to be causal. `first_inputs`: what the first layer's attention was called with. `pattern`: the first
     layer's attention of the heads `pattern_heads`, all that later layers ask for.
     """
@@ -58,12 +58,15 @@ class ForwardPass(threading.local):
 
 class PlanState:
     """One `with optimized(...)` block. `layers`: those that attend and may have replaced heads. `pruned`: those of them
-    that do not project these."""
+    that do not project these. `by_input`: whether the first layer's attention decides which heads are replaced.
+    `looks_back`: whether later layers need that attention, so that the first layer keeps its heads."""
 
     def __init__(self, model: PreTrainedModel, plan: Plan, depth: str, attending: Iterable[int]) -> None:
         self.plan, self.depth, self.strategy = plan, depth, STRATEGIES[plan.strategy]
         self.config = model.config.get_text_config()
-        self.layers = frozenset(n for n in attending if plan.first_layer_threshold is not None or n in plan.heads)
+        self.by_input = plan.first_layer_threshold is not None
+        self.looks_back = self.by_input or self.strategy.needs_first_layer
+        self.layers = frozenset(n for n in attending if self.by_input or n in plan.heads)
         self.pruned: frozenset[int] = frozenset()
         self.now = ForwardPass()
         self.calls = HeadCalls(plan)
@@ -78,8 +81,7 @@ class PlanState:
     def begin_pass(self, model: PreTrainedModel, *_: object) -> None:
         """Runs before every forward pass of the model."""
         self.now.__dict__.clear()
-        looks_back = self.strategy.needs_first_layer or self.plan.first_layer_threshold is not None
-        if looks_back and model.training and torch.is_grad_enabled() and model.is_activation_checkpointing:
+        if self.looks_back and model.training and torch.is_grad_enabled() and model.is_activation_checkpointing:
             raise StudyError(
                 "gradient checkpointing runs layers again without the first one, which this plan's other layers need; "
                 "call model.gradient_checkpointing_disable() first."
@@ -98,8 +100,7 @@ class PlanState:
             hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
             now.prompt = self._prompt_of(cache, layer, hidden.shape[1])
         if cache is not None and (now.prompt.active or now.past == 0):
-            caches = {one: self._layer_cache(cache, one) for one in self.layers}
-            now.layer_caches = caches if now.prompt.active else {}
+            now.layer_caches = {one: self._layer_cache(cache, one) for one in self.layers}
 
     def check_reached(self, layer: int) -> None:
         """Raises StudyError where a layer runs in a pass that was not entered: in code compiled before the block."""
@@ -127,17 +128,16 @@ class PlanState:
     def _prompt_of(self, cache: Cache | None, layer: int, queries: int) -> Prompt:
         """The prompt whose cache is continued, or a new one, also for a cache that was filled unmodified."""
         known = getattr(cache, _PROMPT, None)
-        if known is not None and (self.now.past == 0 or not getattr(cache.layers[layer], "owned", True)):
+        if self.now.past == 0 or not getattr(cache.layers[layer], "owned", True):
             # It belonged to the prompt that was in the cache before the cache was emptied.
             known = None
-        same = known is not None and known.depth == self.depth and known.plan == self.plan
-        if known is not None and known.active and not same:
+        if known is not None and known.depth == self.depth and known.plan == self.plan:
+            return known
+        if known is not None and known.active:
             raise StudyError(
                 f"this KV cache was filled under another plan ({known.plan.strategy}, depth {known.depth}); continue "
                 "it under that plan, or begin with an empty cache."
             )
-        if same:
-            return known
         prompt = Prompt(self.plan, self.depth, active=self.plan.covers(self.now.past + queries))
         if cache is not None:
             setattr(cache, _PROMPT, prompt)
@@ -167,12 +167,10 @@ class PlanState:
 
     def replaced_heads(self, layer: int) -> tuple[int, ...]:
         """Heads of `layer` replaced in the pass that runs, or ran last, in this thread."""
-        now, by_input = self.now, self.plan.first_layer_threshold is not None
-        if now.prompt is None or not now.prompt.active:
+        prompt = self.now.prompt
+        if prompt is None or not prompt.active or (self.looks_back and layer == self.now.first_layer):
             return ()
-        if layer == now.first_layer and (by_input or self.strategy.needs_first_layer):
-            return ()
-        return now.prompt.first_layer_heads if by_input else tuple(self.plan.heads.get(layer, ()))
+        return prompt.first_layer_heads if self.by_input else tuple(self.plan.heads.get(layer, ()))
 
     def runs_pruned(self, layer: int) -> bool:
         """Whether the layer leaves out the projections of replaced heads in this pass."""
@@ -182,9 +180,9 @@ class PlanState:
     def _see_first_layer(self, inputs: AttentionInputs) -> None:
         """Runs before the first layer's attention: decides which heads are sinks where the plan leaves it to the input,
         and remembers what `first_layer_pattern` needs."""
-        now, threshold = self.now, self.plan.first_layer_threshold
-        if threshold is not None and now.past == 0 and now.prompt.active:
-            now.prompt.first_layer_heads = sink_heads(inputs, threshold)
+        now = self.now
+        if self.by_input and now.past == 0:
+            now.prompt.first_layer_heads = sink_heads(inputs, self.plan.first_layer_threshold)
             for layer, cache in now.layer_caches.items():
                 if isinstance(cache, SplitKVCache):
                     cache.split = self._split(layer)
@@ -195,8 +193,7 @@ class PlanState:
         """The first layer's attention of these heads in this pass, (batch, head, query, key), to the latest `keys`."""
         now = self.now
         if now.pattern is None:
-            later = (heads for layer, heads in self.plan.heads.items() if layer != now.first_layer)
-            now.pattern_heads = now.prompt.first_layer_heads or tuple(sorted({h for heads in later for h in heads}))
+            now.pattern_heads = tuple(sorted(set().union(*map(self.replaced_heads, self.layers))))
             now.pattern = attention_pattern(now.first_inputs, now.pattern_heads)
         places = tuple(now.pattern_heads.index(h) for h in heads)
         pattern = select_heads(now.pattern, as_index(places, now.pattern.device))
