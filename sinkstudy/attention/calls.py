@@ -77,11 +77,19 @@ class HeadCalls:
         """Replaced heads of one window, and what the strategy is given of them: first those that read KV heads at hand,
         unless they have joined the kept ones, then those whose KV heads the strategy keeps."""
         inputs, partition = call.inputs, call.partition
-        parts = [] if call.joins else [(partition.kv_at_hand, inputs.key, inputs.value, None)]
+        parts = [] if call.joins else [(partition.kv_at_hand, None)]
         if partition.is_split:
-            parts += self._of_own_caches(call)
-        for kv_heads, key, value, cached in parts:
+            parts += zip(call.cache.own_kv, call.cache.own, strict=True)
+        is_step = inputs.query.shape[2] == 1 and inputs.mask is None
+        for kv_heads, own in parts:
             groups = self._groups(call.layer, partition, kv_heads)
+            if own is None:
+                key, value = inputs.key, inputs.value
+            elif is_step and own.held[0].shape[2] <= self.plan.sink_tokens + groups[0].window:
+                # A single query sees every token that is kept, so that their order makes no difference.
+                key, value = own.held
+            else:
+                key, value = own.ordered
             for group in groups:
                 given = ReplacedHeads(
                     query=select_heads(inputs.query, group.index),
@@ -95,20 +103,11 @@ class HeadCalls:
                     rest_weight=self.rest_weight(call.layer, group.heads, partition.device),
                     memory={} if call.cache is None else call.cache.state,
                     # The last call has the widest window, and no later one reads what it forgets.
-                    cached=cached if group is groups[-1] else None,
+                    cached=own if group is groups[-1] else None,
                     first_layer_pattern=partial(call.first_layer_pattern, group.heads, key.shape[2]),
                     start=call.past + inputs.query.shape[2] - key.shape[2],
                 )
                 yield group.index, given
-
-    def _of_own_caches(self, call: LayerCall) -> Iterator[tuple]:
-        """KV heads that only replaced heads read, their keys and values, and the cache that keeps these."""
-        is_step = call.inputs.query.shape[2] == 1 and call.inputs.mask is None
-        for kv_heads, own in zip(call.cache.own_kv, call.cache.own, strict=True):
-            narrowest = self._groups(call.layer, call.partition, kv_heads)[0].window
-            # Where a single query sees every token that is kept, their order makes no difference.
-            sees_all = is_step and own.held[0].shape[2] <= self.plan.sink_tokens + narrowest
-            yield kv_heads, *(own.held if sees_all else own.ordered), own
 
     def _groups_of(self, layer: int, partition: HeadPartition, kv_heads: tuple[int, ...]) -> list[ReplacedGroup]:
         """The replaced heads that read these KV heads, in so many calls as the strategy needs: those of one window, the

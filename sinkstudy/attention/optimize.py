@@ -6,7 +6,7 @@ On models whose projections can be pruned, replaced heads are not even projected
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
@@ -58,27 +58,24 @@ def optimized(model: PreTrainedModel, plan: Plan, depth: str = "projections") ->
         return
     AttentionInterface.register(_NAME, _attention_under_plan)
     AttentionMaskInterface.register(_NAME, sdpa_mask)
-    with attention_implementation(model, _NAME, exclusive="runs under a plan"):
+    with attention_implementation(model, _NAME, exclusive="runs under a plan"), ExitStack() as block:
         modules = attending_modules(model)
         state = PlanState(model, plan, depth, [module.layer_idx for module in modules])
         found = prunable_modules(model, plan) if depth == "projections" else []
         pruned = [PrunedAttention(module, state) for module in found]
         state.pruned = frozenset(one.layer for one in pruned)
-        _running.update({module: state for module in modules} | {one.kept_only: one for one in pruned})
-        hooks = [modules[0].register_forward_pre_hook(state.enter_pass, with_kwargs=True)]
+        running = dict.fromkeys(modules, state) | {one.kept_only: one for one in pruned}
+        _running.update(running)
+        for module in running:
+            block.callback(_running.pop, module)
+        block.enter_context(modules[0].register_forward_pre_hook(state.enter_pass, with_kwargs=True))
         # Some models (OPT) call a part of their base model directly, so that its own forward never runs.
-        hooks += [one.register_forward_pre_hook(state.begin_pass) for one in {model, model.base_model}]
+        for one in {model, model.base_model}:
+            block.enter_context(one.register_forward_pre_hook(state.begin_pass))
         for one in pruned:
             one.attention.forward = one
-        try:
-            yield state
-        finally:
-            for one in pruned:
-                del one.attention.forward
-            for hook in hooks:
-                hook.remove()
-            for module in [*modules, *(one.kept_only for one in pruned)]:
-                del _running[module]
+            block.callback(delattr, one.attention, "forward")
+        yield state
 
 
 def attending_modules(model: PreTrainedModel) -> list[nn.Module]:

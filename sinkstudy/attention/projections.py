@@ -73,9 +73,9 @@ class PrunedAttention:
 
     def __init__(self, attention: nn.Module, state: PlanState) -> None:
         self.attention, self.state, self.layer = attention, state, attention.layer_idx
-        heads = state.config.num_attention_heads
         self.linears = _linears(attention)
         query, key, value, output = self.linears.values()
+        heads = state.config.num_attention_heads
         width = query.out_features // heads
         replaced = tuple(state.plan.heads[self.layer])
         partition = partition_heads(heads, key.out_features // width, replaced, query.weight.device)
