@@ -123,7 +123,9 @@ def _attention_under_plan(
     inputs = AttentionInputs(query, key, value, attention_mask, scale)
     if isinstance(running, PrunedAttention):
         return running.attend(inputs), None
-    call = running.layer_call(module.layer_idx, inputs, features.get("sliding_window"))
+    layer = module.layer_idx
+    planned = (layer in running.layers or layer == running.now.first_layer) and running.enter_layer(layer)
+    call = running.layer_call(layer, inputs, features.get("sliding_window")) if planned else None
     if call is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **features)
     kept = running.calls.kept(call)

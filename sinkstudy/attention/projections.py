@@ -106,13 +106,13 @@ class PrunedAttention:
     ) -> tuple[Tensor, Tensor | None]:
         kwargs |= {"position_embeddings": position_embeddings, "attention_mask": attention_mask}
         kwargs |= {"hidden_states": hidden_states, "past_key_values": past_key_values}
-        self.state.check_reached(self.layer)
-        forward = type(self.attention).forward
-        if not self.state.runs_pruned(self.layer):
+        forward, cache = type(self.attention).forward, self.state.now.layer_caches.get(self.layer)
+        if not self.state.enter_layer(self.layer) or not (cache is None or cache.pruned):
             return forward(self.attention, **kwargs)
         self._check_projections()
         self.state.check_mask(attention_mask)
-        added = self.state.strategy.from_hidden(self._hidden_inputs(hidden_states, attention_mask))
+        kept = {} if cache is None else cache.state
+        added = self.state.strategy.from_hidden(self._hidden_inputs(hidden_states, attention_mask, kept))
         if self.partition.kept:
             output, weights = forward(self.kept_only, **kwargs)
             return output.add_(added), weights
@@ -128,12 +128,11 @@ class PrunedAttention:
         outputs = [group.attend(inputs) for group in self.groups]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
 
-    def _hidden_inputs(self, hidden: Tensor, mask: Tensor | None) -> HiddenStates:
-        cached = self.state.now.layer_caches.get(self.layer)
+    def _hidden_inputs(self, hidden: Tensor, mask: Tensor | None, kept: dict[str, Tensor]) -> HiddenStates:
         return HiddenStates(
             hidden=hidden,
             real=None if mask is None else mask[:, 0, :, -hidden.shape[1] :].any(-2).expand(hidden.shape[0], -1),
-            state={} if cached is None else cached.state,
+            state=kept,
             to_kv=HeadToKV.of(self.replaced_kv, hidden.device),
             rest_weight=self.state.calls.rest_weight(self.layer, self.partition.replaced, hidden.device),
             value_of=self.value_of,

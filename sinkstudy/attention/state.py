@@ -102,8 +102,9 @@ class PlanState:
         if cache is not None and (now.prompt.active or now.past == 0):
             now.layer_caches = {one: self._layer_cache(cache, one) for one in self.layers}
 
-    def check_reached(self, layer: int) -> None:
-        """Raises StudyError where a layer runs in a pass that was not entered: in code compiled before the block."""
+    def enter_layer(self, layer: int) -> bool:
+        """Whether the plan is active in this pass. Raises StudyError where a layer runs in a pass that was not entered:
+        in code compiled before the block."""
         now = self.now
         if now.first_layer is None or (layer == now.first_layer and not now.reached):
             raise StudyError(
@@ -111,6 +112,7 @@ class PlanState:
                 "call modules, not their forward."
             )
         now.reached = layer == now.first_layer
+        return now.prompt.active
 
     def check_mask(self, mask: Tensor | None) -> None:
         """Raises StudyError where more or less is masked than what comes later and what is padding."""
@@ -172,11 +174,6 @@ class PlanState:
             return ()
         return prompt.first_layer_heads if self.by_input else tuple(self.plan.heads.get(layer, ()))
 
-    def runs_pruned(self, layer: int) -> bool:
-        """Whether the layer leaves out the projections of replaced heads in this pass."""
-        cache = self.now.layer_caches.get(layer)
-        return self.now.prompt.active and (cache is None or cache.pruned)
-
     def _see_first_layer(self, inputs: AttentionInputs) -> None:
         """Runs before the first layer's attention: decides which heads are sinks where the plan leaves it to the input,
         and remembers what `first_layer_pattern` needs."""
@@ -202,14 +199,9 @@ class PlanState:
         return nn.functional.pad(pattern, (behind, 0)) if behind else pattern
 
     def layer_call(self, layer: int, inputs: AttentionInputs, sliding_window: int | None) -> LayerCall | None:
-        """The layer that attends now, with its heads as they are kept or replaced in this pass. None where it attends
-        as without a plan: where no head is replaced, or its window is full."""
+        """The layer that attends now, with its heads as they are kept or replaced in this pass. None where none is
+        replaced, or its window is full."""
         now, mask = self.now, inputs.mask
-        if layer not in self.layers and layer != now.first_layer:
-            return None
-        self.check_reached(layer)
-        if not now.prompt.active:
-            return None
         inputs = inputs.until(now.past + inputs.query.shape[2])
         if layer == now.first_layer:
             self._see_first_layer(inputs)
