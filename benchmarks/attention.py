@@ -173,7 +173,7 @@ def attention_cell(
 def pruned_call(model: LlamaModel, plan: Plan, heads: Callable[[int], torch.Tensor]) -> Callable[[], object]:
     """The same call where the projections are pruned: kept heads alone, and the strategy on the values it reads."""
     module = model.layers[-1].self_attn
-    pruned = PrunedAttention(module, model.config.num_attention_heads, PlanState(model, plan, "projections"))
+    pruned = PrunedAttention(module, PlanState(model, plan, "projections", plan.heads))
     partition, strategy = pruned.partition, STRATEGIES[plan.strategy]
     kept = heads(len(partition.kept)), heads(len(partition.kept_kv)), heads(len(partition.kept_kv))
     values = heads(len(set(map(partition.kv_of, partition.replaced)))).transpose(1, 2)

@@ -25,10 +25,11 @@ class PlannedLayer:
 
     `state`: what the strategy keeps of the layer, batch first. `entered` is set each time a layer that runs under the
     plan is about to `update`: whoever else does continues the cache outside, unless it is empty; then it is `owned` by
-    no plan any more. `whole`: whether the keys and values of every token and every KV head are in it.
+    no plan any more. `pruned`: whether no KV heads but those of kept heads come to it. `split`: how it parts these that
+    come; None where it holds all alike.
     """
 
-    entered, owned, whole = False, True, True
+    entered, owned, pruned = False, True, False
     split: Split | None = None
     partition: HeadPartition | None = None
     state: dict[str, Tensor]
@@ -46,7 +47,7 @@ class PlannedLayer:
                     "this KV cache was filled under a plan; continue it inside `with optimized(...)` with that plan."
                 )
             # The cache was emptied, and whoever fills it now runs under no plan.
-            self.owned, self.whole, self.split, self.partition = False, True, None, None
+            self.owned, self.pruned, self.split, self.partition = False, False, None, None
         self.entered = False
 
     def reset(self) -> None:
@@ -95,15 +96,15 @@ class SplitKVCache(PlannedLayer, DynamicLayer):
     window is the same, and which the strategy may shorten; `update` returns the others. `own_kv`: the KV heads in each.
     """
 
-    def __init__(self, *, whole: bool, split: Split | None = None) -> None:
+    def __init__(self, *, pruned: bool, split: Split | None) -> None:
         super().__init__()
-        self.whole, self.split, self.state = whole, split, {}
+        self.pruned, self.split, self.state = pruned, split, {}
         self.own: list[RecentTokens] = []
         self.own_kv: list[tuple[int, ...]] = []
 
     @property
     def is_croppable(self) -> bool:
-        return self.whole
+        return self.split is None and not self.pruned
 
     # This method changes the cache's state, which a compiled graph would fix at its first value.
     @untraced
@@ -120,9 +121,10 @@ class SplitKVCache(PlannedLayer, DynamicLayer):
 
     def _partition(self, key_states: Tensor) -> None:
         heads, windows = self.split
-        self.partition = partition_heads(heads, key_states.shape[1], tuple(sorted(windows)), key_states.device)
-        only, kv_of = self.partition.replaced_only_kv, self.partition.kv_of
-        widest = {kv: max(width for head, width in windows.items() if kv_of(head) == kv) for kv in only}
+        replaced, kv_heads = tuple(sorted(windows)), key_states.shape[1]
+        self.partition = partition_heads(heads, kv_heads, replaced, key_states.device, is_split=True)
+        only = [kv for kv in range(kv_heads) if kv not in self.partition.kept_kv]
+        widest = {kv: max(w for head, w in windows.items() if self.partition.kv_of(head) == kv) for kv in only}
         self.own_kv = [tuple(kv for kv in only if widest[kv] == width) for width in sorted(set(widest.values()))]
         self.own = [RecentTokens() for _ in self.own_kv]
         self._own_places = list(map(self.partition.index, self.own_kv))
@@ -142,7 +144,7 @@ class SplitKVCache(PlannedLayer, DynamicLayer):
         return self.keys.shape[-2] if self.is_initialized else 0
 
     def crop(self, tokens_to_remove: int) -> None:
-        if tokens_to_remove != 0 and not self.whole:
+        if tokens_to_remove != 0 and not self.is_croppable:
             raise StudyError(
                 "a KV cache filled under a plan cannot be shortened: replaced heads keep no single tokens."
             )
@@ -152,8 +154,8 @@ class SplitKVCache(PlannedLayer, DynamicLayer):
 def cache_bytes(cache: Cache) -> int:
     """Bytes of all keys and values that a cache holds, and of what strategies keep; layers that do not attend have
     none."""
-    parts = (getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values"))
-    held = [part for part in parts if part is not None]
+    held = []
     for layer in cache.layers:
-        held += [*getattr(layer, "state", {}).values(), *(t for own in getattr(layer, "own", ()) for t in own.held)]
-    return sum(t.numel() * t.element_size() for t in held)
+        held += [getattr(layer, "keys", None), getattr(layer, "values", None), *getattr(layer, "state", {}).values()]
+        held += [t for own in getattr(layer, "own", ()) for t in own.held]
+    return sum(t.nbytes for t in held if t is not None)

@@ -1,7 +1,7 @@
 """Which heads of a layer are kept and which replaced, and the fused calls that attend the kept ones."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import groupby
@@ -24,6 +24,13 @@ class AttentionInputs(NamedTuple):
     value: Tensor
     mask: Tensor | None
     scale: float
+
+    def until(self, tokens: int) -> "AttentionInputs":
+        """Without the places of a static cache that hold no token yet, as a dynamic cache would make the call."""
+        if self.key.shape[2] <= tokens:
+            return self
+        mask = None if self.mask is None else self.mask[..., :tokens]
+        return self._replace(key=self.key[:, :, :tokens], value=self.value[:, :, :tokens], mask=mask)
 
 
 class HeadToKV(NamedTuple):
@@ -80,19 +87,20 @@ class KeptGroup(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class HeadPartition:
     """The heads of one layer: `heads` query heads share `kv_heads` KV heads evenly, neighbours together, and `replaced`
-    are those that do not attend. `partition_heads` makes one object for the same heads, which stands for itself."""
+    are those that do not attend. `is_split`: whether KV heads that only these read have caches of their own.
+    `partition_heads` makes one object for the same heads, which stands for itself."""
 
     heads: int
     kv_heads: int
     replaced: tuple[int, ...]
     device: torch.device
+    is_split: bool = False
 
     @cached_property
     def kept(self) -> list[int]:
         """Kept query heads, those of KV heads with equally many kept ones together."""
         kept = [h for h in range(self.heads) if h not in self.replaced]
-        counts = Counter(map(self.kv_of, kept))
-        return sorted(kept, key=lambda h: (counts[self.kv_of(h)], h))
+        return [h for part in self.evenly(kept) for h in part]
 
     @cached_property
     def kept_kv(self) -> list[int]:
@@ -100,35 +108,29 @@ class HeadPartition:
         return list(dict.fromkeys(map(self.kv_of, self.kept)))
 
     @cached_property
-    def replaced_only_kv(self) -> list[int]:
-        """KV heads that only replaced heads read."""
-        return [kv for kv in range(self.kv_heads) if kv not in self.kept_kv]
-
-    @cached_property
-    def groups_alone(self) -> list[KeptGroup]:
-        """Fused calls where only the kept heads are at hand, in the order of `kept` and `kept_kv`."""
-        counts = Counter(map(self.kv_of, self.kept))
-        groups, query, kv = [], 0, 0
-        for size, members in groupby(self.kept_kv, lambda kv: counts[kv]):
-            several = len(list(members))
-            groups.append(KeptGroup(slice(query, query + several * size), slice(kv, kv + several), size))
-            query, kv = query + several * size, kv + several
-        return groups
-
-    @cached_property
-    def groups_of_split_cache(self) -> list[KeptGroup]:
-        """Fused calls where all query heads are at hand, but only the KV heads `kept_kv`."""
-        return [group._replace(queries=self.index(self.kept[group.queries])) for group in self.groups_alone]
+    def kv_at_hand(self) -> tuple[int, ...]:
+        """KV heads whose keys and values a layer attends to."""
+        return tuple(self.kept_kv if self.is_split else range(self.kv_heads))
 
     @cached_property
     def prefill_groups(self) -> list[KeptGroup]:
-        """Fused calls where all heads are at hand: nothing is attended that is not kept."""
-        return [group._replace(kv=self.index(self.kept_kv[group.kv])) for group in self.groups_of_split_cache]
+        """Fused calls where all query heads are at hand: nothing is attended that is not kept."""
+        return self.groups(range(self.heads), self.kv_at_hand)
+
+    def groups(self, queries: Sequence[int], kv_heads: Sequence[int]) -> list[KeptGroup]:
+        """Fused calls of kept heads alone, in the order of `kept`, where these query heads and KV heads are at hand."""
+        groups = []
+        for part in self.evenly(self.kept):
+            to_kv = self.to_kv(part, kv_heads)
+            groups.append(KeptGroup(self.index(map(queries.index, part)), to_kv.unique, to_kv.group_size))
+        return groups
 
     @cached_property
     def decode_groups(self) -> list[KeptGroup]:
-        """Fused calls for a single query, which takes as long as reading the cache does: neighbouring KV heads are read
-        where they lie, and replaced heads that share them attend in vain."""
+        """Fused calls for a single query, which takes as long as reading the cache does: neighbouring KV heads of one
+        that is not split are read where they lie, and replaced heads that share them attend in vain."""
+        if self.is_split:
+            return self.prefill_groups
         size, groups = self.heads // self.kv_heads, []
         for _, run in groupby(enumerate(sorted(self.kept_kv)), lambda pair: pair[1] - pair[0]):
             members = [kv for _, kv in run]
@@ -166,14 +168,16 @@ class HeadPartition:
     def kv_of(self, head: int) -> int:
         return head // (self.heads // self.kv_heads)
 
-    def index(self, heads: Sequence[int]) -> Index:
+    def to_kv(self, heads: Sequence[int], at_hand: Sequence[int]) -> HeadToKV:
+        """Which of the KV heads `at_hand` these query heads read."""
+        return HeadToKV.of(tuple(at_hand.index(self.kv_of(h)) for h in heads), self.device)
+
+    def index(self, heads: Iterable[int]) -> Index:
         return as_index(tuple(heads), self.device)
 
 
-@lru_cache(maxsize=1024)
-def partition_heads(heads: int, kv_heads: int, replaced: tuple[int, ...], device: torch.device) -> HeadPartition:
-    """The same object for the same heads, so that its groups are made once."""
-    return HeadPartition(heads, kv_heads, replaced, device)
+# The same heads get the same object, so that its groups are made once.
+partition_heads = lru_cache(maxsize=1024)(HeadPartition)
 
 
 @lru_cache(maxsize=1024)

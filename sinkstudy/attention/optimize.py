@@ -6,7 +6,7 @@ On models whose projections can be pruned, replaced heads are not even projected
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
@@ -58,28 +58,24 @@ def optimized(model: PreTrainedModel, plan: Plan, depth: str = "projections") ->
         return
     AttentionInterface.register(_NAME, _attention_under_plan)
     AttentionMaskInterface.register(_NAME, sdpa_mask)
-    with attention_implementation(model, _NAME, exclusive="runs under a plan"):
+    with attention_implementation(model, _NAME, exclusive="runs under a plan"), ExitStack() as block:
         modules = attending_modules(model)
         state = PlanState(model, plan, depth, [module.layer_idx for module in modules])
-        heads = model.config.get_text_config().num_attention_heads
         found = prunable_modules(model, plan) if depth == "projections" else []
-        pruned = [PrunedAttention(module, heads, state) for module in found]
+        pruned = [PrunedAttention(module, state) for module in found]
         state.pruned = frozenset(one.layer for one in pruned)
-        _running.update({module: state for module in modules} | {one.kept_only: one for one in pruned})
-        hooks = [modules[0].register_forward_pre_hook(state.enter_pass, with_kwargs=True)]
+        running = dict.fromkeys(modules, state) | {one.kept_only: one for one in pruned}
+        _running.update(running)
+        for module in running:
+            block.callback(_running.pop, module)
+        block.enter_context(modules[0].register_forward_pre_hook(state.enter_pass, with_kwargs=True))
         # Some models (OPT) call a part of their base model directly, so that its own forward never runs.
-        hooks += [one.register_forward_pre_hook(state.begin_pass) for one in {model, model.base_model}]
+        for one in {model, model.base_model}:
+            block.enter_context(one.register_forward_pre_hook(state.begin_pass))
         for one in pruned:
-            one.install()
-        try:
-            yield state
-        finally:
-            for one in pruned:
-                one.remove()
-            for hook in hooks:
-                hook.remove()
-            for module in [*modules, *(one.kept_only for one in pruned)]:
-                del _running[module]
+            one.attention.forward = one
+            block.callback(delattr, one.attention, "forward")
+        yield state
 
 
 def attending_modules(model: PreTrainedModel) -> list[nn.Module]:
@@ -121,43 +117,26 @@ def _attention_under_plan(
     **features: object,
 ) -> tuple[Tensor, None]:
     """The registered attention function: output (batch, query, head, width), and no weights."""
-    running, layer = _running.get(module), module.layer_idx
+    running = _running.get(module)
     _refuse(module, running, features)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     inputs = AttentionInputs(query, key, value, attention_mask, scale)
     if isinstance(running, PrunedAttention):
         return running.attend(inputs), None
-    if layer not in running.layers and layer != running.now.first_layer:
+    layer = module.layer_idx
+    planned = (layer in running.layers or layer == running.now.first_layer) and running.enter_layer(layer)
+    call = running.layer_call(layer, inputs, features.get("sliding_window")) if planned else None
+    if call is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **features)
-    running.check_reached(layer)
-    if not running.now.prompt.active:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **features)
-    inputs = _without_empty_places(inputs, running.now.past + query.shape[2])
-    if layer == running.now.first_layer:
-        running.see_first_layer(inputs)
-    window = features.get("sliding_window")
-    if not running.replaced_heads(layer) or (window is not None and inputs.key.shape[2] >= window):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **features)
-    running.check_mask(attention_mask)
-    call = running.layer_call(layer, inputs)
     kept = running.calls.kept(call)
     if call.joins and call.partition.readers_are_all:
-        return kept[0].attend(inputs), None
+        return kept[0].attend(call.inputs), None
     output = query.new_empty(query.shape[0], query.shape[2], call.partition.heads, value.shape[-1])
     for group in kept:
-        scatter_heads(output, group.queries, group.attend(inputs))
+        scatter_heads(output, group.queries, group.attend(call.inputs))
     for heads, given in running.calls.replaced(call):
         scatter_heads(output, heads, running.strategy.from_heads(given).transpose(1, 2))
     return output, None
-
-
-def _without_empty_places(inputs: AttentionInputs, tokens: int) -> AttentionInputs:
-    """The call without the places of a static cache that hold no token yet, as a dynamic cache would make it."""
-    query, key, value, mask, scale = inputs
-    if key.shape[2] <= tokens:
-        return inputs
-    mask = None if mask is None else mask[..., :tokens]
-    return AttentionInputs(query, key[:, :, :tokens], value[:, :, :tokens], mask, scale)
 
 
 def _refuse(module: nn.Module, running: PlanState | PrunedAttention | None, features: dict[str, object]) -> None:

@@ -29,13 +29,9 @@ def sink_heads(inputs: AttentionInputs, threshold: float) -> tuple[int, ...]:
     if mask is None:
         score = pattern[..., 0].mean(-1)
     else:
-        first = first_tokens(mask)[:, None, None, None].expand(pattern.shape[0], *pattern.shape[1:3], 1)
+        # The first token is the first key that any query may see.
+        first = mask.any(-2, keepdim=True).int().argmax(-1, keepdim=True).expand(*pattern.shape[:3], 1)
         mass = pattern.gather(-1, first)[..., 0]  # (batch, head, query)
         real = mask.any(-1).expand_as(mass)
         score = (mass * real).sum(-1) / real.sum(-1)
     return tuple(torch.nonzero((score >= threshold).all(0)).flatten().tolist())
-
-
-def first_tokens(mask: Tensor) -> Tensor:
-    """Position of each sequence's first token, (batch or 1,): the first key that any of its queries may see."""
-    return mask[:, 0].any(dim=-2).int().argmax(dim=-1)

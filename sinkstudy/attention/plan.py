@@ -48,7 +48,7 @@ class Plan:
         object.__setattr__(self, "heads", dict(sorted(cleaned.items())))
         for name in ("min_tokens", "max_tokens"):
             limit = getattr(self, name)
-            if limit is not None and not limit >= 1:
+            if limit is not None and limit < 1:
                 raise StudyError(f"plan: {name} is {limit}; use 1 or more, or leave it out for no limit.")
         if None not in (self.min_tokens, self.max_tokens) and self.min_tokens > self.max_tokens:
             raise StudyError(
@@ -84,17 +84,11 @@ class Plan:
         """Number of heads the plan names (0 where they are decided at inference)."""
         return sum(len(heads) for heads in self.heads.values())
 
-    def may_replace(self, layer: int) -> bool:
-        """Whether a prompt can have replaced heads in this layer."""
-        return self.first_layer_threshold is not None or layer in self.heads
-
     def window_of(self, layer: int, head: int) -> int:
         return (self.windows or {}).get(layer, {}).get(head, self.window)
 
     def by_window(self, layer: int, heads: Sequence[int]) -> dict[int, tuple[int, ...]]:
         """These heads of `layer`, those of one window together."""
-        if self.windows is None:
-            return {self.window: tuple(heads)} if heads else {}
         widths = sorted({self.window_of(layer, head) for head in heads})
         return {width: tuple(h for h in heads if self.window_of(layer, h) == width) for width in widths}
 

@@ -71,14 +71,15 @@ class PrunedAttention:
     """Stands in for one attention module's forward: kept heads run in the module's own, on a shallow copy of the module
     that has a part of each projection."""
 
-    def __init__(self, attention: nn.Module, heads: int, state: PlanState) -> None:
+    def __init__(self, attention: nn.Module, state: PlanState) -> None:
         self.attention, self.state, self.layer = attention, state, attention.layer_idx
         self.linears = _linears(attention)
         query, key, value, output = self.linears.values()
+        heads = state.config.num_attention_heads
         width = query.out_features // heads
         replaced = tuple(state.plan.heads[self.layer])
         partition = partition_heads(heads, key.out_features // width, replaced, query.weight.device)
-        self.partition = partition
+        self.partition, self.groups = partition, partition.groups(partition.kept, partition.kept_kv)
         kept = (
             PrunedLinear(query, rows_of(partition.kept, width)),
             PrunedLinear(key, rows_of(partition.kept_kv, width)),
@@ -94,12 +95,6 @@ class PrunedAttention:
         self.replaced_kv = tuple(read.index(partition.kv_of(head)) for head in replaced)
         self.shared_output_weight = FollowedPart(output, "weight", summed_columns_of(replaced, self.replaced_kv, width))
 
-    def install(self) -> None:
-        self.attention.forward = self
-
-    def remove(self) -> None:
-        del self.attention.forward
-
     @untraced
     def __call__(
         self,
@@ -111,13 +106,13 @@ class PrunedAttention:
     ) -> tuple[Tensor, Tensor | None]:
         kwargs |= {"position_embeddings": position_embeddings, "attention_mask": attention_mask}
         kwargs |= {"hidden_states": hidden_states, "past_key_values": past_key_values}
-        self.state.check_reached(self.layer)
-        forward = type(self.attention).forward
-        if not self.state.runs_pruned(self.layer):
+        forward, cache = type(self.attention).forward, self.state.now.layer_caches.get(self.layer)
+        if not self.state.enter_layer(self.layer) or not (cache is None or cache.pruned):
             return forward(self.attention, **kwargs)
         self._check_projections()
         self.state.check_mask(attention_mask)
-        added = self.state.strategy.from_hidden(self._hidden_inputs(hidden_states, attention_mask))
+        kept = {} if cache is None else cache.state
+        added = self.state.strategy.from_hidden(self._hidden_inputs(hidden_states, attention_mask, kept))
         if self.partition.kept:
             output, weights = forward(self.kept_only, **kwargs)
             return output.add_(added), weights
@@ -130,15 +125,14 @@ class PrunedAttention:
 
     def attend(self, inputs: AttentionInputs) -> Tensor:
         """Attention of the kept heads, which alone are at hand: (batch, query, head, width)."""
-        outputs = [group.attend(inputs) for group in self.partition.groups_alone]
+        outputs = [group.attend(inputs) for group in self.groups]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
 
-    def _hidden_inputs(self, hidden: Tensor, mask: Tensor | None) -> HiddenStates:
-        cached = self.state.now.layer_caches.get(self.layer)
+    def _hidden_inputs(self, hidden: Tensor, mask: Tensor | None, kept: dict[str, Tensor]) -> HiddenStates:
         return HiddenStates(
             hidden=hidden,
             real=None if mask is None else mask[:, 0, :, -hidden.shape[1] :].any(-2).expand(hidden.shape[0], -1),
-            state={} if cached is None else cached.state,
+            state=kept,
             to_kv=HeadToKV.of(self.replaced_kv, hidden.device),
             rest_weight=self.state.calls.rest_weight(self.layer, self.partition.replaced, hidden.device),
             value_of=self.value_of,

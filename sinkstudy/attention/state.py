@@ -40,7 +40,7 @@ class ForwardPass(threading.local):
     """The forward pass that runs in this thread, or ran last in it.
 
     `first_layer`: the first that attends, once it is `reached`. `layer_caches`: those of the layers that the plan may
-    change, where there are any and the plan is active. `past`: tokens in the cache before the pass. `mask`: the latest
+    change, which are read where it is active. `past`: tokens in the cache before the pass. `mask`: the latest
     that was found to be causal. `first_inputs`: what the first layer's attention was called with. `pattern`: the first
     layer's attention of the heads `pattern_heads`, all that later layers ask for.
     """
@@ -58,12 +58,15 @@ class ForwardPass(threading.local):
 
 class PlanState:
     """One `with optimized(...)` block. `layers`: those that attend and may have replaced heads. `pruned`: those of them
-    that do not project these."""
+    that do not project these. `by_input`: whether the first layer's attention decides which heads are replaced.
+    `looks_back`: whether later layers need that attention, so that the first layer keeps its heads."""
 
     def __init__(self, model: PreTrainedModel, plan: Plan, depth: str, attending: Iterable[int]) -> None:
         self.plan, self.depth, self.strategy = plan, depth, STRATEGIES[plan.strategy]
         self.config = model.config.get_text_config()
-        self.layers = frozenset(filter(plan.may_replace, attending))
+        self.by_input = plan.first_layer_threshold is not None
+        self.looks_back = self.by_input or self.strategy.needs_first_layer
+        self.layers = frozenset(n for n in attending if self.by_input or n in plan.heads)
         self.pruned: frozenset[int] = frozenset()
         self.now = ForwardPass()
         self.calls = HeadCalls(plan)
@@ -78,8 +81,7 @@ class PlanState:
     def begin_pass(self, model: PreTrainedModel, *_: object) -> None:
         """Runs before every forward pass of the model."""
         self.now.__dict__.clear()
-        looks_back = self.strategy.needs_first_layer or self.plan.first_layer_threshold is not None
-        if looks_back and model.training and torch.is_grad_enabled() and model.is_activation_checkpointing:
+        if self.looks_back and model.training and torch.is_grad_enabled() and model.is_activation_checkpointing:
             raise StudyError(
                 "gradient checkpointing runs layers again without the first one, which this plan's other layers need; "
                 "call model.gradient_checkpointing_disable() first."
@@ -98,11 +100,11 @@ class PlanState:
             hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
             now.prompt = self._prompt_of(cache, layer, hidden.shape[1])
         if cache is not None and (now.prompt.active or now.past == 0):
-            caches = {one: self._layer_cache(cache, one) for one in self.layers}
-            now.layer_caches = caches if now.prompt.active else {}
+            now.layer_caches = {one: self._layer_cache(cache, one) for one in self.layers}
 
-    def check_reached(self, layer: int) -> None:
-        """Raises StudyError where a layer runs in a pass that was not entered: in code compiled before the block."""
+    def enter_layer(self, layer: int) -> bool:
+        """Whether the plan is active in this pass. Raises StudyError where a layer runs in a pass that was not entered:
+        in code compiled before the block."""
         now = self.now
         if now.first_layer is None or (layer == now.first_layer and not now.reached):
             raise StudyError(
@@ -110,6 +112,7 @@ class PlanState:
                 "call modules, not their forward."
             )
         now.reached = layer == now.first_layer
+        return now.prompt.active
 
     def check_mask(self, mask: Tensor | None) -> None:
         """Raises StudyError where more or less is masked than what comes later and what is padding."""
@@ -127,17 +130,16 @@ class PlanState:
     def _prompt_of(self, cache: Cache | None, layer: int, queries: int) -> Prompt:
         """The prompt whose cache is continued, or a new one, also for a cache that was filled unmodified."""
         known = getattr(cache, _PROMPT, None)
-        if known is not None and (self.now.past == 0 or not getattr(cache.layers[layer], "owned", True)):
+        if self.now.past == 0 or not getattr(cache.layers[layer], "owned", True):
             # It belonged to the prompt that was in the cache before the cache was emptied.
             known = None
-        same = known is not None and known.depth == self.depth and known.plan == self.plan
-        if known is not None and known.active and not same:
+        if known is not None and known.depth == self.depth and known.plan == self.plan:
+            return known
+        if known is not None and known.active:
             raise StudyError(
                 f"this KV cache was filled under another plan ({known.plan.strategy}, depth {known.depth}); continue "
                 "it under that plan, or begin with an empty cache."
             )
-        if same:
-            return known
         prompt = Prompt(self.plan, self.depth, active=self.plan.covers(self.now.past + queries))
         if cache is not None:
             setattr(cache, _PROMPT, prompt)
@@ -148,20 +150,14 @@ class PlanState:
         one that tells where it does not belong."""
         if cache.layer_class_to_replicate is not None:
             cache.layers += [cache.layer_class_to_replicate() for _ in range(layer + 1 - len(cache.layers))]
-        found = cache.layers[layer]
+        found, active = cache.layers[layer], self.now.prompt.active
         if type(found) in (DynamicLayer, SplitKVCache) and found.get_seq_length() == 0 and not cache.offloading:
-            found = cache.layers[layer] = self._empty_cache(layer)
-        if not self.now.prompt.active:
-            return found
-        planned = cache.layers[layer] = as_planned(found)
-        planned.entered = planned.owned = True
-        return planned
-
-    def _empty_cache(self, layer: int) -> DynamicLayer:
-        if not self.now.prompt.active:
-            return DynamicLayer()
-        split = self._split(layer)
-        return SplitKVCache(whole=split is None and layer not in self.pruned, split=split)
+            found = SplitKVCache(pruned=layer in self.pruned, split=self._split(layer)) if active else DynamicLayer()
+        if active:
+            found = as_planned(found)
+            found.entered = found.owned = True
+        cache.layers[layer] = found
+        return found
 
     def _split(self, layer: int) -> Split | None:
         """How the layer's cache parts; None where it holds every KV head alike."""
@@ -173,28 +169,20 @@ class PlanState:
 
     def replaced_heads(self, layer: int) -> tuple[int, ...]:
         """Heads of `layer` replaced in the pass that runs, or ran last, in this thread."""
-        now, by_input = self.now, self.plan.first_layer_threshold is not None
-        if now.prompt is None or not now.prompt.active:
+        prompt = self.now.prompt
+        if prompt is None or not prompt.active or (self.looks_back and layer == self.now.first_layer):
             return ()
-        if layer == now.first_layer and (by_input or self.strategy.needs_first_layer):
-            return ()
-        return now.prompt.first_layer_heads if by_input else tuple(self.plan.heads.get(layer, ()))
+        return prompt.first_layer_heads if self.by_input else tuple(self.plan.heads.get(layer, ()))
 
-    def runs_pruned(self, layer: int) -> bool:
-        """Whether the layer leaves out the projections of replaced heads in this pass."""
-        cache = self.now.layer_caches.get(layer)
-        return self.now.prompt.active and (cache is None or not cache.whole)
-
-    def see_first_layer(self, inputs: AttentionInputs) -> None:
+    def _see_first_layer(self, inputs: AttentionInputs) -> None:
         """Runs before the first layer's attention: decides which heads are sinks where the plan leaves it to the input,
         and remembers what `first_layer_pattern` needs."""
-        now, threshold = self.now, self.plan.first_layer_threshold
-        if threshold is not None and now.past == 0 and now.prompt.active:
-            now.prompt.first_layer_heads = sink_heads(inputs, threshold)
+        now = self.now
+        if self.by_input and now.past == 0:
+            now.prompt.first_layer_heads = sink_heads(inputs, self.plan.first_layer_threshold)
             for layer, cache in now.layer_caches.items():
                 if isinstance(cache, SplitKVCache):
                     cache.split = self._split(layer)
-                    cache.whole = cache.split is None
         if self.strategy.needs_first_layer:
             now.first_inputs = inputs
 
@@ -202,8 +190,7 @@ class PlanState:
         """The first layer's attention of these heads in this pass, (batch, head, query, key), to the latest `keys`."""
         now = self.now
         if now.pattern is None:
-            later = (heads for layer, heads in self.plan.heads.items() if layer != now.first_layer)
-            now.pattern_heads = now.prompt.first_layer_heads or tuple(sorted({h for heads in later for h in heads}))
+            now.pattern_heads = tuple(sorted(set().union(*map(self.replaced_heads, self.layers))))
             now.pattern = attention_pattern(now.first_inputs, now.pattern_heads)
         places = tuple(now.pattern_heads.index(h) for h in heads)
         pattern = select_heads(now.pattern, as_index(places, now.pattern.device))
@@ -211,16 +198,23 @@ class PlanState:
         behind = keys - pattern.shape[3]
         return nn.functional.pad(pattern, (behind, 0)) if behind else pattern
 
-    def layer_call(self, layer: int, inputs: AttentionInputs) -> LayerCall:
-        """The layer that attends now, with its heads as they are kept or replaced in this pass."""
-        cache, query, key = self.now.layer_caches.get(layer), inputs.query, inputs.key
+    def layer_call(self, layer: int, inputs: AttentionInputs, sliding_window: int | None) -> LayerCall | None:
+        """The layer that attends now, with its heads as they are kept or replaced in this pass. None where none is
+        replaced, or its window is full."""
+        now, mask = self.now, inputs.mask
+        inputs = inputs.until(now.past + inputs.query.shape[2])
+        if layer == now.first_layer:
+            self._see_first_layer(inputs)
+        replaced, query, key = self.replaced_heads(layer), inputs.query, inputs.key
+        if not replaced or (sliding_window is not None and key.shape[2] >= sliding_window):
+            return None
+        self.check_mask(mask)
+        cache = now.layer_caches.get(layer)
         partition = None if cache is None else cache.partition
-        is_split = partition is not None
-        if not is_split:
-            partition = partition_heads(query.shape[1], key.shape[1], self.replaced_heads(layer), query.device)
-        joins = is_split and partition.shares_kv and query.shape[2] == 1 and inputs.mask is None
-        past, pattern = self.now.past, self.first_layer_pattern
-        return LayerCall(layer, inputs, partition, cache, past, pattern, is_split, joins)
+        if partition is None:
+            partition = partition_heads(query.shape[1], key.shape[1], replaced, query.device)
+        joins = partition.is_split and partition.shares_kv and query.shape[2] == 1 and mask is None
+        return LayerCall(layer, inputs, partition, cache, now.past, self.first_layer_pattern, joins)
 
 
 def slides(config: object, layer: int) -> bool:

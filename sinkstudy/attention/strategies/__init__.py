@@ -12,5 +12,3 @@ STRATEGIES: dict[str, Strategy] = {
     "first_value_mean": FIRST_VALUE_MEAN,
     "sink_window": SINK_WINDOW,
 }
-
-__all__ = ["STRATEGIES", "Strategy"]

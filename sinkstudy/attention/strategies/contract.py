@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from sinkstudy.attention.heads import HeadToKV
-from sinkstudy.attention.pattern import first_tokens
 from sinkstudy.attention.recent import RecentTokens
 
 
@@ -40,10 +39,9 @@ class ReplacedHeads(NamedTuple):
 
     def first_token(self) -> Tensor:
         """Position of each sequence's first token, (batch,) int64: not 0 with left padding."""
-        batch, device = self.query.shape[0], self.query.device
         if self.mask is None:
-            return torch.zeros(batch, dtype=torch.long, device=device)
-        return first_tokens(self.mask).expand(batch)
+            return torch.zeros(self.query.shape[0], dtype=torch.long, device=self.query.device)
+        return self.real_keys().int().argmax(-1)
 
     def real_keys(self) -> Tensor:
         """(batch, key) bool: keys that some query may see, so that are no padding."""

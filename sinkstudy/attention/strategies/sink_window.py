@@ -4,7 +4,6 @@ Exact attention over `sink_tokens` tokens at the start and the `window` latest, 
 those of the whole text. Of a cache of its own it keeps those tokens alone.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -44,7 +43,7 @@ def _whole_prompt(heads: ReplacedHeads) -> Tensor:
     for start, stop, length in ((full, edge, block), (edge, n, n - edge)):
         if start < stop:
             fill = _fill_merged if merge and heads.window > length else _fill_masked
-            fill(output[:, :, start:stop], heads, _Blocks(start, stop, length, size), key, value)
+            fill(output, heads, _Blocks(start, stop, length, size), key, value)
     _shorten(heads, heads.window - 1)
     return output
 
@@ -60,9 +59,10 @@ class _Blocks(NamedTuple):
     size: int
 
     def queries(self, states: Tensor) -> Tensor:
-        """(batch, head, query, width) of these queries as (batch, block, kv_head, head of it, query of the block,
+        """These of all queries, (batch, head, query, width), as (batch, block, kv_head, head of it, query of the block,
         width)."""
-        return states.unflatten(2, (-1, self.length)).unflatten(1, (-1, self.size)).permute(0, 3, 1, 2, 4, 5)
+        states = states[:, :, self.start : self.stop].unflatten(2, (-1, self.length))
+        return states.unflatten(1, (-1, self.size)).permute(0, 3, 1, 2, 4, 5)
 
     def keys(self, states: Tensor, sinks: int, *stretches: tuple[int, int]) -> Tensor:
         """For each block the first `sinks` keys and then, of each of the `stretches` (behind, span), `span` keys that
@@ -81,7 +81,7 @@ def _fill_masked(output: Tensor, heads: ReplacedHeads, blocks: _Blocks, key: Ten
     """Write these queries' outputs, (batch, head, query, width), from one call: for each block the sinks and the
     stretch of keys that its windows span."""
     sinks, window, span = heads.sink_tokens, heads.window, heads.window - 1 + blocks.length
-    query, filled = blocks.queries(heads.query[:, :, blocks.start : blocks.stop]), blocks.queries(output)
+    query, filled = blocks.queries(heads.query), blocks.queries(output)
     near = torch.ones(blocks.length, span, dtype=torch.bool, device=query.device).triu().tril(window - 1)
     seen = torch.nn.functional.pad(near, (sinks, 0), value=True).repeat(blocks.size, 1)
     keys = (blocks.keys(states, sinks, (window - 1, span)) for states in (key, value))
@@ -94,7 +94,7 @@ def _fill_merged(output: Tensor, heads: ReplacedHeads, blocks: _Blocks, key: Ten
     """As `_fill_masked`, from two calls: one for the keys that all queries of a block see, which needs no mask and
     copies nothing, and one for the sinks and the edges of the windows."""
     sinks, window, length = heads.sink_tokens, heads.window, blocks.length
-    query, filled = blocks.queries(heads.query[:, :, blocks.start : blocks.stop]), blocks.queries(output)
+    query, filled = blocks.queries(heads.query), blocks.queries(output)
     query = query.flatten(3, 4).flatten(0, 1)
     between = (blocks.keys(states, 0, (window - length, window - length)) for states in (key, value))
     found, weight = _with_log_sum_exp(query, *between, None, heads.scale)
@@ -142,13 +142,8 @@ def _masked(heads: ReplacedHeads) -> Tensor:
         position = torch.arange(here.start, here.stop, device=device)[:, None]
         near = torch.arange(recent.start, recent.stop, device=device) <= position
         near = near & (tokens.rank[:, None, recent] > tokens.rank[:, here, None] - heads.window)
-        # A sink token that is also recent counts once, as a sink.
-        near = near & (tokens.rank[:, None, recent] >= heads.sink_tokens)  # (batch, query, recent)
+        near = near & tokens.is_later[:, None, recent]  # (batch, query, recent)
         far = (tokens.sink[:, None] <= position) & tokens.there[:, None]  # (batch, query, sink)
-        if heads.mask is not None:
-            seen = heads.mask[:, 0, block].expand(heads.query.shape[0], -1, -1)
-            near = near & seen[..., recent]
-            far = far & seen.gather(-1, tokens.sink[:, None].expand(-1, seen.shape[1], -1))
         stored = slice(recent.start - heads.start, recent.stop - heads.start)
         outputs.append(
             scaled_dot_product_attention(
@@ -183,12 +178,13 @@ def _last_query(heads: ReplacedHeads) -> Tensor:
     return output
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    """`rank` (batch, key): how many tokens of its sequence come before it. `sink` (batch, sink): places of the first
-    tokens, those that are `there` already. `padding`: how much of it a sequence has at most."""
+class _Tokens(NamedTuple):
+    """`rank` (batch, key): how many tokens of its sequence come before it. `is_later` (batch, key): whether it is no
+    padding and no sink; a sink token that is also recent counts once, as a sink. `sink` (batch, sink): places of the
+    first tokens, those that are `there` already. `padding`: how much of it a sequence has at most."""
 
     rank: Tensor
+    is_later: Tensor
     sink: Tensor
     there: Tensor
     padding: int
@@ -199,11 +195,12 @@ class _Tokens:
         wanted = torch.arange(heads.sink_tokens, device=device).expand(batch, -1)
         if heads.mask is None:
             rank = torch.arange(keys, device=device).expand(batch, -1)
-            return cls(rank, wanted.clamp(max=keys - 1), wanted < keys, 0)
+            return cls(rank, rank >= heads.sink_tokens, wanted.clamp(max=keys - 1), wanted < keys, 0)
         real = heads.real_keys()
         rank = real.cumsum(-1) - 1
         reached = rank[:, None] >= wanted[:, :, None]  # (batch, sink, key)
-        return cls(rank, reached.int().argmax(-1), reached.any(-1), int((~real).sum(-1).max()))
+        is_later, padding = real & (rank >= heads.sink_tokens), int((~real).sum(-1).max())
+        return cls(rank, is_later, reached.int().argmax(-1), reached.any(-1), padding)
 
 
 def _sinks(heads: ReplacedHeads, tokens: _Tokens) -> tuple[Tensor, Tensor]:
