@@ -3,31 +3,22 @@
     python benchmarks/attention.py                    # writes benchmarks/attention_<shape>_<device>.csv and .png
 
 Random weights, a few layers, no language-model head. Of every layer the first heads are replaced, in whole KV groups
-as far as the fraction allows. Phases: `prefill` and `decode` of the layers, and `attention`: the attention call of one
-layer alone, queries, keys and values at hand (at depth `attention` it takes and returns all heads, at `projections` it
-takes the kept ones). Rows measured anew replace those of the same name in the table.
+as far as the fraction allows. Rows measured anew replace those of the same name in the table.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from transformers import AttentionInterface, LlamaConfig, LlamaModel
-from transformers.models.llama.modeling_llama import eager_attention_forward
+from transformers import LlamaConfig, LlamaModel
 
-from sinkstudy.attention.heads import AttentionInputs, HeadToKV
 from sinkstudy.attention.plan import Plan
-from sinkstudy.attention.projections import PrunedAttention
-from sinkstudy.attention.state import PlanState
 from sinkstudy.attention.strategies import STRATEGIES
-from sinkstudy.attention.strategies.contract import HiddenStates
 from sinkstudy.evaluation.benchmark import measure, prepare
-from sinkstudy.evaluation.timing import Alternative, Rounds, interleaved
-from sinkstudy.evaluation.variants import EAGER, SDPA, Variant, running
+from sinkstudy.evaluation.timing import Rounds
+from sinkstudy.evaluation.variants import EAGER, SDPA, Variant
 from sinkstudy.figures.style import COLOURS, MARKERS, new_figure, styled
 
 HERE = Path(__file__).parent
@@ -46,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="llama-3.2-1b")
     parser.add_argument("--layers", type=int, default=2, help="at least 2, for reuse of the first one's pattern")
-    parser.add_argument("--phases", nargs="+", default=["prefill", "decode", "attention"])
+    parser.add_argument("--phases", nargs="+", default=["prefill", "decode"])
     parser.add_argument("--lengths", type=int, nargs="+", default=[24, 128, 512, 1024, 2048, 4096])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.23, 0.50, 0.71])
@@ -82,11 +73,7 @@ def cell(model: LlamaModel, arguments: argparse.Namespace, phase: str, n: int, b
     for fraction in arguments.fractions:
         for strategy in arguments.strategies:
             plan = plan_of(model.config, fraction, strategy)
-            for depth in arguments.depths:
-                if depth == "attention" or phase != "attention" or strategy.startswith("first_value"):
-                    variants.append(Variant(strategy, plan.policy, plan, depth))
-    if phase == "attention":
-        return attention_cell(model, arguments, n, batch, variants)
+            variants += [Variant(strategy, plan.policy, plan, depth) for depth in arguments.depths]
     inputs = torch.randint(512, (batch, n), generator=torch.Generator().manual_seed(n)).to(model.device)
     prepared = prepare(model, inputs, variants)
     return measure(model, arguments.shape, inputs, prepared, phase, Rounds(arguments.repeats))
@@ -99,103 +86,6 @@ def plan_of(config: LlamaConfig, fraction: float, strategy: str) -> Plan:
     weights = {layer: dict.fromkeys(heads, 0.001) for layer in layers}
     named = f"{100 * fraction:.0f}% of heads"
     return Plan(heads=dict.fromkeys(layers, heads), strategy=strategy, rest_weight=weights, policy=named)
-
-
-def attention_cell(
-    model: LlamaModel, arguments: argparse.Namespace, n: int, batch: int, variants: list[Variant]
-) -> list[dict]:
-    """The attention call of the last layer; `reuse` finds the first layer's pattern computed."""
-    first, module, config = model.layers[0].self_attn, model.layers[-1].self_attn, model.config
-    generator = torch.Generator().manual_seed(n)
-
-    def heads(count: int) -> torch.Tensor:
-        # Strided as the projections leave them: (batch, token, head, width) in memory.
-        drawn = torch.randn(batch, n, count, config.head_dim, generator=generator)
-        return drawn.to(model.device, model.dtype).transpose(1, 2)
-
-    states = heads(config.num_attention_heads), *(heads(config.num_key_value_heads) for _ in range(2))
-    mask = torch.full((n, n), float("-inf"), device=model.device, dtype=model.dtype).triu(1)[None, None]
-
-    def attend(layer: torch.nn.Module, variant: Variant) -> object:
-        function = AttentionInterface().get_interface(config._attn_implementation, eager_attention_forward)
-        return function(layer, *states, mask if variant == EAGER else None, scaling=module.scaling)
-
-    def alternative(variant: Variant) -> Alternative:
-        if variant.depth == "projections":
-            return Alternative(nullcontext, pruned_call(model, variant.plan, heads))
-
-        @contextmanager
-        def context() -> Iterator[None]:
-            with running(model, variant) as state:
-                if state is not None:
-                    state.enter_pass(first, (states[0].transpose(1, 2),), {})
-                attend(first, variant)
-                yield
-
-        return Alternative(context, lambda: attend(module, variant))
-
-    alternatives = [alternative(variant) for variant in variants]
-    samples = interleaved(alternatives, Rounds(arguments.repeats), model.device)
-    sdpa = samples[:, variants.index(SDPA)]
-    eager = samples[:, variants.index(EAGER)] if EAGER in variants else float("nan") * sdpa
-    full = config.num_attention_heads * config.head_dim * n * (n + 1)
-    rows = []
-    for i, variant in enumerate(variants):
-        replaced = len(next(iter(variant.plan.heads.values()))) if variant.plan else 0
-        left = full - replaced * config.head_dim * n * (n + 1)
-        if variant.plan:
-            left += replaced * work(variant.plan, n, config.head_dim)
-        speedup = pd.Series(sdpa / samples[:, i]).median()
-        rows.append(
-            {
-                "model": arguments.shape,
-                "phase": "attention",
-                "n_tokens": n,
-                "batch": batch,
-                "strategy": variant.strategy,
-                "policy": variant.policy,
-                "heads_replaced": replaced,
-                "head_fraction": replaced / config.num_attention_heads,
-                "median_s": pd.Series(samples[:, i]).median(),
-                "iqr_s": pd.Series(samples[:, i]).quantile(0.75) - pd.Series(samples[:, i]).quantile(0.25),
-                "speedup_vs_sdpa": speedup,
-                "speedup_vs_eager": pd.Series(eager / samples[:, i]).median(),
-                "ceiling": full / left,
-                "kv_cache_mb": float("nan"),
-                "device": "cpu" if model.device.type == "cpu" else torch.cuda.get_device_name(),
-                "depth": variant.depth,
-                "speedup_of_ceiling": speedup * left / full,
-            }
-        )
-    return rows
-
-
-def pruned_call(model: LlamaModel, plan: Plan, heads: Callable[[int], torch.Tensor]) -> Callable[[], object]:
-    """The same call where the projections are pruned: kept heads alone, and the strategy on the values it reads."""
-    module = model.layers[-1].self_attn
-    pruned = PrunedAttention(module, PlanState(model, plan, "projections", plan.heads))
-    partition, strategy = pruned.partition, STRATEGIES[plan.strategy]
-    kept = heads(len(partition.kept)), heads(len(partition.kept_kv)), heads(len(partition.kept_kv))
-    values = heads(len(set(map(partition.kv_of, partition.replaced)))).transpose(1, 2)
-
-    def call() -> object:
-        tokens = HiddenStates(
-            hidden=values,
-            real=None,
-            state={},
-            to_kv=HeadToKV.of(pruned.replaced_kv, values.device),
-            rest_weight=torch.full((1, len(partition.replaced)), 0.001, device=values.device),
-            value_of=lambda hidden: hidden,
-            output_of=lambda outputs: outputs,
-            shared_output_of=lambda outputs: outputs,
-        )
-        return pruned.attend(AttentionInputs(*kept, None, module.scaling)), strategy.from_hidden(tokens)
-
-    return call
-
-
-def work(plan: Plan, n: int, width: int) -> float:
-    return STRATEGIES[plan.strategy].work(n, width, plan.sink_tokens, plan.window)
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
