@@ -80,6 +80,7 @@ def test_a_file_that_is_no_plan_is_named(tmp_path, text):
         ({"policy": [1]}, "policy is [1]"),
         ({"first_layer_threshold": float("nan")}, "first_layer_threshold is nan"),
         ({"first_layer_threshold": 1.5}, "from 0 to 1"),
+        ({"first_layer_threshold": 0.5, "rest_weight": {0: {1: 0.1}}}, "leave out one"),
     ],
 )
 def test_settings_that_make_no_plan_are_refused(settings, mentions, refuses):

@@ -145,6 +145,34 @@ def test_an_emptied_cache_is_anybodys(depth):
         torch.testing.assert_close(model(ids[:, 9:], past_key_values=cache).logits, expected, atol=1e-5, rtol=1e-5)
 
 
+@DEPTHS
+@torch.no_grad()
+def test_a_prompt_in_an_emptied_cache_stays_unmodified_however_long_it_gets(depth):
+    model, long, short = tiny_model("llama"), prompt_ids(15), prompt_ids(14, seed=1)
+    expected = model(short).logits[:, 9:]
+    with optimized(model, Plan(heads=HEADS, min_tokens=12), depth):
+        cache = StaticCache(config=model.config, max_cache_len=20)
+        model(long, past_key_values=cache)
+        cache.reset()
+        model(short[:, :9], past_key_values=cache)
+        decoded = torch.cat([model(short[:, i : i + 1], past_key_values=cache).logits for i in range(9, 14)], 1)
+    torch.testing.assert_close(decoded, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_cache_emptied_after_an_error_is_anybodys():
+    model, ids = tiny_model("llama"), prompt_ids(12)
+    expected, plan = model(ids).logits, Plan(heads=HEADS, strategy="sink_window", window=4)
+    with optimized(model, plan):
+        cache = model(ids[:, :9]).past_key_values
+        failing = model.model.layers[1].register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(ids[:, 9:10], past_key_values=cache)
+        failing.remove()
+    cache.reset()
+    torch.testing.assert_close(model(ids, past_key_values=cache).logits, expected, atol=1e-5, rtol=1e-5)
+
+
 @torch.no_grad()
 def test_a_cache_that_holds_every_token_is_cropped():
     model, ids, plan = tiny_model("llama"), prompt_ids(12), Plan(heads=HEADS)

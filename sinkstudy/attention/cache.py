@@ -52,7 +52,7 @@ class PlannedLayer:
 
     def reset(self) -> None:
         super().reset()
-        self.state = {}
+        self.state, self.entered = {}, False  # An error in a pass leaves layers entered that were never reached.
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)

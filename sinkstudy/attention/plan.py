@@ -62,9 +62,13 @@ class Plan:
         if self.windows is not None:
             if not STRATEGIES[self.strategy].forgets_tokens:
                 raise StudyError(f"plan: strategy {self.strategy!r} has no window; leave out windows.")
-            windows = {int(n): {int(h): int(w) for h, w in sorted(of.items())} for n, of in self.windows.items()}
+            windows = {int(n): dict(sorted((int(h), int(w)) for h, w in of.items())) for n, of in self.windows.items()}
             object.__setattr__(self, "windows", dict(sorted(windows.items())))
         if self.rest_weight is not None:
+            if self.first_layer_threshold is not None:
+                raise StudyError(
+                    "plan: rest_weight names heads, which first_layer_threshold leaves to the input; leave out one."
+                )
             weights = {int(n): {int(h): float(w) for h, w in of.items()} for n, of in self.rest_weight.items()}
             object.__setattr__(self, "rest_weight", weights)
             for layer, heads in self.heads.items():

@@ -130,8 +130,9 @@ class PlanState:
     def _prompt_of(self, cache: Cache | None, layer: int, queries: int) -> Prompt:
         """The prompt whose cache is continued, or a new one, also for a cache that was filled unmodified."""
         known = getattr(cache, _PROMPT, None)
-        if self.now.past == 0 or not getattr(cache.layers[layer], "owned", True):
-            # It belonged to the prompt that was in the cache before the cache was emptied.
+        # An active prompt whose layer no plan owns any more was in the cache before it was emptied and filled outside.
+        is_gone = known is not None and known.active and not getattr(cache.layers[layer], "owned", True)
+        if self.now.past == 0 or is_gone:
             known = None
         if known is not None and known.depth == self.depth and known.plan == self.plan:
             return known
