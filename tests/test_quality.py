@@ -100,6 +100,14 @@ def test_plans_that_do_the_same_are_run_once_and_stand_in_both_rows(model):
     assert table["kl"].iloc[1] == table["kl"].iloc[2] > 0
 
 
+def test_layers_whose_sliding_window_a_text_fills_replace_nothing():
+    model = tiny_model("gemma3_text")  # All layers see 7 tokens.
+    variants = variants_of(model, [Plan(heads={1: [0]})], ["first_value"])
+    assert at_work(model, variants, TEXTS[0][1][:, :6])[0].heads == {1: (0,)}
+    table = quality_table(model, "tiny", [("a", TEXTS[0][1])], variants, [6, 7])
+    assert table.groupby("n_tokens")["heads_replaced"].max().tolist() == [1, 0]
+
+
 def test_plans_with_other_weights_are_not_the_same(model):
     weighted = [
         Plan(heads={1: [0]}, strategy="first_value_mean", rest_weight={1: {0: weight}}, policy=str(weight))

@@ -212,7 +212,7 @@ def _prepare(
     start = time.perf_counter()
     with running(model, variant) as run, torch.inference_mode():
         output = model(inputs, use_cache=True)
-        replaced = replaced_heads(model, run) if run else {}
+        replaced = replaced_heads(model, run, inputs.shape[1]) if run else {}
         pruned = [layer for layer in replaced if layer in run.pruned]
     seconds, cache, logits = time.perf_counter() - start, output.get("past_key_values"), output.get("logits")
     quality = Quality(*[math.nan] * len(fields(Quality)))

@@ -1,6 +1,7 @@
 """The ways of running a model that are measured side by side."""
 
 import inspect
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 
 from sinkstudy.attention.optimize import attending_modules, optimized
 from sinkstudy.attention.plan import Plan
-from sinkstudy.attention.state import PlanState
+from sinkstudy.attention.state import PlanState, slides
 from sinkstudy.attention.strategies import STRATEGIES
 from sinkstudy.errors import StudyError
 from sinkstudy.models.implementation import attention_implementation, uses_attention_interface
@@ -133,13 +134,17 @@ def _replaced(model: PreTrainedModel, variant: Variant, inputs: Tensor) -> dict[
         second = modules[1].register_forward_pre_hook(_decided) if len(modules) > 1 else nullcontext()
         with second, suppress(_Decided):
             model(inputs, use_cache=False)
-        return replaced_heads(model, run)
+        return replaced_heads(model, run, inputs.shape[1])
 
 
-def replaced_heads(model: PreTrainedModel, run: PlanState) -> dict[int, tuple[int, ...]]:
-    """By layer that attends, in the pass that ran last."""
+def replaced_heads(model: PreTrainedModel, run: PlanState, n_tokens: int) -> dict[int, tuple[int, ...]]:
+    """By layer that attends, in the pass that ran last, over so many tokens: layers whose sliding window these fill run
+    unchanged."""
+    config = model.config.get_text_config()
+    fills = n_tokens >= (getattr(config, "sliding_window", None) or math.inf)
     layers = [module.layer_idx for module in attending_modules(model)]
-    return {layer: heads for layer in layers if (heads := run.replaced_heads(layer))}
+    planned = [layer for layer in layers if not (fills and slides(config, layer))]
+    return {layer: heads for layer in planned if (heads := run.replaced_heads(layer))}
 
 
 class _Decided(Exception):
