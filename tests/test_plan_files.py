@@ -38,7 +38,7 @@ def test_plan_files_from_before_min_tokens_and_windows_load(tmp_path):
 
 
 def test_a_plan_file_keeps_windows_of_their_own(tmp_path):
-    plan = Plan(heads=GROUPS, windows={2: {3: 9, 2: 9}, 0: {2: 7}}, **WINDOW)
+    plan = Plan(heads=GROUPS, windows={2: {10: 4, 3: 9, 2: 9}, 0: {2: 7}}, **WINDOW)
     plan.save(tmp_path / "plan.json")
     loaded = Plan.load(tmp_path / "plan.json")
     assert loaded == plan

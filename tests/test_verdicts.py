@@ -125,11 +125,12 @@ FIRST = ("first_layer", 0.5, -0.2, -0.3, 0.4, 0.3)
         ),
         ([("record", 0.88, 0.18, 0.1, 0.02, 0.015), ALL], True, ["use all of these together", "first layer has 0.5"]),
         ([("record", 0.895, 0.195, 0.1, 0.005, 0.004), ALL], True, ["use the head's own record"]),
+        ([("record", 0.88, 0.18, 0.1, 0.02, -0.0001), ALL], True, ["0.020 (0.000"]),
         ([("record", 0.705, 0.005, 0.004, 0.0, 0.0)], False, ["no candidate", "0.700", "the best of the other 2"]),
         ([("record", 0.8, 0.1, -0.01, 0.0, 0.0)], False, ["no candidate"]),
         ([("record", 0.8, 0.1, NAN, 0.0, NAN)], None, ["no interval"]),
     ],
-    ids=["as good", "surely worse", "hardly worse", "hardly better", "maybe better", "one prompt"],
+    ids=["as good", "surely worse", "hardly worse", "a tiny end", "hardly better", "maybe better", "one prompt"],
 )
 def test_the_simplest_predictor_that_gains_and_that_none_surely_beats_is_named(rows, holds, said):
     table = frame(TOLD, *rows[::-1], FIRST, BASE_RATE).assign(n_tokens=NAN)
