@@ -106,7 +106,7 @@ def _record_batch(
     stacked = {name: np.stack([kept[name] for kept in layers.values()], axis=1) for name in first}
     row_errors = stacked.pop("row_error").max(1)
     for row, (prompt, n) in enumerate(zip(batch, lengths, strict=True)):
-        arrays = {name: values[row] for name, values in stacked.items()}  # each beginning with the axis layer
+        arrays = {name: values[row] for name, values in stacked.items()}  # Each begins with the axis layer.
         arrays |= {name: arrays[name][:, :, :n] for name in _PER_TOKEN if name in arrays}
         arrays = keep.at_lengths(arrays) if keep else arrays
         writer.finish(prompt, list(layers), float(row_errors[row]), **arrays)

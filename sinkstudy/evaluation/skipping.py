@@ -114,7 +114,8 @@ def _pooled(measured: pd.DataFrame, resampling: Resampling) -> list[list[object]
         here = part[["kl", "loss"]].to_numpy()
         values = np.stack([here, here - own], axis=2).reshape(len(part), -1)  # (text, _MEASURES)
         ends = ratio_intervals(values, np.ones_like(values), resampling)
-        levels = np.stack([values.mean(0), *ends], axis=1)  # (_MEASURES, itself and both ends)
+        # Each of _MEASURES has its value and both ends of its interval, (measure, 3).
+        levels = np.stack([values.mean(0), *ends], axis=1)
         levels[2:] = np.exp(levels[2:])
         pooled.append([chosen_by, len(part), *part[_COUNTS].mean(), *levels.ravel()])
     return pooled

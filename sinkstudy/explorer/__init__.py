@@ -26,7 +26,7 @@ def write_page(
     description, packs = read_study(captures, thresholds, threshold, expected, costs, plans)
     loader = PackageLoader("sinkstudy.explorer", "")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    # The text of a file beside this module, for the page to include as it is.
+    # The page includes files beside this module as they are.
     environment.globals["source"] = lambda name: Markup(loader.get_source(environment, name)[0])
     html = environment.get_template("page.html").stream(description=description, packs=packs)
     with atomic_write(page) as temporary, temporary.open("wb") as stream:

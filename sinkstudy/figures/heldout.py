@@ -6,7 +6,8 @@ from matplotlib.figure import Figure
 from sinkstudy.figures import messages, style
 
 _PANELS = 4
-_HALVES = ((-0.12, "o"), (0.12, "s"))  # beside the layer's place, and the marker
+# Each half of the prompts has a distance from the layer's place and a marker.
+_HALVES = ((-0.12, "o"), (0.12, "s"))
 _SIMULATORS = (("formula", "SIMULATED: original formula"), ("calibrated", "SIMULATED: calibrated on the other half"))
 
 

@@ -56,7 +56,7 @@ _METADATA = {
 _MESSAGE_LETTERS, _DETAIL_LETTERS = 14, 18.5  # So many letters of wide text fit in an inch.
 
 
-# A decorator of what draws or saves: matplotlib reads settings when it creates artists and when it writes files.
+# This decorates all that draws or saves, because matplotlib reads settings when it creates artists and when it writes.
 styled = mpl.rc_context(_RC)
 
 
@@ -161,4 +161,4 @@ def save(figure: Figure, png: Path | str) -> None:
     for kind, metadata in _METADATA.items():
         with atomic_write(Path(png).with_suffix(f".{kind}")) as temporary:
             figure.savefig(temporary, format=kind, metadata=metadata | {"Title": title})
-        figure.set_layout_engine("none")  # the first drawing has placed everything, for all formats
+        figure.set_layout_engine("none")  # The first drawing has placed everything, for all formats.

@@ -121,7 +121,7 @@ def tradeoff_figure(benchmark: pd.DataFrame) -> Figure:
         ax.grid(alpha=0.25, linewidth=0.5)
     axes[0].set_ylabel("speedup over SDPA")
     marks = [_mark("sdpa", color="black", marker="*")]
-    for i, strategy in enumerate(strategies[:-1]):  # eager attention is not drawn
+    for i, strategy in enumerate(strategies[:-1]):  # Eager attention, the last, is not drawn.
         marks.append(_mark(strategy, color=style.points_style(i)["color"], marker="o"))
     for i, policy in enumerate(policies):
         marks.append(_mark(f"policy {policy}", color="0.5", marker=style.points_style(i)["marker"]))

@@ -11,7 +11,7 @@ from sinkstudy.findings.mechanism import mechanism
 from sinkstudy.findings.text import Markdown
 from sinkstudy.stats.scores import null_score
 
-# How the explorer colours the heads that a verdict is about; those of a verdict on plans by the plan that was judged.
+# The explorer colours the heads that a verdict is about by these; a verdict on plans shows the plan that was judged.
 _COLOURS = {
     "has_sinks": "excess",
     "first_layer": "score",
