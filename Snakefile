@@ -36,3 +36,4 @@ rule all:
         "results/findings.html",
         "results/explorer.html",
         FIGURES,
+        expand("results/{table}/{model}.csv", table=LONG_TABLES if LONG_AS_CSV else [], model=MODELS),

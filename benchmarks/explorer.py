@@ -18,6 +18,7 @@ import pandas as pd
 from playwright.sync_api import sync_playwright
 
 from sinkstudy.explorer import write_page
+from sinkstudy.measures.captured import Capture
 from sinkstudy.prompts import Prompt
 from sinkstudy.store import write_capture
 
@@ -57,21 +58,31 @@ def made_up_capture(path: Path, args: argparse.Namespace, maps: bool) -> None:
     rng = np.random.default_rng(0)
     n = args.tokens
     later = np.triu(np.ones((n, n), bool), 1)
-    with write_capture(path, ATTRIBUTES | {"model": "made-up"}, ("first",)) as writer:
-        for i in range(args.prompts):
-            name = f"prompt_{i:02d}"
-            writer.begin(Prompt(name, "made-up", "text"), list(range(n)), [f" token{j}" for j in range(n)])
+    prompts = [Prompt(f"prompt_{i:02d}", "made-up", "text") for i in range(args.prompts)]
+    with write_capture(path, ATTRIBUTES | {"model": "made-up"}, ("first",), prompts) as writer:
+        for prompt in prompts:
             mass = rng.random((args.layers, args.heads, n, 1), dtype=np.float32)
             for layer in range(args.layers) if maps else ():
                 attention = rng.random((args.heads, n, n), dtype=np.float32) ** 4
                 attention[:, later] = 0
                 attention /= attention.sum(-1, keepdims=True)
                 mass[layer] = attention[..., :1]
-                writer.add_map(name, attention)
+                writer.add_map(prompt.id, attention)
             norms = np.ones((args.layers, args.heads))
             received = rng.random((args.layers, args.heads, n)) ** 8  # Most tokens receive next to nothing.
-            arrays = {"key_mass": mass, "output_norm": norms, "value_drain": norms, "position_mass": received}
-            writer.finish(name, list(range(args.layers)), 0.0, **arrays)
+            capture = Capture(
+                prompt=prompt.id,
+                set=prompt.set,
+                layers=np.arange(args.layers),
+                token_ids=np.arange(n),
+                tokens=[f" token{j}" for j in range(n)],
+                sink_mass=mass[..., 0],
+                key_mass=mass,
+                output_norm=norms,
+                value_drain=norms,
+                position_mass=received,
+            )
+            writer.add(capture)
 
 
 def measured(page: Path, about: dict[str, object], rounds: int) -> dict[str, object]:

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from sinkstudy.measures.captured import Capture
 from sinkstudy.prompts import Prompt, read_prompts, shards
 from sinkstudy.store import write_capture
 
@@ -73,13 +74,25 @@ def write_shard(path: Path, source: str, prompts: list[Prompt], shape: tuple[int
     """Masses as noisy as a model's: every head of every prompt around a level of its own."""
     layers, heads = shape
     attributes = {"model": "made_up", "source": source, "dtype": "float32", "bos": "auto"}
-    with write_capture(path, attributes, KEY_CLASSES) as writer:
+    with write_capture(path, attributes, KEY_CLASSES, prompts) as writer:
         for prompt in prompts:
-            writer.begin(prompt, [0] * TOKENS, ["a"] * TOKENS)
             level = rng.beta(0.5, 0.5, (layers, heads, 1, 1))
             mass = (level * rng.random((layers, heads, TOKENS, len(KEY_CLASSES)))).astype(np.float32)
             mass[:, :, 0, 0] = 1
-            writer.finish(prompt.id, list(range(layers)), 0.0, key_mass=mass, output_norm=np.ones((layers, heads)))
+            writer.add(made_up(prompt, mass))
+
+
+def made_up(prompt: Prompt, mass: np.ndarray) -> Capture:
+    return Capture(
+        prompt=prompt.id,
+        set=prompt.set,
+        layers=np.arange(len(mass)),
+        token_ids=np.zeros(TOKENS),
+        tokens=["a"] * TOKENS,
+        sink_mass=mass[..., 0],
+        key_mass=mass,
+        output_norm=np.ones(mass.shape[:2]),
+    )
 
 
 def run(folder: Path, stage: str, target: str) -> dict[str, float | str]:

@@ -1,7 +1,10 @@
 """The exceptions a user is meant to read."""
 
+import os
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -13,8 +16,31 @@ class DamagedFileError(StudyError):
     """The result at `path` is not what belongs there: truncated, altered, foreign; `what` says how that shows."""
 
     def __init__(self, path: Path, what: str):
-        mending = f"rm {shlex.quote(str(path))} && snakemake --cores 4"
+        mending = f"rm {'-r ' if path.is_dir() else ''}{shlex.quote(str(path))} && snakemake --cores 4"
         super().__init__(f"{path}: {what}; delete it and run again to make it anew ({mending}).")
+
+
+class MisplacedFileError(StudyError):
+    """The result at `path` does not belong to those beside it; `why` says how that shows."""
+
+    def __init__(self, path: Path | str, why: str):
+        super().__init__(f"{path}: {why}; delete the one that does not belong there and run again.")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever a library raises over a damaged file in the block, which only reads it, names the file."""
+    try:
+        yield
+    except StudyError:
+        raise
+    except Exception as error:
+        # With an error number it is the system that failed (no such file, a lock, a lost mount), else the content.
+        if isinstance(error, OSError) and error.errno is not None:
+            said = os.strerror(error.errno)
+            raise StudyError(f"{path}: cannot be read ({said}); mend that and run again.") from error
+        reason = first_sentence(error).strip('"')
+        raise DamagedFileError(path, f"it cannot be read ({reason})") from error
 
 
 def first_sentence(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sinkstudy.measures.captured import Capture
 from sinkstudy.prompts import Prompt
 from sinkstudy.store import write_capture
 
@@ -20,6 +21,21 @@ HOSTILE = [
     " the",
     "\n",
 ]
+
+
+def capture_of(
+    prompt: Prompt, key_mass: np.ndarray, tokens: list[str] | None = None, layers: tuple[int, ...] = (), **rest: object
+) -> Capture:
+    """A capture of a prompt from its masses (layer, head, query, key_class), and whatever else is given."""
+    n = key_mass.shape[2]
+    own = {
+        "layers": np.array(layers or range(len(key_mass))),
+        "token_ids": np.arange(n),
+        "tokens": tokens or ["t"] * n,
+        "sink_mass": key_mass[..., 0],
+        "output_norm": np.ones(key_mass.shape[:2]),
+    }
+    return Capture(prompt.id, prompt.set, key_mass=key_mass, **(own | rest))
 
 
 def softmax_maps(rng: np.random.Generator, layers: int, heads: int, n: int) -> np.ndarray:
@@ -40,23 +56,21 @@ def received(attention: np.ndarray) -> np.ndarray:
 
 def made_up_capture(path: Path, model: str, maps: dict[str, np.ndarray], full_rows: bool = True) -> None:
     """A capture of these maps by prompt, whole ones only of up to 64 tokens."""
-    with write_capture(path, ATTRIBUTES | {"model": model}, ("first",)) as writer:
-        for name, attention in maps.items():
+    prompts = [Prompt(name, "long" if one.shape[2] > 24 else "short", "text") for name, one in maps.items()]
+    with write_capture(path, ATTRIBUTES | {"model": model}, ("first",), prompts) as writer:
+        for prompt in prompts:
+            attention = maps[prompt.id]
             n = attention.shape[2]
             words = [HOSTILE[i % len(HOSTILE)] for i in range(n)]
-            writer.begin(Prompt(name, "long" if n > 24 else "short", "text"), list(range(n)), words)
             for part in attention if n <= 64 else ():
-                writer.add_map(name, part)
-            layers, norms = list(range(len(attention))), attention[..., -1, 0] + 0.25
-            row_sum = {} if full_rows else {"row_sum": attention.sum(-1)}
-            of_heads = {"output_norm": norms, "value_drain": 2 * norms, "position_mass": received(attention)}
-            writer.finish(name, layers, 0.0, key_mass=attention[..., :1], **of_heads, **row_sum)
+                writer.add_map(prompt.id, part)
+            norms, row_sum = attention[..., -1, 0] + 0.25, None if full_rows else attention.sum(-1)
+            rest = {"value_drain": 2 * norms, "position_mass": received(attention), "row_sum": row_sum}
+            writer.add(capture_of(prompt, attention[..., :1], words, output_norm=norms, **rest))
 
 
 def long_capture(path: Path, mass: np.ndarray, positions: np.ndarray) -> None:
     """A capture of one prompt without maps, from its sink mass (layer, head, query, 1) and position mass."""
-    n = mass.shape[2]
-    with write_capture(path, ATTRIBUTES | {"model": "m"}, ("first",)) as writer:
-        writer.begin(Prompt("long", "long", "text"), [0] * n, [f" token{i}" for i in range(n)])
-        arrays = {"key_mass": mass, "output_norm": np.ones(mass.shape[:2]), "position_mass": positions}
-        writer.finish("long", list(range(len(mass))), 0.0, **arrays)
+    prompt, words = Prompt("long", "long", "text"), [f" token{i}" for i in range(mass.shape[2])]
+    with write_capture(path, ATTRIBUTES | {"model": "m"}, ("first",), [prompt]) as writer:
+        writer.add(capture_of(prompt, mass, words, position_mass=positions))

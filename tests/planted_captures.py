@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sinkstudy.store import Capture
+from sinkstudy.measures.captured import Capture
 
 
 def capture_of(mass: np.ndarray, prompt: str = "p", set_name: str = "s") -> Capture:

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from sinkstudy.findings.text import percent
+from sinkstudy.measures.captured import Capture
 from sinkstudy.stats import scores
 from sinkstudy.stats.correlation import correlate, correlation_tables
 from sinkstudy.stats.curves import curve_table
 from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.relabelling import drawn_p_value, exact_p_value
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.store import Capture
 
 FEW = Resampling(bootstrap=200, permutations=50, seed=0)
 QUICK = Resampling(bootstrap=10, permutations=10, seed=0)

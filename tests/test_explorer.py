@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_captures import ATTRIBUTES, made_up_capture, softmax_maps
+from made_up_captures import ATTRIBUTES, capture_of, made_up_capture, softmax_maps
 
 from sinkstudy.explorer import write_page
 from sinkstudy.explorer.packing import (
@@ -21,13 +21,8 @@ from sinkstudy.explorer.packing import (
     stored_lengths,
 )
 from sinkstudy.explorer.study import Shape, read_study, thinning
-from sinkstudy.prompts import Prompt, combined_digest
-from sinkstudy.store import Expected, open_capture, write_capture
-
-
-def captured(path: Path) -> str:
-    with open_capture(path) as file:
-        return combined_digest(file.prompts.items())
+from sinkstudy.prompts import Prompt
+from sinkstudy.store import write_capture
 
 
 def unpacked(kind: str, text: str, count: int) -> np.ndarray:
@@ -37,16 +32,12 @@ def unpacked(kind: str, text: str, count: int) -> np.ndarray:
     return np.ascontiguousarray(planes.T).view({"int16": "<i2", "int32": "<i4"}[kind]).ravel()
 
 
-def test_captures_are_open_one_at_a_time_and_one_of_another_model_is_refused(tmp_path, monkeypatch, refuses):
+def test_captures_are_open_one_at_a_time(tmp_path, monkeypatch):
     rng, page, opened_files = np.random.default_rng(0), tmp_path / "page.html", []
     paths = {model: [tmp_path / f"{model}{i}.h5" for i in range(2)] for model in "ab"}
     for model, files in paths.items():
         for i, path in enumerate(files):
             made_up_capture(path, model, {f"p{i}": softmax_maps(rng, 2, 2, 6), f"q{i}": softmax_maps(rng, 2, 2, 5)})
-    expected = {model: Expected({"model": "b"}, {path.stem: captured(path) for path in paths[model]}) for model in "ab"}
-    with refuses("a0.h5", "'a'", "'b'"):
-        write_page(paths, [0.9], 0.9, page, expected)
-    assert not page.exists()
 
     class Counted(h5py.File):
         def __init__(self, name: Path, *arguments: object, **settings: object):
@@ -65,11 +56,10 @@ def test_the_page_knows_which_position_receives_most_of_each_head_where_that_was
     mass[..., -1] = np.nan
     for cell, position in enumerate((0, 5, 7, 3) if n > 1 else ()):
         mass.reshape(4, n)[cell, position] = 0.4567
-    with write_capture(path, ATTRIBUTES | {"model": "m"}, ("first",)) as writer:
-        for name, positions in {"with": mass, "without": None}.items():
-            writer.begin(Prompt(name, "s", "text"), [0] * n, ["t"] * n)
-            arrays = {"key_mass": np.ones((2, 2, n, 1)), "output_norm": np.ones((2, 2)), "position_mass": positions}
-            writer.finish(name, [0, 1], 0.0, **arrays)
+    prompts = [Prompt(name, "s", "text") for name in ("with", "without")]
+    with write_capture(path, ATTRIBUTES | {"model": "m"}, ("first",), prompts) as writer:
+        for prompt, positions in zip(prompts, (mass, None), strict=True):
+            writer.add(capture_of(prompt, np.ones((2, 2, n, 1)), position_mass=positions))
     description, _ = read_study({"m": [path]}, [0.9], 0.9)
     found = [prompt["receivers"] for prompt in description["models"][0]["prompts"]]
     assert found == [[(0, 0.457), (5, 0.457), (7, 0.457), (3, 0.457)] if n > 1 else None, None]

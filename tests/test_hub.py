@@ -13,7 +13,7 @@ from study import ROOT, SMALL, planned, snakemake, write_study
 
 from sinkstudy.models.sources import file_patterns
 from sinkstudy.models.spec import ModelSpec, pinned, stated_revision
-from sinkstudy.store import read_provenance
+from sinkstudy.store import open_capture
 
 NAME, OLD, NEW = "lab/small-sinks", "0" * 39 + "1", "0" * 39 + "2"
 TOKEN = "hf_" + "q7zKv" * 6
@@ -135,8 +135,8 @@ def test_a_gated_model_goes_through_the_workflow_offline_and_leaves_no_token_beh
         done = snakemake(study, *tables, environment=offline)
         assert done.returncode == 0, done.stderr[-2000:]
         assert hub.asked[asked:] == []
-    provenance = read_provenance(study / "results/captures/hub/00000.h5")
-    assert (provenance["source"], provenance["revision"]) == (NAME, OLD)
+    with open_capture(study / "results/captures/hub/00000.h5") as capture:
+        assert (capture.attributes["source"], capture.attributes["revision"]) == (NAME, OLD)
     assert planned(study, *tables) == {}
     assert texts_with(TOKEN, study) == []
     assert TOKEN not in fetched.stdout + fetched.stderr

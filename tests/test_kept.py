@@ -15,6 +15,8 @@ from sinkstudy.capture.recording import record
 from sinkstudy.capture.verification import verify
 from sinkstudy.errors import StudyError
 from sinkstudy.explorer.study import read_study
+from sinkstudy.measures.captured import Keep
+from sinkstudy.measures.kept import kept
 from sinkstudy.prompts import read_prompts
 from sinkstudy.simulation.heldout import heldout_tables
 from sinkstudy.stats.analysis import first_layer_statistics, head_statistics
@@ -27,8 +29,8 @@ from sinkstudy.stats.profile import head_curves
 from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.stats.scores import score_tables
-from sinkstudy.store import Expected, Keep, open_capture, read_captures
-from sinkstudy.store.kept import kept
+from sinkstudy.store import open_capture, read_captures
+from sinkstudy.workflow.expected import Expected
 
 RESAMPLING = Resampling(50, 20, 0)
 THRESHOLDS, LENGTHS = [0.3, 0.8, 0.9], [2, 10, 24, 64]
@@ -162,6 +164,6 @@ def test_a_damaged_capture_of_lengths_is_refused_by_name(captured, tmp_path, ref
 
 def test_captures_of_the_other_kind_are_refused_where_one_is_expected_or_they_are_mixed(captured, refuses):
     with refuses("keep is 'queries'", "'lengths'"):
-        list(read_captures([captured("queries")], Expected({"keep": "lengths"}, {})))
+        Expected({"keep": "lengths"}, {}).checked([captured("queries")])
     with refuses("same model, weights and settings"):
         list(read_captures([captured("queries"), captured("lengths")]))

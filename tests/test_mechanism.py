@@ -18,6 +18,7 @@ from sinkstudy.capture import watch_forward
 from sinkstudy.capture.recording import record
 from sinkstudy.figures.mechanism import activation_figure, position_figure
 from sinkstudy.findings.mechanism import drained, mechanism, sink_places, spans
+from sinkstudy.measures.captured import Capture
 from sinkstudy.reference.planted import plant_sinks, planted_ids
 from sinkstudy.stats.mechanism import activation_tables, mechanism_table
 from sinkstudy.stats.positions import (
@@ -32,8 +33,8 @@ from sinkstudy.stats.positions import (
 from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.resampling import Resampling
 from sinkstudy.stats.scores import excess_score, null_score
-from sinkstudy.store import Capture, read_captures
-from sinkstudy.store.tables import LongTable, write_table
+from sinkstudy.store import read_captures
+from sinkstudy.store.tables import LongTable, write_long_table
 
 RESAMPLING = Resampling(200, 10, 0)
 LAYERS, HEADS = 6, 4
@@ -221,13 +222,16 @@ def test_a_sink_planted_at_position_5_of_a_model_is_found_by_its_captured_positi
 def test_without_captured_positions_the_tables_have_a_header_and_the_figure_says_so(tmp_path):
     capture = with_positions(np.ones((1, 1, 9)))
     bare = replace(capture, position_mass=None)
+    none = []
     for make in (position_tables, sink_position_tables):
-        write_table(make(reduced([bare], NONE), "m"), tmp_path / "none.csv")
-        write_table(make(reduced([capture], NONE), "m"), tmp_path / "some.csv")
+        folder = tmp_path / make.__name__
+        write_long_table(make(reduced([bare], NONE), "m"), folder, tmp_path / "none.csv")
+        write_long_table(make(reduced([capture], NONE), "m"), tmp_path / "some", tmp_path / "some.csv")
         assert (tmp_path / "none.csv").read_text() == (tmp_path / "some.csv").read_text().splitlines(True)[0]
-    none = LongTable([tmp_path / "none.csv"])
-    position_figure(strongest_receivers(none, 24, 3), sink_shares(none, 24), "m")
-    assert sink_places(none.only(lambda rows: rows["position"] > 0))["cases"] == 0
+        none.append(LongTable([folder]))
+    positions, sinks = none
+    position_figure(strongest_receivers(positions, 24, 3), sink_shares(sinks, 24), "m")
+    assert sink_places(sinks.only(lambda rows: rows["position"] > 0))["cases"] == 0
 
 
 # On the shipped model

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_up_captures import capture_of
 from study import SMALL, snakemake, write_study
 
 from sinkstudy.prompts import Prompt, read_prompts, shards
 from sinkstudy.store import write_capture
-from sinkstudy.store.writing import CaptureWriter
+from sinkstudy.store.captures import CaptureWriter
 
 pytestmark = pytest.mark.slow
 
@@ -57,19 +58,18 @@ def write_captures(folder: Path) -> None:
     attributes = {"model": "made_up", "source": source, "dtype": "float32", "bos": "auto"}
     for shard, prompts in shards(read_prompts(folder / "prompts.tsv"), TOKENS_PER_SHARD).items():
         path = folder / f"results/captures/made_up/{shard}.h5"
-        with write_capture(path, attributes, KEY_CLASSES) as writer:
+        with write_capture(path, attributes, KEY_CLASSES, prompts) as writer:
             for prompt in prompts:
                 write_prompt(writer, prompt, rng.beta(0.5, 0.5, (LAYERS, HEADS)))
 
 
 def write_prompt(writer: CaptureWriter, prompt: Prompt, levels: np.ndarray) -> None:
     n = int(prompt.text.split()[-2])
-    writer.begin(prompt, [0] * n, ["a"] * n)
     for _ in range(LAYERS) if n == min(LENGTHS) else ():
         writer.add_map(prompt.id, np.tril(np.ones((HEADS, n, n))))
     mass = np.repeat(levels[:, :, None, None], n, axis=2).repeat(len(KEY_CLASSES), axis=3)
     mass[:, :, 0, 0] = 1
-    writer.finish(prompt.id, list(range(LAYERS)), 0.0, key_mass=mass, output_norm=np.ones((LAYERS, HEADS)))
+    writer.add(capture_of(prompt, mass))
 
 
 def peaks_of(folder: Path, count: int) -> dict[str, int]:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from planted_captures import planted_captures
 
+from sinkstudy.measures.captured import Capture
 from sinkstudy.stats.analysis import first_layer_statistics, head_statistics
 from sinkstudy.stats.mechanism import activation_tables, mechanism_table
 from sinkstudy.stats.positions import position_tables, sink_position_tables
@@ -15,8 +16,7 @@ from sinkstudy.stats.reduced import Reduced
 from sinkstudy.stats.reduction import Needs, reduce, reduced
 from sinkstudy.stats.resampling import Resampling, drawn_sums, draws, ratio_intervals, ratio_intervals_of
 from sinkstudy.stats.scores import score_tables
-from sinkstudy.store import Capture
-from sinkstudy.store.tables import LongTable, write_long_table
+from sinkstudy.store.tables import LongTable, read_tables, write_long_table
 
 LENGTHS, FEW = [2, 8, 12], Resampling(50, 50, 0)
 NEEDS = Needs([0.5, 0.9], LENGTHS, [8])
@@ -101,7 +101,7 @@ def test_a_long_table_is_the_same_from_parquet_and_from_csv_to_nine_digits(captu
     found = reduced(captures, NEEDS)
     for name, parts in {"scores": score_tables(found, "m", 0.9), "positions": position_tables(found, "m")}.items():
         write_long_table(parts, tmp_path / name, tmp_path / f"{name}.csv")
-        csv, parquet = (pd.concat(LongTable([tmp_path / path])) for path in (f"{name}.csv", name))
+        csv, parquet = read_tables([tmp_path / f"{name}.csv"]), pd.concat(LongTable([tmp_path / name]))
         frames = (frame.reset_index(drop=True) for frame in (parquet, csv))
         pd.testing.assert_frame_equal(*frames, rtol=1e-8, check_dtype=False)
         assert len(list((tmp_path / name).iterdir())) > 2

@@ -12,7 +12,7 @@ import yaml
 from hub_cache import cache_model
 from study import CLONE, PROMPTS, ROOT, planned, snakemake, write_prompts
 
-from sinkstudy.store import read_provenance
+from sinkstudy.store import open_capture
 
 TABLE = re.compile(r"^\| ([^|]+) \| ([^|]+) \| [^|]+ \|$", re.M)
 COMMITS = ["0" * 40, "1" * 40]
@@ -308,5 +308,6 @@ def test_models_by_real_run(lab):
         after = lab.times()
         rewritten = {file for file in after if after[file] != before.get(file)}
         assert rewritten == {"results/models/hub.json", targets[0]}, name
-        assert read_provenance(lab.folder / targets[0])["revision"] == commit
+        with open_capture(lab.folder / targets[0]) as capture:
+            assert capture.attributes["revision"] == commit
     assert lab.planned(*targets) == {}

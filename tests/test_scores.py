@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planted_captures import capture_of as of_masses
 
+from sinkstudy.measures.captured import Capture
 from sinkstudy.stats.curves import length_tables
 from sinkstudy.stats.prefixes import Prefixes, prefix_scores
 from sinkstudy.stats.reduction import Needs, reduced
@@ -19,7 +20,6 @@ from sinkstudy.stats.scores import (
     strongest_position,
     tail_score,
 )
-from sinkstudy.store import Capture
 
 SCORE_COLUMNS = [
     "model",

@@ -15,21 +15,20 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from made_up_captures import capture_of
 
 from sinkstudy.errors import DamagedFileError
+from sinkstudy.measures.captured import Capture
 from sinkstudy.prompts import Prompt, digest
-from sinkstudy.store import (
-    Expected,
-    open_capture,
-    read_captures,
-    read_provenance,
-    write_capture,
-)
+from sinkstudy.store import open_capture, read_captures, write_capture
+from sinkstudy.workflow.expected import Expected
 
 CLASSES = ("first", "second", "self")
 ATTRIBUTES = {"model": "tiny", "source": "models/tiny", "revision": "sha256:0", "dtype": "float32", "bos": "auto"}
 LAYERS = (1, 3)
 HEADS = 2
+PROMPT = Prompt("p", "s", "x")
+HELPERS = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}  # for programs of their own
 HALF_STEP = 2.0**-12  # of float16 below 1: half the distance of neighbours
 
 
@@ -57,9 +56,9 @@ def arrays_of(attention: np.ndarray, full_rows: bool = True) -> dict[str, np.nda
 MEASURED = ("output_norm", "activation", "activation_channel", "channel_value", "value_drain", "position_mass")
 
 
-def small(n: int, value: float = 0.5) -> dict[str, np.ndarray]:
+def small(prompt: Prompt, n: int, value: float = 0.5, **rest: object) -> Capture:
     """One layer, the same mass everywhere."""
-    return {"key_mass": np.full((1, HEADS, n, len(CLASSES)), value), "output_norm": np.ones((1, HEADS))}
+    return capture_of(prompt, np.full((1, HEADS, n, len(CLASSES)), value), **rest)
 
 
 def prompts_of(lengths: dict[str, int]) -> list[Prompt]:
@@ -72,15 +71,20 @@ def write(
     """Write prompts of so many tokens, and give back their attention (layer, head, query, key)."""
     rng = np.random.default_rng(0)
     written = {name: maps_of(rng, n, full_rows) for name, n in lengths.items()}
-    with write_capture(path, ATTRIBUTES | attributes, CLASSES) as writer:
+    with write_capture(path, ATTRIBUTES | attributes, CLASSES, prompts_of(lengths)) as writer:
         for prompt in prompts_of(lengths):
             attention = written[prompt.id]
-            n = attention.shape[-1]
-            writer.begin(prompt, list(range(100, 100 + n)), [f"t{i}" for i in range(n)])
             for layer in attention if maps else ():
                 writer.add_map(prompt.id, layer)
-            writer.finish(prompt.id, list(LAYERS), 1e-7, **arrays_of(attention, full_rows))
+            words = [f"t{i}" for i in range(attention.shape[-1])]
+            about = {"token_ids": np.arange(len(words)) + 100, "tokens": words, "row_sum_error": 1e-7}
+            writer.add(capture_of(prompt, **arrays_of(attention, full_rows), layers=LAYERS, **about))
     return written
+
+
+def provenance_of(path: Path) -> dict[str, str]:
+    with open_capture(path) as file:
+        return file.attributes
 
 
 def everything(path: Path) -> list:
@@ -135,11 +139,11 @@ def test_the_same_capture_is_the_same_bytes(path, tmp_path):
 
 @pytest.mark.parametrize(("starts", "first"), [([5, 5], 5), ([5, 6], -1)])
 def test_provenance_comes_back_as_text_with_the_token_that_all_prompts_begin_with(path, starts, first):
-    with write_capture(path, ATTRIBUTES, CLASSES) as writer:
-        for name, start in zip("pq", starts, strict=True):
-            writer.begin(Prompt(name, "s", "x"), [start], ["t"])
-            writer.finish(name, [0], 0.0, **small(1))
-    provenance = read_provenance(path)
+    prompts = [Prompt(name, "s", "x") for name in "pq"]
+    with write_capture(path, ATTRIBUTES, CLASSES, prompts) as writer:
+        for prompt, start in zip(prompts, starts, strict=True):
+            writer.add(small(prompt, 1, token_ids=np.array([start])))
+    provenance = provenance_of(path)
     assert provenance.items() >= ATTRIBUTES.items()
     assert (provenance["complete"], provenance["first_token_id"]) == ("True", str(first))
 
@@ -160,24 +164,22 @@ def test_any_prompt_id_makes_a_group_of_its_own(path, name):
 
 @pytest.mark.parametrize("token", ["", "é", "🙂", "\n", "\t", "\ufffd", "\u05e9\u05dc\u05d5\u05dd", "\u200f"])
 def test_tokens_of_any_script_come_back(path, token):
-    with write_capture(path, ATTRIBUTES, CLASSES) as writer:
-        writer.begin(Prompt("p", "s", "x"), [1, 2], [token, "end"])
-        writer.finish("p", [0], 0.0, **small(2))
+    with write_capture(path, ATTRIBUTES, CLASSES, [PROMPT]) as writer:
+        writer.add(small(PROMPT, 2, tokens=[token, "end"]))
     (capture,) = read_captures([path])
     assert capture.tokens == [token, "end"]
 
 
-def test_layers_of_several_prompts_may_come_in_turn_and_prompts_be_finished_in_any_order(path):
+def test_layers_of_several_prompts_may_come_in_turn_and_prompts_be_added_in_any_order(path):
     rng = np.random.default_rng(1)
     attention = {"a": maps_of(rng, 3), "b": maps_of(rng, 5)}
-    with write_capture(path, ATTRIBUTES, CLASSES) as writer:
-        for name, maps in attention.items():
-            writer.begin(Prompt(name, f"set of {name}", "x"), [0] * maps.shape[-1], ["t"] * maps.shape[-1])
+    prompts = [Prompt(name, f"set of {name}", "x") for name in attention]
+    with write_capture(path, ATTRIBUTES, CLASSES, prompts) as writer:
         for row in range(len(LAYERS)):
             for name, maps in attention.items():
                 writer.add_map(name, maps[row])
-        for name in ("b", "a"):
-            writer.finish(name, list(LAYERS), 0.0, **arrays_of(attention[name]))
+        for prompt in reversed(prompts):
+            writer.add(capture_of(prompt, **arrays_of(attention[prompt.id]), layers=LAYERS))
     captures = list(read_captures([path]))
     assert [(capture.prompt, capture.set) for capture in captures] == [("a", "set of a"), ("b", "set of b")]
     with open_capture(path) as file:
@@ -193,19 +195,18 @@ def test_maps_and_masses_of_more_than_one_chunk_come_back(path, heads, n):
     layers = 8
     steps = np.arange(layers * heads * n * n).reshape(layers, heads, n, n) % 1024 / 1024  # float16 holds these
     key_mass = np.linspace(0, 1, layers * heads * n * 120).reshape(layers, heads, n, 120)
-    with write_capture(path, ATTRIBUTES, tuple(map(str, range(120)))) as writer:
-        writer.begin(Prompt("long", "s", "x"), [0] * n, ["t"] * n)
+    with write_capture(path, ATTRIBUTES, tuple(map(str, range(120))), [PROMPT]) as writer:
         for layer in steps:
-            writer.add_map("long", layer)
-        writer.finish("long", list(range(layers)), 0.0, key_mass=key_mass, output_norm=np.ones((layers, heads)))
+            writer.add_map("p", layer)
+        writer.add(capture_of(PROMPT, key_mass))
     (capture,) = read_captures([path])
     np.testing.assert_array_equal(capture.key_mass, key_mass.astype(np.float32))
     with open_capture(path) as file:
         for row, layer in enumerate(steps):
-            np.testing.assert_array_equal(file.maps("long", row), layer)
+            np.testing.assert_array_equal(file.maps("p", row), layer)
     with h5py.File(path) as file:
         for name in ("attention", "key_mass"):
-            dataset = file["long"][name]
+            dataset = file["p"][name]
             assert dataset.size > np.prod(dataset.chunks), name
             assert np.prod(dataset.chunks) * dataset.dtype.itemsize <= 1 << 20, name
 
@@ -251,9 +252,8 @@ def test_datasets_have_the_documented_types_axes_filters_and_no_text_of_variable
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_exception_leaves_nothing_behind_and_an_earlier_file_as_it_was(path, error):
     def interrupted() -> None:
-        with write_capture(path, ATTRIBUTES, CLASSES) as writer:
-            writer.begin(Prompt("p", "s", "x"), [1, 2], ["a", "b"])
-            writer.finish("p", [0], 0.0, **small(2))
+        with write_capture(path, ATTRIBUTES, CLASSES, [PROMPT]) as writer:
+            writer.add(small(PROMPT, 2))
             raise error("stop")
 
     with pytest.raises(error, match="stop"):
@@ -267,37 +267,27 @@ def test_an_exception_leaves_nothing_behind_and_an_earlier_file_as_it_was(path, 
     assert path.read_bytes() == before
 
 
-def unfinished() -> tuple[list[int], dict[str, np.ndarray] | None]:
-    return [1], None
-
-
-def misfit() -> tuple[list[int], dict[str, np.ndarray] | None]:
-    return [1, 2, 3], small(2)
-
-
-def not_finite() -> tuple[list[int], dict[str, np.ndarray] | None]:
-    return [1, 2], small(2, np.nan)
-
-
-def infinite() -> tuple[list[int], dict[str, np.ndarray] | None]:
-    return [1, 2], small(2, np.inf)
-
-
-@pytest.mark.parametrize("make", [unfinished, misfit, not_finite, infinite])
-def test_a_capture_that_could_not_be_read_gets_no_name(path, make):
-    token_ids, arrays = make()
-    with pytest.raises(DamagedFileError), write_capture(path, ATTRIBUTES, CLASSES) as writer:  # noqa: PT012
-        writer.begin(Prompt("p", "s", "x"), token_ids, ["t"] * len(token_ids))
-        if arrays is not None:
-            writer.finish("p", [0], 0.0, **arrays)
+@pytest.mark.parametrize(
+    "capture",
+    [None, small(PROMPT, 2, token_ids=np.arange(3)), small(PROMPT, 2, np.nan), small(PROMPT, 2, np.inf)],
+    ids=["unfinished", "misfit", "not a number", "infinite"],
+)
+def test_a_capture_that_could_not_be_read_gets_no_name(path, capture):
+    with pytest.raises(DamagedFileError), write_capture(path, ATTRIBUTES, CLASSES, [PROMPT]) as writer:  # noqa: PT012
+        if capture is not None:
+            writer.add(capture)
     assert list(path.parent.iterdir()) == []
 
 
 def test_prompts_of_other_layers_are_an_error(path):
-    with pytest.raises(RuntimeError, match="'q' has layers"), write_capture(path, ATTRIBUTES, CLASSES) as writer:  # noqa: PT012
-        for name, layer in {"p": 0, "q": 7}.items():
-            writer.begin(Prompt(name, "s", "x"), [1, 2], ["a", "b"])
-            writer.finish(name, [layer], 0.0, **small(2))
+    def written() -> None:
+        prompts = [PROMPT, Prompt("q", "s", "x")]
+        with write_capture(path, ATTRIBUTES, CLASSES, prompts) as writer:
+            for prompt, layer in zip(prompts, (1, 7), strict=True):
+                writer.add(small(prompt, 2, layers=(layer,)))
+
+    with pytest.raises(RuntimeError, match="'q' has layers"):
+        written()
 
 
 @pytest.mark.parametrize("bytes_left", [0, 100, 3000, 50_000])
@@ -307,20 +297,21 @@ def test_a_full_disk_is_an_error_with_the_name_of_the_file_and_no_crash_of_hdf5(
         import resource, sys
         from pathlib import Path
         import numpy as np
+        from made_up_captures import capture_of
         from sinkstudy.prompts import Prompt
         from sinkstudy.store import write_capture
 
+        prompts = [Prompt(f"p{i}", "s", "x") for i in range(20)]
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))
         try:
-            with write_capture(Path(sys.argv[1]), {"model": "m"}, ("first",)) as writer:
-                for i in range(20):
-                    writer.begin(Prompt(f"p{i}", "s", "x"), [0] * 400, ["t"] * 400)
-                    writer.finish(f"p{i}", [0], 0.0, key_mass=np.ones((1, 2, 400, 1)), output_norm=np.ones((1, 2)))
+            with write_capture(Path(sys.argv[1]), {"model": "m"}, ("first",), prompts) as writer:
+                for prompt in prompts:
+                    writer.add(capture_of(prompt, np.ones((1, 2, 400, 1))))
         except OSError as error:
             print(error.filename, error.strerror)
     """
     command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "c.h5"), str(bytes_left)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=HELPERS)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == f"{tmp_path / 'c.h5'} File too large\n"
     assert list(tmp_path.iterdir()) == []
@@ -331,20 +322,20 @@ def test_a_large_capture_is_written_in_bounded_memory(tmp_path):
         import resource, sys
         from pathlib import Path
         import numpy as np
+        from made_up_captures import capture_of
         from sinkstudy.prompts import Prompt
         from sinkstudy.store import write_capture
 
-        arrays = {"key_mass": np.ones((2, 8, 4000, 15), np.float32), "output_norm": np.ones((2, 8))}
+        prompts, mass = [Prompt(f"p{i}", "s", "x") for i in range(50)], np.ones((2, 8, 4000, 15), np.float32)
         peaks = []
-        with write_capture(Path(sys.argv[1]), {"model": "m"}, tuple("abcdefghijklmno")) as writer:
-            for i in range(50):
-                writer.begin(Prompt(f"p{i}", "s", "x"), [0] * 4000, ["t"] * 4000)
-                writer.finish(f"p{i}", [0, 1], 0.0, **arrays)
+        with write_capture(Path(sys.argv[1]), {"model": "m"}, tuple("abcdefghijklmno"), prompts) as writer:
+            for prompt in prompts:
+                writer.add(capture_of(prompt, mass))
                 peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         print(peaks[-1] - peaks[4])
     """
     command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "c.h5")]
-    grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    grown = int(subprocess.run(command, capture_output=True, text=True, check=True, env=HELPERS).stdout)
     assert (tmp_path / "c.h5").stat().st_size > 190e6
     assert grown < 20_000, "kB"
 
@@ -460,7 +451,7 @@ def test_the_sentence_holds_the_command_that_mends_it(tmp_path, refuses):
     path.parent.mkdir()
     text_file(path)
     with refuses(f"rm '{path}' && snakemake --cores 4"):
-        read_provenance(path)
+        provenance_of(path)
     assert path.exists()
 
 
@@ -471,7 +462,7 @@ def test_a_capture_that_h5py_edited_and_that_is_whole_is_accepted(path):
         file.attrs["device"] = "another"  # text of variable length, as h5py writes it
         file["p"].attrs["set"] = "long"
         file.attrs["note"] = "looked at twice"
-    assert read_provenance(path)["device"] == "another"
+    assert provenance_of(path)["device"] == "another"
     assert [capture.set for capture in read_captures([path])] == ["long", "short"]
     assert everything(path)[2:][1:] == before[2:][1:]
 
@@ -595,7 +586,7 @@ def shard_files(folder: Path) -> list[Path]:
 
 def test_what_is_expected_is_read(study):
     folder, expected = study
-    assert [capture.prompt for capture in read_captures(shard_files(folder), expected)] == ["p", "q", "r"]
+    assert [capture.prompt for capture in read_captures(expected.checked(shard_files(folder)))] == ["p", "q", "r"]
 
 
 @pytest.mark.parametrize(
@@ -610,12 +601,8 @@ def test_what_is_expected_is_read(study):
 def test_a_file_in_the_place_of_another_is_refused_by_the_name_of_the_wrong_one(study, refuses, source, target, said):
     folder, expected = study
     (folder / target).write_bytes((folder / source).read_bytes())
-    for read in (
-        lambda: list(read_captures(shard_files(folder), expected)),
-        lambda: read_provenance(folder / target, expected),
-    ):
-        with refuses(str(folder / target), said):
-            read()
+    with refuses(str(folder / target), said):
+        expected.checked(shard_files(folder))
 
 
 @pytest.mark.parametrize("attribute", [{"revision": "sha256:1"}, {"dtype": "bfloat16"}])
@@ -624,7 +611,7 @@ def test_a_stale_capture_of_other_weights_or_settings_is_refused(study, refuses,
     write(folder / "ours/00001.h5", {"r": 3}, **attribute)
     (name, value), *_ = attribute.items()
     with refuses("00001.h5", name, value):
-        list(read_captures(shard_files(folder), expected))
+        expected.checked(shard_files(folder))
     with refuses("00001.h5", "00000.h5", "same model, weights and settings"):
         list(read_captures(shard_files(folder)))
 
@@ -632,11 +619,10 @@ def test_a_stale_capture_of_other_weights_or_settings_is_refused(study, refuses,
 @pytest.mark.parametrize("prompt", [Prompt("r", "short", "another text"), Prompt("r", "long", "3 tokens")])
 def test_a_capture_of_another_text_or_set_is_refused(study, refuses, prompt):
     folder, expected = study
-    with write_capture(folder / "ours/00001.h5", ATTRIBUTES, CLASSES) as writer:
-        writer.begin(prompt, [100, 101, 102], ["t0", "t1", "t2"])
-        writer.finish("r", [0], 0.0, **small(3))
+    with write_capture(folder / "ours/00001.h5", ATTRIBUTES, CLASSES, [prompt]) as writer:
+        writer.add(small(prompt, 3))
     with refuses("00001.h5", "shard 00001"):
-        list(read_captures(shard_files(folder), expected))
+        expected.checked(shard_files(folder))
 
 
 def test_two_files_that_hold_the_same_prompt_are_refused_without_expectations_too(study, refuses):

@@ -12,6 +12,7 @@ import yaml
 
 PACKAGE = Path("sinkstudy")
 LIGHT = [
+    "measures.captured",
     "stats.scores",
     "stats.analysis",
     "stats.predictors",
@@ -45,6 +46,30 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
     return {name for name in names if name and name.split(".")[0] == "sinkstudy"}
+
+
+# A room imports those of lower floors, and none beside it.
+FLOORS = [
+    {"errors"},
+    {"measures", "prompts"},
+    {"store", "models"},
+    {"capture", "stats", "attention"},
+    {"simulation", "figures", "findings", "explorer", "evaluation", "reference", "workflow"},
+    {"cli"},
+    {"__main__"},
+]
+
+
+def room_of(name: str) -> str:
+    return name.split(".")[1]
+
+
+def test_every_room_imports_from_lower_floors_alone():
+    floor = {room: at for at, rooms in enumerate(FLOORS) for room in rooms}
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for other in {room_of(name) for name in imported(path) if name != "sinkstudy"} - {room}:
+            assert floor[other] < floor[room], (path, other)
 
 
 def test_the_optimizing_half_imports_nothing_of_the_measuring_half():

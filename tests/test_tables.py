@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sinkstudy.store.tables import LongTable, read_tables, write_table
+from sinkstudy.store.tables import LongTable, read_tables, write_long_table, write_table
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 # Without -0.0, which is written as the 0 it equals when both occur.
@@ -52,30 +52,60 @@ def test_many_numbers_at_once_are_each_written_with_nine_significant_digits(tmp_
     assert (tmp_path / "table.csv").read_text().splitlines()[1:] == [f"{number:.9g}" for number in numbers]
 
 
-@pytest.fixture
-def files(tmp_path):
-    """Two tables of prompts with one to six rows each."""
+COLUMNS_OF_HEADS = ["model", "prompt", "head", "score"]
+
+
+def parts_of(name: str) -> list[pd.DataFrame]:
+    """Nine prompts with one to six rows each, of which some are in parts of their own, and empty parts."""
     rng = np.random.default_rng(0)
+    rows = [[(name, f"{name}{i}", k, rng.random()) for k in range(rng.integers(1, 7))] for i in range(9)]
+    parts = [pd.DataFrame(of, columns=COLUMNS_OF_HEADS) for of in rows]
+    empty = pd.DataFrame(columns=COLUMNS_OF_HEADS)
+    return [empty, parts[0], empty, pd.concat(parts[1:5]), *parts[5:]]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two long tables, in the place of earlier ones with more parts, and as CSV."""
     for name in ("a", "b"):
-        rows = [(name, f"{name}{i}", k, rng.random()) for i in range(9) for k in range(rng.integers(1, 7))]
-        write_table(pd.DataFrame(rows, columns=["model", "prompt", "head", "score"]), tmp_path / f"{name}.csv")
-    return [tmp_path / "a.csv", tmp_path / "b.csv"]
+        write_long_table(parts_of(name) * 2, tmp_path / name)
+        write_long_table(parts_of(name), tmp_path / name, tmp_path / f"{name}.csv")
+    return [tmp_path / "a", tmp_path / "b"]
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 5, 6, 7, 1000])
-def test_a_long_table_comes_in_parts_that_cut_no_prompt_and_are_the_whole_table(files, monkeypatch, at_once):
-    monkeypatch.setattr("sinkstudy.store.tables._ROWS_AT_ONCE", at_once)
-    table = LongTable(files)
+def test_a_long_table_comes_in_the_parts_that_were_written_with_all_digits_and_without_empty_ones(folders):
+    table = LongTable(folders)
+    written = [part for name in ("a", "b") for part in parts_of(name) if len(part)]
     for _ in range(2):
-        parts = list(table)
-        pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), read_tables(files))
-        prompts = [set(part["prompt"]) for part in parts]
-        assert sum(map(len, prompts)) == len(set.union(*prompts)) == 18
-        assert max(map(len, parts)) < at_once + 6
+        for found, part in zip(table, written, strict=True):
+            pd.testing.assert_frame_equal(found, part.reset_index(drop=True), check_dtype=False, check_exact=True)
 
 
-def test_a_long_table_gives_the_rows_that_are_asked_for(files):
-    rows = LongTable(files, columns=["prompt", "head"]).only(lambda part: part["head"] == 3)
-    expected = read_tables(files).query("head == 3")[["prompt", "head"]].reset_index(drop=True)
-    pd.testing.assert_frame_equal(rows, expected)
-    assert LongTable(files).only(lambda part: part["head"] > 9).columns.tolist() == ["model", "prompt", "head", "score"]
+def test_a_long_table_as_csv_has_the_same_rows(folders):
+    for folder in folders:
+        rows = read_tables([folder.with_suffix(".csv")])
+        pd.testing.assert_frame_equal(rows, pd.concat(LongTable([folder]), ignore_index=True), rtol=1e-8)
+        pd.testing.assert_frame_equal(rows, pd.read_parquet(folder), rtol=1e-8)
+
+
+def test_a_long_table_gives_the_rows_that_are_asked_for(folders):
+    table = LongTable(folders)
+    rows = table.only(lambda part: part["head"] == 3)
+    pd.testing.assert_frame_equal(rows, pd.concat(table).query("head == 3").reset_index(drop=True))
+    assert table.only(lambda part: part["head"] > 9).columns.tolist() == COLUMNS_OF_HEADS
+
+
+def test_a_damaged_table_is_refused_by_name(folders, refuses):
+    csv, part = folders[0].with_suffix(".csv"), max(folders[0].iterdir())
+    csv.write_bytes(b"\xff\x00")
+    part.write_bytes(part.read_bytes()[:-9])
+    with refuses(str(csv), "delete it and run again"):
+        read_tables([csv])
+    with refuses(part.name, f"(rm -r {folders[0]} && snakemake --cores 4)"):
+        list(LongTable(folders))
+
+
+def test_a_long_table_without_rows_keeps_its_columns(tmp_path):
+    write_long_table([pd.DataFrame(columns=COLUMNS_OF_HEADS)], tmp_path / "none", tmp_path / "none.csv")
+    assert LongTable([tmp_path / "none"]).only(lambda part: part["head"] == 3).columns.tolist() == COLUMNS_OF_HEADS
+    assert (tmp_path / "none.csv").read_text() == ",".join(COLUMNS_OF_HEADS) + "\n"

@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from sinkstudy.capture import Forward, watched
 from sinkstudy.capture.masses import KEY_CLASSES, Masses
 from sinkstudy.capture.norms import CHANNELS
 from sinkstudy.errors import StudyError
+from sinkstudy.measures.captured import Capture, Keep
 from sinkstudy.models.loading import LoadedModel, context_length, encode, within_context
 from sinkstudy.prompts import Prompt
-from sinkstudy.store import Keep, write_capture
-from sinkstudy.store.writing import CaptureWriter
+from sinkstudy.store import write_capture
+from sinkstudy.store.captures import CaptureWriter
 
 # On a CPU, layers of a small model stay in its cache. Those of a large one are read in every pass, from memory or from
 # disk, and a GPU needs many tokens to be busy. Offloading itself does not decide: rounding depends on the batch.
@@ -61,16 +63,23 @@ def record(
     if keep:
         attributes["keep"] = "lengths"
     decoded = cache(lambda token: loaded.tokenizer.decode([token]))
-    with write_capture(path, attributes, KEY_CLASSES) as writer, watched(loaded.model, norms=True) as forward:
-        for prompt in prompts:
-            ids = token_ids[prompt.id]
-            writer.begin(prompt, ids, [decoded(i) for i in ids], text_tokens=len(whole[prompt.id]))
-        large = _decoder_bytes(loaded.model) >= _LARGE_MODEL
-        tokens = _LARGE_BATCH if large or loaded.model.device.type == "cuda" else _SMALL_BATCH
-        limits = (maps_max_tokens, positions_max_tokens)
-        batches = list(_batches(token_ids, tokens, limits))
-        for batch in tqdm(batches, desc=f"capture {name}", unit="batch"):
-            _record_batch(writer, forward, name, loaded, batch, token_ids, limits, keep)
+    texts = [_Text(p, ids := token_ids[p.id], [decoded(i) for i in ids], len(whole[p.id])) for p in prompts]
+    large = _decoder_bytes(loaded.model) >= _LARGE_MODEL
+    tokens = _LARGE_BATCH if large or loaded.model.device.type == "cuda" else _SMALL_BATCH
+    limits = (maps_max_tokens, positions_max_tokens)
+    with write_capture(path, attributes, KEY_CLASSES, prompts) as writer, watched(loaded.model, norms=True) as forward:
+        for batch in tqdm(list(_batches(texts, tokens, limits)), desc=f"capture {name}", unit="batch"):
+            _record_batch(writer, forward, name, loaded, batch, limits, keep)
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A prompt in a model's tokens; `whole`: how many its text has, of which these may be the first."""
+
+    prompt: Prompt
+    token_ids: list[int]
+    tokens: list[str]
+    whole: int
 
 
 def _record_batch(
@@ -78,14 +87,13 @@ def _record_batch(
     forward: Forward,
     name: str,
     loaded: LoadedModel,
-    batch: list[str],
-    token_ids: dict[str, list[int]],
+    batch: list[_Text],
     limits: tuple[int, int],
     keep: Keep | None,
 ) -> None:
-    lengths = [len(token_ids[p]) for p in batch]
+    lengths = [len(text.token_ids) for text in batch]
     width = max(*lengths, min(_LEAST_WIDTH, context_length(loaded.model) or _LEAST_WIDTH))
-    padded = torch.tensor([token_ids[p] + [0] * (width - n) for p, n in zip(batch, lengths, strict=True)])
+    padded = torch.tensor([text.token_ids + [0] * (width - n) for text, n in zip(batch, lengths, strict=True)])
     own = torch.arange(width) < torch.tensor(lengths)[:, None]  # (batch, query), False for padding
     layers: dict[int, dict[str, np.ndarray]] = {}
 
@@ -94,22 +102,32 @@ def _record_batch(
         fault = _fault(kept["key_mass"], kept["row_error"], own.numpy(), _ROW_TOLERANCE[loaded.model.dtype])
         if fault is not None:
             row, what = fault
-            raise StudyError(f"model {name!r}, layer {layer}, prompt {batch[row]!r}: {what}")
+            raise StudyError(f"model {name!r}, layer {layer}, prompt {batch[row].prompt.id!r}: {what}")
         if masses.map is not None:
             maps = (masses.map * _MAP_STEPS).round_().div_(_MAP_STEPS).half().cpu().numpy()
-            for row, (prompt, n) in enumerate(zip(batch, lengths, strict=True)):
-                writer.add_map(prompt, maps[row, :, :n, :n])
+            for text, n, attention in zip(batch, lengths, maps, strict=True):
+                writer.add_map(text.prompt.id, attention[:, :n, :n])
 
     maps, positions = (max(lengths) <= limit for limit in limits)
     forward(padded, on_layer, maps=maps, counted=own if positions else None)
     first = next(iter(layers.values()))
     stacked = {name: np.stack([kept[name] for kept in layers.values()], axis=1) for name in first}
     row_errors = stacked.pop("row_error").max(1)
-    for row, (prompt, n) in enumerate(zip(batch, lengths, strict=True)):
+    for row, (text, n) in enumerate(zip(batch, lengths, strict=True)):
         arrays = {name: values[row] for name, values in stacked.items()}  # Each begins with the axis layer.
         arrays |= {name: arrays[name][:, :, :n] for name in _PER_TOKEN if name in arrays}
-        arrays = keep.at_lengths(arrays) if keep else arrays
-        writer.finish(prompt, list(layers), float(row_errors[row]), **arrays)
+        capture = Capture(
+            prompt=text.prompt.id,
+            set=text.prompt.set,
+            layers=np.array(list(layers)),
+            token_ids=np.array(text.token_ids),
+            tokens=text.tokens,
+            text_tokens=text.whole,
+            sink_mass=arrays["key_mass"][..., 0],
+            row_sum_error=float(row_errors[row]),
+            **arrays,
+        )
+        writer.add(keep.of(capture) if keep else capture)
 
 
 def _kept(masses: Masses, own: torch.Tensor) -> dict[str, np.ndarray]:
@@ -155,16 +173,16 @@ def _fault(key_mass: np.ndarray, row_errors: np.ndarray, own: np.ndarray, tolera
     return None
 
 
-def _batches(token_ids: dict[str, list[int]], tokens: int, limits: tuple[int, ...]) -> Iterable[list[str]]:
-    """Prompts by ascending length, filled up to a token budget; none within a limit are mixed with any beyond it."""
-    batch: list[str] = []
-    for prompt in sorted(token_ids, key=lambda p: (len(token_ids[p]), p)):
-        n = len(token_ids[prompt])
-        first = len(token_ids[batch[0]]) if batch else n
+def _batches(texts: list[_Text], tokens: int, limits: tuple[int, ...]) -> Iterable[list[_Text]]:
+    """Texts by ascending length, filled up to a token budget; none within a limit are mixed with any beyond it."""
+    batch: list[_Text] = []
+    for text in sorted(texts, key=lambda text: (len(text.token_ids), text.prompt.id)):
+        n = len(text.token_ids)
+        first = len(batch[0].token_ids) if batch else n
         if batch and ((len(batch) + 1) * n > tokens or any(n > limit >= first for limit in limits)):
             yield batch
             batch = []
-        batch.append(prompt)
+        batch.append(text)
     if batch:
         yield batch
 

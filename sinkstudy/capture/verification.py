@@ -1,6 +1,5 @@
 """Recomputing captures by the model's own eager attention, which captures never use."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,20 +7,18 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from sinkstudy.errors import StudyError
+from sinkstudy.errors import DamagedFileError, StudyError
 from sinkstudy.models.implementation import attention_implementation
 from sinkstudy.models.loading import LoadedModel
 from sinkstudy.prompts import spread_over_lengths
-from sinkstudy.store import Expected, read_captures
+from sinkstudy.store import open_capture, read_captures
 
 # A head's captured and recomputed score may differ by this much, because earlier layers magnify the rounding of
 # attention's inputs. Captures of other weights or prompts differ by 0.1 and more.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
-def verify(
-    name: str, loaded: LoadedModel, captures: list[Path], count: int, expected: Expected | None = None
-) -> pd.DataFrame:
+def verify(name: str, loaded: LoadedModel, captures: list[Path], count: int) -> pd.DataFrame:
     """Largest differences between stored masses and eager attention, for `count` prompts spread over the lengths.
 
     All of `captures`, files, is read, so that a damaged one shows; what is held of them are the prompts compared.
@@ -29,12 +26,14 @@ def verify(
     mean over queries (in half precision single rows differ by rounding, their mean should not). Where a capture keeps
     lengths there is no mass of single queries to compare.
 
-    Raises StudyError where captures are not the `expected` ones, are of other weights than `loaded`, or have a
-    `max_score_difference` above TOLERANCE.
+    Raises StudyError where captures are of other weights than `loaded`, or have a `max_score_difference` above
+    TOLERANCE.
     """
-    if expected is not None:
-        expected = replace(expected, attributes={**expected.attributes, "revision": loaded.resolved})
-    token_ids = {capture.prompt: capture.token_ids for capture in read_captures(captures, expected)}
+    for path in map(Path, captures):
+        with open_capture(path) as file:
+            if (found := file.attributes.get("revision")) != loaded.resolved:
+                raise DamagedFileError(path, f"its revision is {found!r}, that of the model is {loaded.resolved!r}")
+    token_ids = {capture.prompt: capture.token_ids for capture in read_captures(captures)}
     chosen = spread_over_lengths(token_ids, count)
     sample = {capture.prompt: capture for capture in read_captures(captures) if capture.prompt in chosen}
     rows = []

@@ -16,11 +16,12 @@ from rich.text import Text
 from sinkstudy.capture.recording import record
 from sinkstudy.cli.models import model_of
 from sinkstudy.explorer import write_page
+from sinkstudy.measures.captured import Capture
 from sinkstudy.prompts import Prompt
 from sinkstudy.stats.positions import EPSILON, sink_position_tables
 from sinkstudy.stats.reduction import Needs, reduced
 from sinkstudy.stats.scores import score_tables
-from sinkstudy.store import Capture, read_captures
+from sinkstudy.store import read_captures
 from sinkstudy.store.tables import write_table
 
 _MAPS_MAX_TOKENS, _POSITIONS_MAX_TOKENS = 512, 2048

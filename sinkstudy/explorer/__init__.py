@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from sinkstudy.explorer.study import read_study
-from sinkstudy.store import Expected, atomic_write
+from sinkstudy.store import atomic_write
 
 
 def write_page(
@@ -18,12 +18,11 @@ def write_page(
     thresholds: list[float],
     threshold: float,
     page: Path,
-    expected: Mapping[str, Expected] = {},
     costs: Mapping[str, Path] = {},
     plans: Mapping[str, list[Path]] = {},
 ) -> None:
     """Write the page for each model's capture files; for arguments and errors see `read_study`."""
-    description, packs = read_study(captures, thresholds, threshold, expected, costs, plans)
+    description, packs = read_study(captures, thresholds, threshold, costs, plans)
     loader = PackageLoader("sinkstudy.explorer", "")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     # The page includes files beside this module as they are.

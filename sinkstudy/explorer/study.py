@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from sinkstudy.explorer import packing
+from sinkstudy.measures.captured import Capture
 from sinkstudy.stats.positions import received_of
 from sinkstudy.stats.prefixes import Prefixes
-from sinkstudy.store import Capture, Expected, open_capture
-from sinkstudy.store.reading import CaptureFile
+from sinkstudy.store import open_capture
+from sinkstudy.store.captures import CaptureFile
 from sinkstudy.store.tables import read_tables
 
 # The page stays under 25 MB: scores and positions have a limit each, and maps get the rest.
@@ -72,7 +73,6 @@ def read_study(
     captures: Mapping[str, list[Path]],
     thresholds: list[float],
     threshold: float,
-    expected: Mapping[str, Expected] = {},
     costs: Mapping[str, Path] = {},
     plans: Mapping[str, list[Path]] = {},
 ) -> tuple[dict[str, object], dict[str, str]]:
@@ -80,22 +80,22 @@ def read_study(
     by the names under which the description refers to them.
 
     Sink decisions are exact at `thresholds`, the configured ones, and at every step of the page's slider, which starts
-    at `threshold`. `expected`: by model, which captures these must be. `costs` and `plans`: by model, its table of head
+    at `threshold`. `costs` and `plans`: by model, its table of head
     costs and its plans, where it has any. Raises StudyError for damaged captures and for thresholds too close to each
     other.
     """
     levels = sorted({*packing.SLIDER, *thresholds})
     shapes: list[Shape] = []  # the thinning depends on the size of all captures together
-    for model, paths in captures.items():
+    for paths in captures.values():
         for path in paths:
-            with open_capture(path, expected.get(model)) as file:
+            with open_capture(path) as file:
                 shapes += [_shape(file, prompt) for prompt in file.prompts]
     thin = thinning(shapes)
     models, packs = [], {}
     for i, (model, paths) in enumerate(captures.items()):
         prompts = []
         for path in paths:
-            with open_capture(path, expected.get(model)) as file:
+            with open_capture(path) as file:
                 for prompt in file.prompts:
                     described, packed = _prompt(f"{i}-{len(prompts)}", file, prompt, thin, levels)
                     prompts.append(described)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
 from sinkstudy.figures import messages, style
-from sinkstudy.store import Expected, open_capture
+from sinkstudy.store import open_capture
 from sinkstudy.store.tables import LongTable
 
 _READABLE_TOKENS, _MAX_LABELS = 24, 40
@@ -26,9 +26,7 @@ class ExampleMap:
     attention: np.ndarray
 
 
-def example_maps(
-    captures: list[Path], scores: LongTable, expected: Expected
-) -> tuple[str, list[str], list[ExampleMap]] | None:
+def example_maps(captures: list[Path], scores: LongTable) -> tuple[str, list[str], list[ExampleMap]] | None:
     """The strongest sink, the weakest head and the one nearest half, all on one prompt: id, tokens, examples.
 
     The prompt is the longest whose tokens can still be read as labels, or the shortest with stored maps.
@@ -36,7 +34,7 @@ def example_maps(
     """
     stored: dict[str, tuple[Path, int]] = {}  # file and tokens
     for path in captures:
-        with open_capture(path, expected) as file:
+        with open_capture(path) as file:
             shapes = {prompt: file.shapes(prompt) for prompt in file.prompts}
             stored |= {name: (path, one["attention"][-1]) for name, one in shapes.items() if "attention" in one}
     if not stored:

@@ -11,7 +11,7 @@ from sinkstudy.stats.profile import MIN_TOKENS, long_prompt_table
 from sinkstudy.store.tables import LongTable, read_tables
 
 PUBLISHED = Path(__file__).with_name("published.csv")  # figures of other studies, each with its source
-_LONG = ("scores", "lengths", "correlation", "sink_positions")
+_LONG = ("scores", "lengths", "sink_positions")
 _OF_THE_STUDY = ("beside_simulated", "control", "comparison", "costs")  # These tables cover all models in one file.
 
 
@@ -27,7 +27,7 @@ class Tables:
 
     `provenance`: per model, the attributes of its captures. `threshold`: the sink score from which a head is a sink.
     `controls`: the models with random weights. `figures`: names, without ending, of the figures the study draws.
-    `folders`: names of the tables that are folders of Parquet files, and no CSV.
+    `long_as_csv`: whether tables with many rows per prompt are CSV, too, and not only folders of Parquet files.
     """
 
     tables: Mapping[str, pd.DataFrame]
@@ -35,22 +35,21 @@ class Tables:
     threshold: float
     controls: frozenset[str] = frozenset()
     figures: frozenset[str] = frozenset()
-    folders: frozenset[str] = frozenset()
+    long_as_csv: bool = True
 
     @classmethod
     def read(cls, files: Mapping[str, Sequence[str | Path]], threshold: float, **about: object) -> "Tables":
-        """`files`: those of each table by its name, and the score tables as `scores`. `about`: the other fields."""
-        scores, lengths, correlation, sink_positions = long = [LongTable(files[name]) for name in _LONG]
+        """`files`: those of each table by its name, folders of those with many rows per prompt. `about`: the other
+        fields."""
+        scores, lengths, sink_positions = (LongTable(files[name]) for name in _LONG)
         tables = {name: read_tables(paths) for name, paths in files.items() if name not in _LONG}
         tables |= {
             "long_prompts": long_prompt_table(scores, MIN_TOKENS),
             "cut_prompts": scores.only(_cut).drop_duplicates(["model", "prompt"]),
             "lengths": lengths.only(_first_and_last),
-            "correlation": correlation.only(lambda rows: (rows["prompt"] == "all") | (rows["threshold"] == threshold)),
             "sink_positions": sink_positions.only(_sinks_of_long_prompts),
         }
-        folders = frozenset(name for name, table in zip(_LONG, long, strict=True) if table.in_folders)
-        return cls(tables, threshold=threshold, folders=folders, **about)
+        return cls(tables, threshold=threshold, **about)
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return self.tables[name]
@@ -90,7 +89,7 @@ class Tables:
             return "published.csv"
         if name in _OF_THE_STUDY:
             return f"results/{name}.csv"
-        return f"results/{name}/{model}" + ("/" if name in self.folders else ".csv")
+        return f"results/{name}/{model}" + ("/" if name in _LONG and not self.long_as_csv else ".csv")
 
 
 def _cut(scores: pd.DataFrame) -> pd.Series:

@@ -13,11 +13,11 @@ import numpy as np
 from scipy.special import expit, logit, ndtr
 
 from sinkstudy.errors import StudyError
+from sinkstudy.measures.captured import Capture
+from sinkstudy.measures.kept import GRID
 from sinkstudy.simulation.formula import SimulatedSinks
 from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.scores import null_score, scored
-from sinkstudy.store import Capture
-from sinkstudy.store.kept import GRID
 
 _CLOSEST = 1e-4  # scores are clipped to this distance from 0 and 1, where log-odds are infinite
 

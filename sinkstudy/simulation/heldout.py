@@ -10,12 +10,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from sinkstudy.measures.captured import Capture
 from sinkstudy.simulation.calibration import Calibrator
 from sinkstudy.simulation.formula import expected_probability
 from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.resampling import Resampling, draws, ratio, ratio_intervals
 from sinkstudy.stats.scores import scored
-from sinkstudy.store import Capture
 
 _COLUMNS = (
     "model simulator held_out_half threshold n_tokens quantity layer prompts predicted measured ci_low ci_high error"

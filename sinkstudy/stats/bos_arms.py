@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
+from sinkstudy.measures.captured import Capture
 from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.resampling import Resampling, ratio_intervals
 from sinkstudy.stats.scores import POSITIONS, excess_score, null_score, strongest_position
-from sinkstudy.store import Capture
 
 _MEASURES = ("sink_fraction", "mean_score", "mean_excess")
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
+from sinkstudy.measures.captured import Capture
+from sinkstudy.measures.received import EPSILON, Received, candidates, received
 from sinkstudy.stats.reduced import Reduced
 from sinkstudy.stats.scores import head_columns, prompt_columns
-from sinkstudy.store import Capture
-from sinkstudy.store.kept import EPSILON, Received, candidates, received
 
 KINDS = ("first", "delimiter", "other")
 _ABOUT = ["model", "set", "prompt", "n_tokens"]

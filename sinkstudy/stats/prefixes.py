@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from sinkstudy.errors import StudyError
-from sinkstudy.store import Capture
-from sinkstudy.store.kept import prefix_scores, sink_counts
+from sinkstudy.measures.captured import Capture
+from sinkstudy.measures.scores import prefix_scores, sink_counts
 
 
 class Prefixes:
@@ -68,7 +68,7 @@ class Prefixes:
         return self.scores.mean((1, 2)) if self._kept is None else self._stack("mean_score")
 
     def sink_counts(self, threshold: float) -> np.ndarray:
-        """How many heads are sinks at each of these lengths, (prompt, query, 3), see `sinkstudy.store.kept`."""
+        """How many heads are sinks at each of these lengths, (prompt, query, 3), see `sinkstudy.measures.scores`."""
         if self._kept is None:
             return sink_counts(self.scores >= threshold)
         return self._stack("sink_counts")[:, self._level(threshold)]

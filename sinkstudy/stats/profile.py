@@ -5,9 +5,9 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from sinkstudy.measures.captured import Capture
 from sinkstudy.stats.resampling import Resampling, ratio_intervals
 from sinkstudy.stats.scores import scored
-from sinkstudy.store import Capture
 
 MIN_TOKENS = 24  # on shorter prompts uniform attention itself scores too high to judge a head by
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from sinkstudy.store.atomic import atomic_write
-from sinkstudy.store.reading import misplaced, reading
-from sinkstudy.store.writing import LIBVER, Disk, describe, text
+from sinkstudy.errors import MisplacedFileError, reading
+from sinkstudy.store.hdf5 import describe, fixed_length, new_file
 
 _CHUNK_BYTES = 1 << 16
 # So many prompts are read at once, or fewer where their number times the longest exceeds so many tokens. Blocks depend
@@ -29,11 +28,8 @@ def write_reduced(
     path: Path, batches: Iterable[Rows], by_token: Sequence[str], attributes: Mapping[str, object]
 ) -> None:
     """Write the file `path` from the rows of a few prompts at a time; text is gathered and written at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary, Disk(temporary, "w+") as disk:
-        with h5py.File(disk, "w", libver=LIBVER) as file:
-            fill(file, batches, by_token, attributes)
-        disk.check()
+    with new_file(path, read_back=lambda temporary: Reduced([temporary])) as (file, _):
+        fill(file, batches, by_token, attributes)
 
 
 def fill(file: h5py.File, batches: Iterable[Rows], by_token: Sequence[str], attributes: Mapping[str, object]) -> None:
@@ -53,7 +49,7 @@ def fill(file: h5py.File, batches: Iterable[Rows], by_token: Sequence[str], attr
                 shape = {"chunks": (together, *rows.shape[1:]), "maxshape": (None, *rows.shape[1:])}
                 file.create_dataset(name, data=rows, fletcher32=True, **shape)
     for name, rows in words.items():
-        file.create_dataset(name, data=text(rows), chunks=True, fletcher32=True, compression=2)
+        file.create_dataset(name, data=fixed_length(rows), chunks=True, fletcher32=True, compression=2)
     describe(file, {**attributes, "by_token": tuple(by_token)})
 
 
@@ -72,7 +68,7 @@ class Reduced:
             with _opened(source) as file:
                 found = {name: np.asarray(value).tolist() for name, value in file.attrs.items()}
                 if found != (self.attributes or found):
-                    raise misplaced(source, f"was not made as {sources[0]} was")
+                    raise MisplacedFileError(source, f"was not made as {sources[0]} was")
                 self.attributes = found
                 n = file["n_tokens"][:] if "n_tokens" in file else np.zeros(0, int)
                 tokens.append(n.astype(int))

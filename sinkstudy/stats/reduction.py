@@ -12,7 +12,8 @@ Datasets with a row per prompt, of axes (layer, head) where nothing else is said
 `first_mass`.
 
 With a row per token: `mean_score` of all heads over the prompt up to there, `counts` (threshold, 3) of sinks, see
-`sinkstudy.store.kept.sink_counts`; `token`, and what it receives: `mean_received`, `sink_heads`, `strongest_heads`.
+`sinkstudy.measures.scores.sink_counts`; `token`, and what it receives: `mean_received`, `sink_heads`,
+`strongest_heads`.
 """
 
 import io
@@ -23,15 +24,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from sinkstudy.measures.captured import LAYOUT, Capture
+from sinkstudy.measures.received import Received
 from sinkstudy.stats.definitions import shares
 from sinkstudy.stats.positions import received_of
 from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.reduced import Reduced, Rows, fill, write_reduced
 from sinkstudy.stats.relabelling import exact_p_values
 from sinkstudy.stats.scores import in_batches, scored, strongest_position, tail_score
-from sinkstudy.store import Capture
-from sinkstudy.store.kept import Received
-from sinkstudy.store.reading import LAYOUT
 
 BY_TOKEN = ("mean_score", "counts", "token", "mean_received", "sink_heads", "strongest_heads")
 
@@ -122,7 +122,7 @@ def _measured(members: list[Capture], shape: tuple[int, ...]) -> dict[str, np.nd
 
 
 def _positions(members: list[Capture], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """What positions receive, see `sinkstudy.store.kept.Received`; 0 where that was not captured."""
+    """What positions receive, see `sinkstudy.measures.received.Received`; 0 where that was not captured."""
     received = [received_of(one) for one in members]
     found = {"has_positions": np.array([one is not None for one in received])}
     for name in (field.name for field in fields(Received)):

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
+from sinkstudy.measures.captured import Capture
 from sinkstudy.stats.prefixes import Prefixes
 from sinkstudy.stats.reduced import Reduced
 from sinkstudy.stats.resampling import ratio
-from sinkstudy.store import Capture
 
 POSITIONS = 4  # the first key classes of a capture are the mass on positions 0 to 3
 _BATCH_BYTES = 1 << 23

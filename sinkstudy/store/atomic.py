@@ -3,9 +3,11 @@
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
+
+import psutil
 
 
 @contextmanager
@@ -41,9 +43,7 @@ def write_file(path: Path | str, content: str | bytes) -> None:
 def _remove_leftovers(folder: Path, start: str) -> None:
     """Remove what processes of this machine that no longer run left under such a name."""
     for left in folder.glob(f"{escape(start)}*.tmp"):
-        try:
-            os.kill(int(left.name.removeprefix(start).removesuffix(".tmp")), 0)  # Only asks whether it runs.
-        except ProcessLookupError:
-            left.unlink(missing_ok=True)
-        except (PermissionError, ValueError, OverflowError):  # Another user's process, or another program's file.
-            pass
+        pid = left.name.removeprefix(start).removesuffix(".tmp")
+        with suppress(OverflowError):  # Too long a number is another program's.
+            if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+                left.unlink(missing_ok=True)

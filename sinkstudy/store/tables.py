@@ -1,4 +1,4 @@
-"""Reading and writing the study's tables: one float format, whole files or none, long ones part by part."""
+"""The study's tables: CSV with nine significant digits, and long ones as Parquet, part by part."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from sinkstudy.errors import reading
 from sinkstudy.store.atomic import atomic_write
 
-_ROWS_AT_ONCE = 1 << 14
 _WRITE = {"index": False, "float_format": "%.9g", "lineterminator": "\n"}
 # Only an empty cell is undefined, because a prompt may be called NA.
 _READ = {"dtype": {"model": str, "set": str, "prompt": str}, "keep_default_na": False, "na_values": [""]}
@@ -25,70 +25,48 @@ def write_table(table: pd.DataFrame | Iterable[pd.DataFrame], path: Path | str) 
 
 def write_long_table(parts: Iterable[pd.DataFrame], folder: Path | str, csv: Path | str | None = None) -> None:
     """Write a table with many rows per prompt as it comes: a Parquet file per part in `folder`, with all digits; and,
-    where `csv` names a file, the same rows there."""
+    where `csv` names a file, the same rows there. A table without rows keeps its columns."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob("*.parquet"):
         left.unlink()
-
-    def stored() -> Iterator[pd.DataFrame]:
-        written = 0
-        for part in parts:
-            if len(part):
-                with atomic_write(folder / f"{written:05d}.parquet") as temporary:
-                    # Categories differ from part to part, which readers of a whole folder refuse.
-                    names = part.select_dtypes("category").columns
-                    part.astype(dict.fromkeys(names, str)).to_parquet(temporary, index=False)
-                written += 1
-            yield part
-
+    written = 0
+    for part in parts:
+        # Categories differ from part to part, which readers of a whole folder refuse.
+        names = part.select_dtypes("category").columns
+        with atomic_write(folder / f"{written:05d}.parquet") as temporary:
+            part.astype(dict.fromkeys(names, str)).to_parquet(temporary, index=False)
+        written += len(part) > 0  # The next part takes the place of an empty one.
     if csv is not None:
-        write_table(stored(), csv)
-    else:
-        for _ in stored():
-            pass
+        write_table(LongTable([folder]), csv)
 
 
 def read_tables(paths: Iterable[Path | str]) -> pd.DataFrame:
-    """Several tables of the same columns as one; an empty frame where there are none."""
-    frames = [pd.read_csv(path, **_READ) for path in paths]
+    """Several tables of the same columns as one; an empty frame where there are none. DamagedFileError names the file
+    that is no table."""
+    frames = []
+    for path in map(Path, paths):
+        with reading(path):
+            frames.append(pd.read_csv(path, **_READ))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 @dataclass(frozen=True)
 class LongTable:
-    """Tables with many rows per prompt, which are never held whole: CSV files, or folders of Parquet files.
+    """Tables with many rows per prompt, which are never held whole, in the folders that `write_long_table` wrote.
 
-    Iterating reads them from the start, a bounded number of rows at a time: all rows of a prompt together, which is how
-    they were written. `columns`: only these.
+    Iterating reads them from the start, part by part, with all rows of a prompt together.
     """
 
-    paths: Sequence[Path | str]
-    columns: Sequence[str] | None = None
+    folders: Sequence[Path | str]
 
     def __iter__(self) -> Iterator[pd.DataFrame]:
-        for path in map(Path, self.paths):
-            if path.is_dir():
-                yield from (pd.read_parquet(part, columns=self.columns) for part in sorted(path.glob("*.parquet")))
-                continue
-            cut = pd.DataFrame()
-            for rows in pd.read_csv(path, usecols=self.columns, chunksize=_ROWS_AT_ONCE, **_READ):
-                if rows.empty:
-                    continue
-                rows = pd.concat([cut, rows], ignore_index=True) if len(cut) else rows
-                last = rows["prompt"] == rows["prompt"].iloc[-1]
-                if not last.all():
-                    yield rows[~last]
-                cut = rows[last]
-            if len(cut):
-                yield cut
-
-    @property
-    def in_folders(self) -> bool:
-        """Whether it is read from Parquet files."""
-        return all(Path(path).is_dir() for path in self.paths)
+        for folder in map(Path, self.folders):
+            for part in sorted(folder.glob("*.parquet")):
+                with reading(folder):
+                    rows = pd.read_parquet(part)
+                yield rows
 
     def only(self, chosen: Callable[[pd.DataFrame], pd.Series]) -> pd.DataFrame:
-        """The rows for which `chosen` is true, as one table with the columns of all."""
-        parts = [rows[chosen(rows)] for rows in self]
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=self.columns)
+        """The rows for which `chosen` is true, as one table."""
+        return pd.concat([rows[chosen(rows)] for rows in self], ignore_index=True)

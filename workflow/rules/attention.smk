@@ -1,6 +1,6 @@
 rule plan:
     input:
-        long_table("scores"),
+        "results/scores/{model}",
     output:
         "results/plans/{model}/{policy}.json",
     log:
@@ -56,7 +56,7 @@ rule layerwise_plan:
 
 rule budget_plan:
     input:
-        activations=long_table("activations"),
+        activations="results/activations/{model}",
         heads="results/heads/{model}.csv",
         model=model_inputs,
         prompts=config["prompts"],
@@ -163,7 +163,7 @@ rule quality:
 
 rule skipping:
     input:
-        activations=long_table("activations"),
+        activations="results/activations/{model}",
         heads="results/heads/{model}.csv",
         model=model_inputs,
         plans=expand("results/plans/{{model}}/{policy}.json", policy=POLICIES),

@@ -47,7 +47,8 @@ COSTED = TRAINED if "budget" in POLICIES else []  # models whose heads are coste
 THRESHOLD = config["sinks"]["threshold"]
 RESAMPLING = {key: config["statistics"][key] for key in ("bootstrap", "permutations", "seed")}
 FORMATS = ["png", "svg", "pdf"]
-LONG_AS_CSV = len(PROMPTS) <= config["tables"]["csv_max_prompts"]
+LONG_TABLES = ["scores", "lengths", "activations", "positions", "sink_positions"]
+LONG_AS_CSV = len(PROMPTS) <= config["tables"]["csv_max_prompts"]  # beside folders of Parquet files
 CORRELATIONS = ["correlation", "curves", "weakening"]
 STATISTICS = ["layer_pairs", "persistence", "set_dependence", "definitions"]
 STATISTICS_FIGURES = {
@@ -64,7 +65,7 @@ BOS_COMPARED = TRAINED if len(config["capture"]["bos_arms"]) > 1 else []
 SIMULATED_LENGTHS = {n for preset in config["simulation"].values() for n in preset["lengths"]}
 # Lengths at which the correlation over all prompts is tabulated: a grid, and the simulated lengths.
 CORRELATED_LENGTHS = {2, 4, 8, 10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048} | SIMULATED_LENGTHS
-# What captures keep where they do not keep every query: see `sinkstudy.store.Keep`.
+# What captures keep where they do not keep every query: see `sinkstudy.measures.captured.Keep`.
 KEEP = {"lengths": sorted(CORRELATED_LENGTHS.union(REPORTED_LENGTHS, PREDICTOR_LENGTHS))}
 KEEP = KEEP | {"thresholds": config["sinks"]["thresholds"]} if config["capture"]["keep"] == "lengths" else None
 COMPARISONS = ["short_vs_long", "model_vs_model", *(["measured_vs_simulated"] if PRESETS else [])]
@@ -136,7 +137,7 @@ def shard_digest(wildcards):
 
 
 def expected_of(model, shards=SHARDS):
-    """What a reader must find in the captures of a model, see `sinkstudy.store.Expected`: plain, sorted mappings."""
+    """What a reader must find in the captures of a model, see `sinkstudy.workflow.expected`: plain, sorted mappings."""
     settings = config["models"][model]
     attributes = {key: settings[key] for key in ("bos", "dtype", "source")} | {"model": model}
     attributes["keep"] = config["capture"]["keep"]
@@ -162,13 +163,8 @@ def reduced(wildcards):
     return [f"results/reduced/{wildcards.model}/{part}.h5" for part in PARTS]
 
 
-def long_table(name):
-    """A table with many rows per prompt as an input."""
-    return f"results/{name}/{{model}}" + (".csv" if LONG_AS_CSV else "")
-
-
 def long_tables(*names):
-    """Such tables as outputs: folders of Parquet files, and CSV, too, in a study of few prompts."""
+    """Tables with many rows per prompt: folders of Parquet files, and CSV, too, in a study of few prompts."""
     found = {f"{name}_parquet": directory(f"results/{name}/{{model}}") for name in names}
     return found | ({name: f"results/{name}/{{model}}.csv" for name in names} if LONG_AS_CSV else {})
 

@@ -130,8 +130,8 @@ rule predictors_figure:
 rule mechanism_figures:
     input:
         mechanism="results/mechanism/{model}.csv",
-        positions=long_table("positions"),
-        sink_positions=long_table("sink_positions"),
+        positions="results/positions/{model}",
+        sink_positions="results/sink_positions/{model}",
     output:
         activation=drawn("activation_{model}", "{model}", "mechanism", "activation", "activation"),
         positions=drawn("positions_{model}", "{model}", "mechanism", "positions", "positions"),
@@ -177,7 +177,7 @@ rule bos_arms_figure:
 rule maps_figure:
     input:
         captures=captures,
-        scores=long_table("scores"),
+        scores="results/scores/{model}",
     output:
         drawn("maps_{model}", "{model}", "maps", "three heads"),
     log:

@@ -8,7 +8,7 @@ rule findings:
             for name in [*CORRELATIONS, *STATISTICS, "mechanism"]
             if name != "persistence"
         },
-        **{name: expand(long_table(name), model=MODELS) for name in ("lengths", "scores", "sink_positions")},
+        **{name: expand(f"results/{name}/{{model}}", model=MODELS) for name in ("lengths", "scores", "sink_positions")},
         answers=expand("results/answers/{model}.csv", model=TRAINED),
         benchmark=expand("results/benchmark/{model}.csv", model=TRAINED),
         beside_simulated=["results/beside_simulated.csv"],
@@ -44,6 +44,7 @@ rule findings:
         code=code_of("findings.py"),
         controls=CONTROLS,
         expected=[expected_of(model, list(SHARDS)[:1]) for model in MODELS],
+        long_as_csv=LONG_AS_CSV,
         threshold=THRESHOLD,
     message:
         "Writing the findings"

@@ -52,7 +52,7 @@ rule scores:
 
 rule heads:
     input:
-        long_table("scores"),
+        "results/scores/{model}",
     output:
         heads="results/heads/{model}.csv",
         profile="results/layer_profile/{model}.csv",
@@ -179,7 +179,7 @@ rule comparison:
         correlation=expand("results/correlation/{model}.csv", model=MODELS),
         heads=expand("results/heads/{model}.csv", model=MODELS),
         heldout=expand("results/heldout/{model}.csv", model=MODELS),
-        lengths=expand(long_table("lengths"), model=MODELS),
+        lengths=expand("results/lengths/{model}", model=MODELS),
         simulated=expand("results/simulation/{preset}.h5", preset=PRESETS),
         simulation=expand("results/simulation/{preset}.csv", preset=PRESETS),
     output:

@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 
 from sinkstudy.capture.recording import record
+from sinkstudy.measures.captured import Keep
 from sinkstudy.models.loading import load_model
 from sinkstudy.models.spec import pinned
 from sinkstudy.prompts import read_prompts, shards
-from sinkstudy.store import Keep
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):

@@ -12,7 +12,7 @@ with job_log(snakemake.log[0]):
     files, params = snakemake.input, snakemake.params
     heads, simulation = read_tables(files.heads), read_tables(files.simulation)
     lengths = LongTable(files.lengths).only(lambda rows: rows["n_tokens"].isin(params.lengths))
-    correlation = LongTable(files.correlation).only(lambda rows: rows["prompt"] == "all")
+    correlation = read_tables(files.correlation).query("prompt == 'all'")
     comparison = comparison_table(heads, lengths, correlation, simulation, threshold=params.threshold)
     control = control_table(lengths, params.controls, params.reported, Resampling(**params.resampling))
     probability = {

@@ -2,13 +2,13 @@
 
 from sinkstudy.figures.maps import example_maps, maps_figure, no_maps_figure
 from sinkstudy.figures.style import save
-from sinkstudy.store import Expected
 from sinkstudy.store.tables import LongTable
+from sinkstudy.workflow.expected import Expected
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
     scores = LongTable([snakemake.input.scores])
-    expected = Expected(**snakemake.params.expected)
-    examples, model = example_maps(snakemake.input.captures, scores, expected), snakemake.wildcards.model
+    captures = Expected(**snakemake.params.expected).checked(snakemake.input.captures)
+    examples, model = example_maps(captures, scores), snakemake.wildcards.model
     figure = maps_figure(model, *examples, snakemake.params.threshold) if examples else no_maps_figure(model)
     save(figure, snakemake.output[0])

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from sinkstudy.stats.reduction import Needs, reduce
-from sinkstudy.store import Expected, read_captures, read_provenance
-from sinkstudy.store.reading import IDENTITY
+from sinkstudy.store import open_capture, read_captures
+from sinkstudy.workflow.expected import Expected
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
-    expected, paths = Expected(**snakemake.params.expected), snakemake.input
-    provenance = read_provenance(paths[0], expected)
-    identity = {name: provenance[name] for name in IDENTITY if name in provenance}
-    reduce(Path(snakemake.output[0]), read_captures(paths, expected), Needs(**snakemake.params.needs), identity)
+    paths = Expected(**snakemake.params.expected).checked(snakemake.input)
+    with open_capture(paths[0]) as first:
+        identity = first.identity
+    reduce(Path(snakemake.output[0]), read_captures(paths), Needs(**snakemake.params.needs), identity)

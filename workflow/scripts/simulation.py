@@ -5,8 +5,9 @@ from pathlib import Path
 from sinkstudy.simulation.calibration import calibrate, simulate_calibrated
 from sinkstudy.simulation.formula import simulate, summary_table, write_simulation
 from sinkstudy.stats.resampling import Resampling
-from sinkstudy.store import Expected, read_captures
+from sinkstudy.store import read_captures
 from sinkstudy.store.tables import write_table
+from sinkstudy.workflow.expected import Expected
 from sinkstudy.workflow.joblog import job_log
 
 with job_log(snakemake.log[0]):
@@ -14,7 +15,7 @@ with job_log(snakemake.log[0]):
     shape = params.preset | {"threshold": params.threshold}
     fitted_to = shape.pop("fitted_to", None)
     if fitted_to:
-        calibration = calibrate(read_captures(snakemake.input, Expected(**params.expected)))
+        calibration = calibrate(read_captures(Expected(**params.expected).checked(snakemake.input)))
         simulated = simulate_calibrated(calibration, **shape)
     else:
         simulated = simulate(**shape)
