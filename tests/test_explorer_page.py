@@ -115,6 +115,22 @@ def another(page, path: Path, address: str = "", width: int = 1280) -> Iterator:
     other.close()
 
 
+def test_a_prompt_that_is_chosen_while_a_model_loads_is_drawn_once_it_is_there(study, page):
+    """The second choice comes when the page already waits for the first, in the frame in which it would draw it."""
+    with another(page, study[0]) as fresh:
+        fresh.evaluate(
+            """() => {
+                const choose = (id, value) => {
+                    document.getElementById(id).value = value;
+                    document.getElementById(id).dispatchEvent(new Event("change"));
+                };
+                choose("model", "leaky");
+                requestAnimationFrame(() => choose("prompt", "many"));
+            }"""
+        )
+        fresh.wait_for_function("document.body.dataset.shown?.startsWith('leaky; many; 24; ')", timeout=20_000)
+
+
 def saved(page, panel: str, kind: str) -> bytes:
     """What a button of a panel saves; kept in the page, for a browser refuses more than ten files from one."""
     page.evaluate(

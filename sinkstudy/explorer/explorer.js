@@ -1,6 +1,6 @@
 /* The state of the page: what the controls and the address say, and when the sections are drawn. */
 
-(async () => {
+(() => {
   const $ = (id) => document.getElementById(id);
   const study = JSON.parse($("study").textContent);
   const names = study.models.map((model) => model.name);
@@ -115,13 +115,13 @@
     document.body.dataset.view = JSON.stringify(state);
   }
 
-  /* Draw at the next frame; several changes before it are drawn once. */
+  /* Draw at the next frame, once all that was chosen is loaded; several changes before it are drawn once. */
   let waiting = false, loading = Promise.resolve();
   function show() {
     if (waiting) return;
     waiting = true;
     requestAnimationFrame(async () => {
-      await loading;
+      for (let last; last !== loading;) await (last = loading); // more may be chosen meanwhile
       waiting = false;
       draw();
     });
@@ -139,7 +139,7 @@
   for (const key of ["model", "beside", "prompt", "colour", "scheme"]) {
     $(key).onchange = (event) => change({ [key]: event.target.value, ...(key === "prompt" && { token: null }) });
   }
-  $("length").oninput = (event) => change({ length: sides[0].lengths[event.target.value] });
+  $("length").oninput = (event) => change({ length: sides[0].lengths[event.target.value] ?? state.length });
   $("threshold").oninput = (event) => change({ threshold: study.thresholds[event.target.value] });
   window.addEventListener("hashchange", () => {
     fromAddress();
@@ -160,6 +160,6 @@
     + "Models: " + study.models.map((m) => `${m.name} (${m.origin})`).join("; ") + ".";
 
   fromAddress();
-  await load();
-  draw();
+  loading = load();
+  show();
 })();
