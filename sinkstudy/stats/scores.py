@@ -95,7 +95,7 @@ def score_tables(reduced: Reduced, model: str, threshold: float) -> Iterator[pd.
     stream, near zero for a head that does nothing.
     """
     each = np.prod(reduced.shape)
-    for block in reduced.blocks(reduced.reaching(None)):
+    for block in reduced.blocks(reduced.reaching(None), each):
         n_tokens, score = reduced.rows("n_tokens", block), reduced.rows("sink_score", block)  # (prompt, layer, head)
         null = null_score(n_tokens)[:, None, None]
         measured = ("strongest_position", "position_score", "output_norm")
