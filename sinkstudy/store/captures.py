@@ -15,7 +15,7 @@ from sinkstudy.store.hdf5 import Disk, as_text, describe, fixed_length, new_file
 SCHEMA = 7
 _IDENTITY = ("model", "source", "revision", "quantization", "dtype", "bos", "keep")
 _LAYOUT = LAYOUT | {"attention": MAPS}
-_CHUNK_BYTES, _CHUNK_LAYERS = 1 << 20, 32
+_CHUNK_BYTES, _CHUNK_LAYERS = 1 << 20, 8
 _COMPRESSED = {"compression": 2, "shuffle": True}
 _SMOOTH = {"mean_sink_mass", "mean_key_mass"}  # along the lengths, unlike the masses of single queries
 
@@ -101,7 +101,7 @@ class CaptureFile:
         """What is stored of one prompt, without its maps."""
         with reading(self.path):
             group = self._file[prompt]
-            arrays = {name: np.asarray(group[name], kind) for name, (kind, _) in LAYOUT.items() if name in group}
+            arrays = {name: np.asarray(group[name], LAYOUT[name][0]) for name in group if name in LAYOUT}
             arrays["tokens"] = [as_text(token) for token in arrays["tokens"].tolist()]
             about = {name: group.attrs.get(name) for name in ("text_tokens", "row_sum_error")}
             about |= {"prompt": prompt, "set": as_text(group.attrs["set"]), "layers": self.layers}
