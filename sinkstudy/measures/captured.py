@@ -88,14 +88,13 @@ class Capture:
             raise ValueError(f"sink_mass and key_mass of prompt {self.prompt!r} contradict each other")
 
 
-# Type and axes of each array of a prompt, in the order written; maps are stored only up to maps_max_tokens.
+# Type and axes of each array of a prompt, in the order written, and of its maps, which are no part of a Capture.
 LAYOUT = {
     name: (hint.__metadata__[0], tuple(hint.__metadata__[1].split()))
     for part in (Capture, Kept, Received)
     for name, hint in get_type_hints(part, include_extras=True).items()
     if get_origin(hint) is Annotated
-}
-MAPS = (np.float16, ("layer", "head", "query", "key"))
+} | {"attention": (np.float16, ("layer", "head", "query", "key"))}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from sinkstudy.errors import MisplacedFileError, reading
+from sinkstudy.store.atomic import atomic_write
 from sinkstudy.store.hdf5 import describe, fixed_length, new_file
 
 _CHUNK_BYTES = 1 << 16
@@ -28,7 +29,7 @@ def write_reduced(
     path: Path, batches: Iterable[Rows], by_token: Sequence[str], attributes: Mapping[str, object]
 ) -> None:
     """Write the file `path` from the rows of a few prompts at a time; text is gathered and written at the end."""
-    with new_file(path, read_back=lambda temporary: Reduced([temporary])) as (file, _):
+    with atomic_write(path) as temporary, new_file(temporary) as (file, _):
         fill(file, batches, by_token, attributes)
 
 

@@ -13,10 +13,9 @@ import psutil
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
     """Yield a name beside `path` to write to; the file that is there at the end is put on disk and becomes `path`.
-
-    On an exception nothing is left behind, and `path` stays as it was. An OSError from writing names `path`.
-    """
+    On an exception nothing is left behind, and `path` stays as it was. An OSError from writing names `path`."""
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     # The name holds the process: a job may outlive its workflow, and then each of two jobs must rename its own file.
     start = f".{path.name}.{platform.node()}."
     _remove_leftovers(path.parent, start)

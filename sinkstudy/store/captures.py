@@ -1,5 +1,6 @@
 """Capture files: written prompt by prompt; what is damaged or foreign is refused by name."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,13 +9,13 @@ import h5py
 import numpy as np
 
 from sinkstudy.errors import DamagedFileError, MisplacedFileError, reading
-from sinkstudy.measures.captured import LAYOUT, MAPS, Capture, is_attention
+from sinkstudy.measures.captured import LAYOUT, Capture, is_attention
 from sinkstudy.prompts import Prompt, prompt_digest
+from sinkstudy.store.atomic import atomic_write
 from sinkstudy.store.hdf5 import Disk, as_text, describe, fixed_length, new_file
 
 SCHEMA = 7
 _IDENTITY = ("model", "source", "revision", "quantization", "dtype", "bos", "keep")
-_LAYOUT = LAYOUT | {"attention": MAPS}
 _CHUNK_BYTES, _CHUNK_LAYERS = 1 << 20, 8
 _COMPRESSED = {"compression": 2, "shuffle": True}
 _SMOOTH = {"mean_sink_mass", "mean_key_mass"}  # along the lengths, unlike the masses of single queries
@@ -24,23 +25,18 @@ _SMOOTH = {"mean_sink_mass", "mean_key_mass"}  # along the lengths, unlike the m
 def write_capture(
     path: Path, attributes: Mapping[str, str | int | float], key_classes: tuple[str, ...], prompts: Sequence[Prompt]
 ) -> Iterator["CaptureWriter"]:
-    """Write the capture file `path` of `prompts`, stored in their order whichever is added first.
-
-    On an exception nothing is left behind, and `path` stays as it was. DamagedFileError where what was written cannot
-    be read as captures of all prompts.
-    """
-
-    def read_back(temporary: Path) -> None:
-        for _ in read_captures([temporary]):
+    """Write the capture file `path` of `prompts`, stored in their order whichever is added first. On an exception
+    nothing is left behind, and `path` stays as it was."""
+    with atomic_write(path) as temporary:
+        with new_file(temporary) as (file, disk):
+            describe(file, {**attributes, "key_classes": key_classes, "schema": SCHEMA, "prompts": len(prompts)})
+            for prompt in prompts:
+                describe(file.create_group(prompt.id), {"set": prompt.set, "digest": prompt_digest(prompt)})
+            yield CaptureWriter(file, disk)
+            first = {int(group["token_ids"][0]) for group in file.values() if "token_ids" in group}
+            describe(file, {"first_token_id": first.pop() if len(first) == 1 else -1, "complete": True})
+        for _ in read_captures([temporary]):  # What cannot be read back as captures of all prompts gets no name.
             pass
-
-    with new_file(path, read_back) as (file, disk):
-        describe(file, {**attributes, "key_classes": key_classes, "schema": SCHEMA, "prompts": len(prompts)})
-        for prompt in prompts:
-            describe(file.create_group(prompt.id), {"set": prompt.set, "digest": prompt_digest(prompt)})
-        yield CaptureWriter(file, disk)
-        first = {int(group["token_ids"][0]) for group in file.values() if "token_ids" in group}
-        describe(file, {"first_token_id": first.pop() if len(first) == 1 else -1, "complete": True})
 
 
 class CaptureWriter:
@@ -61,7 +57,8 @@ class CaptureWriter:
 
     def add(self, capture: Capture) -> None:
         """Raises OSError when what was written so far did not reach the disk."""
-        self._disk.check()
+        if self._disk.error:
+            raise self._disk.error
         self._maps.pop(capture.prompt, None)
         layers = self._file.attrs.setdefault("layers", np.array(capture.layers, np.int32))
         if not np.array_equal(layers, capture.layers):
@@ -101,7 +98,8 @@ class CaptureFile:
         """What is stored of one prompt, without its maps."""
         with reading(self.path):
             group = self._file[prompt]
-            arrays = {name: np.asarray(group[name], LAYOUT[name][0]) for name in group if name in LAYOUT}
+            measured = [name for name in group if name in LAYOUT and name != "attention"]
+            arrays = {name: np.asarray(group[name], LAYOUT[name][0]) for name in measured}
             arrays["tokens"] = [as_text(token) for token in arrays["tokens"].tolist()]
             about = {name: group.attrs.get(name) for name in ("text_tokens", "row_sum_error")}
             about |= {"prompt": prompt, "set": as_text(group.attrs["set"]), "layers": self.layers}
@@ -120,10 +118,8 @@ class CaptureFile:
 
 @contextmanager
 def open_capture(path: Path | str) -> Iterator[CaptureFile]:
-    """A capture open for reading; what the block raises passes through.
-
-    Raises DamagedFileError when the file is damaged or no complete capture.
-    """
+    """A capture open for reading; what the block raises passes through. Raises DamagedFileError when the file is
+    damaged or no complete capture."""
     path = Path(path)
     if path.exists() and not path.is_file():
         raise DamagedFileError(path, "it is no regular file")
@@ -154,18 +150,12 @@ def read_captures(paths: Iterable[Path | str]) -> Iterator[Capture]:
 
 
 def _store(group: h5py.Group, name: str, values: np.ndarray | list[str], **settings: object) -> h5py.Dataset:
-    dtype, axes = _LAYOUT[name]
+    dtype, axes = LAYOUT[name]
     values = fixed_length(values) if dtype is None else np.asarray(values, dtype)
-    dataset = group.create_dataset(name, data=values, chunks=_chunk(values), fletcher32=True, **settings)
+    shape = (len(values) or _CHUNK_LAYERS, *values.shape[1:])  # Maps come layer by layer.
+    is_large = math.prod(shape) * values.itemsize > _CHUNK_BYTES
+    chunks = (1,) * (values.ndim - 2) + shape[-2:] if is_large else shape  # of a large array, its last two axes
+    dataset = group.create_dataset(name, data=values, chunks=chunks, fletcher32=True, **settings)
     for axis, label in zip(dataset.dims, axes, strict=True):
         axis.label = label
     return dataset
-
-
-def _chunk(values: np.ndarray) -> tuple[int, ...]:
-    """As many of the last axes as fit in _CHUNK_BYTES, and a part of the axis before them."""
-    shape, size = [], values.itemsize
-    for length in reversed(values.shape):
-        shape.append(max(1, min(length or _CHUNK_LAYERS, _CHUNK_BYTES // size)))
-        size *= shape[-1]
-    return tuple(reversed(shape))

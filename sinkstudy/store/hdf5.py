@@ -1,18 +1,13 @@
-"""HDF5 files, written so that each is there whole or not at all, and that damage shows.
-
-HDF5 checks its headers by itself, and every dataset has fletcher32. Text of variable length would have no checksum, so
-there is none but the labels of axes.
-"""
+"""HDF5 files whose damage shows: HDF5 checks its headers by itself, and every dataset is given fletcher32. Text of
+variable length would have no checksum, so there is none but the labels of axes."""
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
-
-from sinkstudy.store.atomic import atomic_write
 
 # HDF5 1.10's format is the oldest that checksums all headers, and the newest that its command-line tools mostly read.
 _LIBVER = ("v110", "v110")
@@ -20,7 +15,7 @@ _LIBVER = ("v110", "v110")
 
 class Disk(io.FileIO):
     """The file under an HDF5 file. HDF5 ends the process by a segmentation fault when it cannot write what is left at
-    closing, so it never learns of a full disk: the first error is kept for `check` to raise."""
+    closing, so it never learns of a full disk: the first error is kept for the writer to raise."""
 
     error: OSError | None = None
 
@@ -43,21 +38,15 @@ class Disk(io.FileIO):
         except OSError as error:
             self.error = self.error or error
 
-    def check(self) -> None:
-        if self.error:
-            raise self.error
-
 
 @contextmanager
-def new_file(path: Path, read_back: Callable[[Path], object]) -> Iterator[tuple[h5py.File, Disk]]:
-    """An HDF5 file to fill, which becomes `path` at the end unless `read_back` raises. See `atomic_write`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
-        with Disk(temporary, "w+") as disk:
-            with h5py.File(disk, "w", libver=_LIBVER, track_order=True) as file:
-                yield file, disk
-            disk.check()
-        read_back(temporary)
+def new_file(path: Path) -> Iterator[tuple[h5py.File, Disk]]:
+    """An HDF5 file to fill, at a name from `atomic_write`. Raises OSError at the end if it did not reach the disk."""
+    with Disk(path, "w+") as disk:
+        with h5py.File(disk, "w", libver=_LIBVER, track_order=True) as file:
+            yield file, disk
+        if disk.error:
+            raise disk.error
 
 
 def describe(item: h5py.Group, attributes: Mapping[str, object]) -> None:

@@ -27,7 +27,6 @@ def write_long_table(parts: Iterable[pd.DataFrame], folder: Path | str, csv: Pat
     """Write a table with many rows per prompt as it comes: a Parquet file per part in `folder`, with all digits; and,
     where `csv` names a file, the same rows there. A table without rows keeps its columns."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob("*.parquet"):
         left.unlink()
     written = 0
@@ -53,10 +52,8 @@ def read_tables(paths: Iterable[Path | str]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class LongTable:
-    """Tables with many rows per prompt, which are never held whole, in the folders that `write_long_table` wrote.
-
-    Iterating reads them from the start, part by part, with all rows of a prompt together.
-    """
+    """Tables that `write_long_table` wrote, which are never held whole. Iterating reads them from the start, part by
+    part, with all rows of a prompt together; DamagedFileError names the folder that holds something else."""
 
     folders: Sequence[Path | str]
 
