@@ -35,7 +35,7 @@ def reading(path: Path) -> Iterator[None]:
     except StudyError:
         raise
     except Exception as error:
-        # With an error number it is the system that failed (no such file, a lock, a lost mount), else the content.
+        # With an error number the system failed (no such file, a lock, a lost mount), without one the content is wrong.
         if isinstance(error, OSError) and error.errno is not None:
             said = os.strerror(error.errno)
             raise StudyError(f"{path}: cannot be read ({said}); mend that and run again.") from error

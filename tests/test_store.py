@@ -28,7 +28,7 @@ ATTRIBUTES = {"model": "tiny", "source": "models/tiny", "revision": "sha256:0", 
 LAYERS = (1, 3)
 HEADS = 2
 PROMPT = Prompt("p", "s", "x")
-HELPERS = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}  # for programs of their own
+HELPERS = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}  # Programs of their own find the helpers by it.
 HALF_STEP = 2.0**-12  # of float16 below 1: half the distance of neighbours
 
 

@@ -121,7 +121,7 @@
     if (waiting) return;
     waiting = true;
     requestAnimationFrame(async () => {
-      for (let last; last !== loading;) await (last = loading); // more may be chosen meanwhile
+      for (let last; last !== loading;) await (last = loading); // More may be chosen meanwhile.
       waiting = false;
       draw();
     });

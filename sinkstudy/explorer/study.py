@@ -80,9 +80,8 @@ def read_study(
     by the names under which the description refers to them.
 
     Sink decisions are exact at `thresholds`, the configured ones, and at every step of the page's slider, which starts
-    at `threshold`. `costs` and `plans`: by model, its table of head
-    costs and its plans, where it has any. Raises StudyError for damaged captures and for thresholds too close to each
-    other.
+    at `threshold`. `costs` and `plans`: by model, its table of head costs and its plans, where it has any. Raises
+    StudyError for damaged captures and for thresholds too close to each other.
     """
     levels = sorted({*packing.SLIDER, *thresholds})
     shapes: list[Shape] = []  # the thinning depends on the size of all captures together

@@ -21,9 +21,8 @@ class Tables:
 
     Of those with many rows per prompt only what the findings need is held. `long_prompts` sums up the scores, see
     `profile`; `cut_prompts` has a row of the scores per prompt that was cut to its model's context; `lengths` has each
-    prompt at 2 tokens and at its whole length; `correlation` has rows over all prompts, and those of single prompts at
-    `threshold`; `sink_positions` those of sinks in prompts of MIN_TOKENS tokens or more. A table that the study does
-    not have is empty.
+    prompt at 2 tokens and at its whole length; `sink_positions` has those of sinks in prompts of MIN_TOKENS tokens or
+    more. A table that the study does not have is empty.
 
     `provenance`: per model, the attributes of its captures. `threshold`: the sink score from which a head is a sink.
     `controls`: the models with random weights. `figures`: names, without ending, of the figures the study draws.

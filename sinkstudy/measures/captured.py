@@ -9,7 +9,7 @@ import numpy as np
 from sinkstudy.measures.kept import Kept, kept
 from sinkstudy.measures.received import Received, received
 
-_LARGEST_MASS = 1.1  # rows of half precision sum to 1 up to 0.05
+_LARGEST_MASS = 1.1  # Rows of half precision sum to 1 up to 0.05.
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Capture:
             raise ValueError(f"sink_mass and key_mass of prompt {self.prompt!r} contradict each other")
 
 
-# Type and axes of each array of a prompt, in the order written, and of its maps, which are no part of a Capture.
+# Each array of a prompt has a type and axes, in the order written; so have its maps, which are no part of a Capture.
 LAYOUT = {
     name: (hint.__metadata__[0], tuple(hint.__metadata__[1].split()))
     for part in (Capture, Kept, Received)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import numpy as np
 
-EPSILON = 0.3  # a position that receives this mean attention is a sink (Gu et al., arXiv 2410.10781)
+EPSILON = 0.3  # A position that receives this mean attention is a sink (Gu et al., arXiv 2410.10781).
 LATER_QUERIES, LATER_SHARE = 16, 1 / 4
 
 

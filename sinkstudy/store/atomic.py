@@ -43,6 +43,6 @@ def _remove_leftovers(folder: Path, start: str) -> None:
     """Remove what processes of this machine that no longer run left under such a name."""
     for left in folder.glob(f"{escape(start)}*.tmp"):
         pid = left.name.removeprefix(start).removesuffix(".tmp")
-        with suppress(OverflowError):  # Too long a number is another program's.
+        with suppress(OverflowError):  # A number too long for a process is another program's.
             if pid.isdecimal() and not psutil.pid_exists(int(pid)):
                 left.unlink(missing_ok=True)

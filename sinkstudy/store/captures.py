@@ -18,15 +18,15 @@ SCHEMA = 7
 _IDENTITY = ("model", "source", "revision", "quantization", "dtype", "bos", "keep")
 _CHUNK_BYTES, _CHUNK_LAYERS = 1 << 20, 8
 _COMPRESSED = {"compression": 2, "shuffle": True}
-_SMOOTH = {"mean_sink_mass", "mean_key_mass"}  # along the lengths, unlike the masses of single queries
+_SMOOTH = {"mean_sink_mass", "mean_key_mass"}  # They vary smoothly along the lengths, as masses of queries do not.
 
 
 @contextmanager
 def write_capture(
     path: Path, attributes: Mapping[str, str | int | float], key_classes: tuple[str, ...], prompts: Sequence[Prompt]
 ) -> Iterator["CaptureWriter"]:
-    """Write the capture file `path` of `prompts`, stored in their order whichever is added first. On an exception
-    nothing is left behind, and `path` stays as it was."""
+    """Write the capture file `path` of `prompts`, stored in their order whichever is added first. On an exception,
+    such as DamagedFileError for what does not read back, `path` stays as it was and nothing is left behind."""
     with atomic_write(path) as temporary:
         with new_file(temporary) as (file, disk):
             describe(file, {**attributes, "key_classes": key_classes, "schema": SCHEMA, "prompts": len(prompts)})
@@ -154,7 +154,7 @@ def _store(group: h5py.Group, name: str, values: np.ndarray | list[str], **setti
     values = fixed_length(values) if dtype is None else np.asarray(values, dtype)
     shape = (len(values) or _CHUNK_LAYERS, *values.shape[1:])  # Maps come layer by layer.
     is_large = math.prod(shape) * values.itemsize > _CHUNK_BYTES
-    chunks = (1,) * (values.ndim - 2) + shape[-2:] if is_large else shape  # of a large array, its last two axes
+    chunks = (1,) * (values.ndim - 2) + shape[-2:] if is_large else shape  # A large one is cut along its first axes.
     dataset = group.create_dataset(name, data=values, chunks=chunks, fletcher32=True, **settings)
     for axis, label in zip(dataset.dims, axes, strict=True):
         axis.label = label

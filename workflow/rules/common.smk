@@ -48,7 +48,7 @@ THRESHOLD = config["sinks"]["threshold"]
 RESAMPLING = {key: config["statistics"][key] for key in ("bootstrap", "permutations", "seed")}
 FORMATS = ["png", "svg", "pdf"]
 LONG_TABLES = ["scores", "lengths", "activations", "positions", "sink_positions"]
-LONG_AS_CSV = len(PROMPTS) <= config["tables"]["csv_max_prompts"]  # beside folders of Parquet files
+LONG_AS_CSV = len(PROMPTS) <= config["tables"]["csv_max_prompts"]  # It stands beside folders of Parquet files.
 CORRELATIONS = ["correlation", "curves", "weakening"]
 STATISTICS = ["layer_pairs", "persistence", "set_dependence", "definitions"]
 STATISTICS_FIGURES = {
@@ -65,7 +65,7 @@ BOS_COMPARED = TRAINED if len(config["capture"]["bos_arms"]) > 1 else []
 SIMULATED_LENGTHS = {n for preset in config["simulation"].values() for n in preset["lengths"]}
 # Lengths at which the correlation over all prompts is tabulated: a grid, and the simulated lengths.
 CORRELATED_LENGTHS = {2, 4, 8, 10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048} | SIMULATED_LENGTHS
-# What captures keep where they do not keep every query: see `sinkstudy.measures.captured.Keep`.
+# Captures keep this where they do not keep every query: see `sinkstudy.measures.captured.Keep`.
 KEEP = {"lengths": sorted(CORRELATED_LENGTHS.union(REPORTED_LENGTHS, PREDICTOR_LENGTHS))}
 KEEP = KEEP | {"thresholds": config["sinks"]["thresholds"]} if config["capture"]["keep"] == "lengths" else None
 COMPARISONS = ["short_vs_long", "model_vs_model", *(["measured_vs_simulated"] if PRESETS else [])]
